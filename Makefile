@@ -1,0 +1,33 @@
+# `make demo` and `make test` each do all that is needed on a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format types demo-model clean
+
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed  ## install, then run the main job on the embedded drawn world
+	$(BIN)/bsap demo
+
+test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.installed  ## mypy --strict on an installed wheel: the mapped packages exist only there
+	.ci/types
+
+demo-model: .venv/.installed  ## train the demo's tiny CLIP from scratch (up to 20 minutes on 2 cores)
+	$(BIN)/python -m bsap.demo.train
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,53 @@
+"""Zero-shot referring expressions with CLIP, corrected by auxiliary prompts.
+
+Example:
+    >>> import bsap
+    >>> bsap.BSAP(tau=50.0).needs_bank
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "BSAP": "bsap.scoring",
+    "BSAPH": "bsap.scoring",
+    "CLIP": "bsap.scoring",
+    "BSAPError": "bsap.errors",
+    "BSAPModule": "bsap.module",
+    "Encoder": "bsap.encoder",
+    "EncoderConfig": "bsap.encoder",
+    "PictureDataModule": "bsap.datamodules",
+    "ProposalConfig": "bsap.datamodules",
+    "RECAccuracy": "bsap.metrics",
+    "RISScores": "bsap.metrics",
+    "RefCOCODataModule": "bsap.datamodules",
+    "RunConfig": "bsap.run_folder",
+    "Similarities": "bsap.scoring",
+    "Templates": "bsap.text",
+}
+"""Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from bsap.datamodules import PictureDataModule, ProposalConfig, RefCOCODataModule
+    from bsap.encoder import Encoder, EncoderConfig
+    from bsap.errors import BSAPError
+    from bsap.metrics import RECAccuracy, RISScores
+    from bsap.module import BSAPModule
+    from bsap.run_folder import RunConfig
+    from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
+    from bsap.text import Templates
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bsap' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

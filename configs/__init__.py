@@ -1,0 +1,1 @@
+"""YAML shipped with the package: banks, protocols, example configurations, SLURM scripts."""
