@@ -1,0 +1,324 @@
+"""Banks: the auxiliary prompts that a scorer weighs a query against.
+
+A bank is data: a YAML file with a name, a source note and a list of prompts. Some are shipped, two are computed from a
+split's own expressions, a user may bring a file, and a bank may also be learned embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from bsap.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CAPTIONS = "captions"
+SCENE = "scene"
+LEARNED = "learned:"
+
+_COMPUTED = {
+    CAPTIONS: "random distinct expressions of the split, seeded (Red Circle, arXiv 2304.06712, draws 500 captions)",
+    SCENE: "all expressions about the same picture",
+}
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Auxiliary prompts.
+
+    Attributes:
+        name: as the configuration and the results call it.
+        prompts: K texts, before any template; none where the bank is of each scene, or is learned embeddings.
+        source: who chose these prompts, and from where.
+        transductive: drawn from the expressions under test: results say so, and :func:`bank_mask` is due.
+        per_scene: the prompts are the ``texts`` of each scene.
+        features: ``(K, D)`` learned text embeddings in place of prompts.
+        meta: what made the bank, for the results; for a learned bank also what it may be used with.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    source: str
+    transductive: bool = False
+    per_scene: bool = False
+    features: Tensor | None = field(default=None, compare=False, repr=False)
+    meta: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+def load_bank(spec: str, *, split_texts: Sequence[str] | None = None, seed: int = 0, size: int = 500) -> Bank:
+    """The bank that a configuration means.
+
+    Args:
+        spec: a shipped name; a ``.yaml`` or ``.txt`` file; ``"captions"``: ``size`` random expressions of the split;
+            ``"scene"``: the expressions of each scene; or ``"learned:PATH"``.
+        split_texts: all expressions of the full, unfiltered split, for ``"captions"`` alone. Their order and
+            multiplicity do not matter, so that every process draws the same.
+        seed: of the drawing.
+        size: how many captions to draw; all, where the split has fewer distinct ones.
+
+    Returns:
+        The bank.
+
+    Raises:
+        ConfigError: unknown name, unreadable or malformed file, no prompts, or prompts that are equal apart from case
+            and spaces.
+
+    Example:
+        >>> bank = load_bank("coco_categories")
+        >>> len(bank.prompts), bank.prompts[:3], bank.transductive
+        (80, ('person', 'bicycle', 'car'), False)
+    """
+    if spec.startswith(LEARNED):
+        return load_learned_bank(Path(spec.removeprefix(LEARNED)))
+    if spec == CAPTIONS:
+        return _captions(split_texts, seed=seed, size=size)
+    if spec == SCENE:
+        return Bank(name=SCENE, prompts=(), source=_COMPUTED[SCENE], transductive=True, per_scene=True)
+    path = Path(spec)
+    if path.suffix in (".yaml", ".yml"):
+        return _from_yaml(_read(path), where=str(path), name=path.stem)
+    if path.suffix == ".txt":
+        lines = [line.strip() for line in _read(path).splitlines()]
+        prompts = _check_prompts([line for line in lines if line], where=str(path))
+        return Bank(name=path.stem, prompts=prompts, source=f"file {path.name}")
+    shipped = _shipped()
+    if spec not in shipped:
+        raise unknown("bank", spec, [*shipped, *_COMPUTED])
+    return _from_yaml(shipped[spec], where=f"shipped bank {spec}", name=spec)
+
+
+def list_banks() -> tuple[Bank, ...]:
+    """Every bank that has a name: the shipped ones, then the computed ones, which have no prompts before a split."""
+    computed = (
+        Bank(name=name, prompts=(), source=source, transductive=True, per_scene=name == SCENE)
+        for name, source in _COMPUTED.items()
+    )
+    return (*map(load_bank, _shipped()), *computed)
+
+
+def load_learned_bank(path: Path) -> Bank:
+    """A bank of learned embeddings.
+
+    Args:
+        path: a ``.safetensors`` file with one tensor ``features`` of shape ``(K, D)``, beside a ``.json`` file of the
+            same name that says what made it; or a folder that holds ``bank.safetensors`` and ``bank.json``.
+
+    Returns:
+        The bank; ``meta`` is the content of the JSON file. :func:`check_learned_bank` tells whether it suits a model.
+
+    Raises:
+        ConfigError: a file that is missing or not what it should be.
+    """
+    tensors = path / "bank.safetensors" if path.is_dir() else path
+    notes = tensors.with_suffix(".json")
+    for file in (tensors, notes):
+        if not file.is_file():
+            raise ConfigError(f"Learned bank {path}: {file} does not exist; give the folder or the .safetensors file.")
+    try:
+        meta = json.loads(notes.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"Learned bank {notes}: not JSON ({error}).") from error
+    if not isinstance(meta, dict):
+        raise ConfigError(f"Learned bank {notes}: expected a JSON object, but got {type(meta).__name__}.")
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        features = load_file(tensors).get("features")
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"Learned bank {tensors}: not a safetensors file ({error}).") from error
+    if features is None or features.dim() != 2 or features.shape[0] == 0:
+        got = "no such tensor" if features is None else tuple(features.shape)
+        raise ConfigError(f"Learned bank {tensors}: expected a tensor `features` of shape (K, D), but got {got}.")
+    if not bool(features.isfinite().all()):
+        raise ConfigError(f"Learned bank {tensors}: `features` has NaN or infinite values; train the bank again.")
+    name = meta.get("name", path.stem)
+    return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features, meta=meta)
+
+
+class Model(Protocol):
+    """What a learned bank needs to know of a model."""
+
+    @property
+    def label(self) -> str:
+        """Its name in results."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of its weights."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+
+def check_learned_bank(bank: Bank, models: Sequence[Model]) -> None:
+    """Refuse a learned bank with any model but its own; banks of texts suit all.
+
+    Args:
+        bank: the bank.
+        models: the ensemble's models.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if bank.features is None:
+        return
+    made_for = bank.meta.get("model")
+    sha256 = made_for.get("weights_sha256") if isinstance(made_for, Mapping) else None
+    if not isinstance(made_for, Mapping) or not isinstance(sha256, str):
+        raise ConfigError(
+            f"Learned bank {bank.name!r} does not say which model it was learned with: its JSON file needs "
+            "`model` with `weights_sha256`."
+        )
+    if bank.meta.get("query_context"):
+        raise ConfigError(
+            f"Learned bank {bank.name!r} was learned together with context before the queries, which no test puts "
+            "there: its numbers would mean nothing. Learn one without `--model.query_context`."
+        )
+    for model in models:
+        if model.weights_sha256 != sha256:
+            raise ConfigError(
+                f"Learned bank {bank.name!r} was learned with model {made_for.get('label')!r} (weights {sha256[:12]}), "
+                f"not with {model.label!r} (weights {model.weights_sha256[:12]}): features of other weights mean "
+                "nothing to it. Learn one with `bsap fit`, or choose another bank."
+            )
+        if bank.features.shape[1] != model.dim:
+            raise ConfigError(
+                f"Learned bank {bank.name!r} has features of length {bank.features.shape[1]}, but model "
+                f"{model.label!r} has {model.dim}."
+            )
+
+
+def normalise_text(text: str) -> str:
+    """The text apart from case and spaces, as far as the identity of two expressions goes.
+
+    Example:
+        >>> normalise_text("  The  LEFT one ")
+        'the left one'
+    """
+    return " ".join(text.casefold().split())
+
+
+def bank_mask(queries: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Which prompts count for which query: all but those equal to it, apart from case and spaces.
+
+    For banks drawn from the expressions under test. Texts are all that is compared: leaving out the other expressions
+    of the same referent would tell the scorer which expressions belong together, and so leak labels.
+
+    Args:
+        queries: E expressions, without templates.
+        prompts: K prompts, without templates.
+
+    Returns:
+        ``(E, K)`` bool, True where the prompt counts.
+
+    Example:
+        >>> bank_mask(["left dog"], ["Left  dog", "cat"]).tolist()
+        [[False, True]]
+    """
+    import torch
+
+    mask = torch.ones(len(queries), len(prompts), dtype=torch.bool)
+    positions = _positions(tuple(prompts))
+    for row, query in enumerate(queries):
+        for column in positions.get(normalise_text(query), ()):
+            mask[row, column] = False
+    return mask
+
+
+@lru_cache(maxsize=8)  # the same few hundred prompts come with every scene
+def _positions(prompts: tuple[str, ...]) -> dict[str, list[int]]:
+    positions: dict[str, list[int]] = {}
+    for column, prompt in enumerate(prompts):
+        positions.setdefault(normalise_text(prompt), []).append(column)
+    return positions
+
+
+def _captions(texts: Sequence[str] | None, *, seed: int, size: int) -> Bank:
+    if texts is None:
+        raise ConfigError(
+            f"Bank {CAPTIONS!r} is drawn from a split's expressions, and there is no split; name another."
+        )
+    if size < 1:
+        raise ConfigError(f"Bank {CAPTIONS!r} must draw at least 1 expression, but the size is {size}.")
+    distinct: dict[str, str] = {}
+    for text in sorted(texts):
+        if key := normalise_text(text):
+            distinct.setdefault(key, text)
+    if not distinct:
+        raise ConfigError(f"Bank {CAPTIONS!r} is empty: the split has no expressions.")
+    drawn = random.Random(seed).sample(sorted(distinct), min(size, len(distinct)))
+    meta = {"seed": seed, "size": len(drawn), "distinct": len(distinct)}
+    prompts = tuple(distinct[key] for key in drawn)
+    return Bank(name=CAPTIONS, prompts=prompts, source=_COMPUTED[CAPTIONS], transductive=True, meta=meta)
+
+
+def _shipped() -> dict[str, str]:
+    """Text of each shipped bank by name."""
+    folder = files("bsap.configs") / "banks"
+    found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
+    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(found, key=_name)}
+
+
+def _name(file: Any) -> str:
+    return str(file.name)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise ConfigError(f"Bank {path} {reason}; give a YAML or UTF-8 text file, or one of {_names()}.") from error
+
+
+def _names() -> str:
+    return ", ".join([*_shipped(), *_COMPUTED])
+
+
+def _from_yaml(text: str, *, where: str, name: str) -> Bank:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"Bank {where}{line}: not YAML ({getattr(error, 'problem', None) or error}).") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {content!r:.60}.")
+    for key in content:
+        if key not in ("name", "source", "prompts"):
+            raise unknown(f"key of bank {where}", key, ("name", "source", "prompts"))
+    prompts = _check_prompts(content.get("prompts"), where=where)
+    source = content.get("source") or f"file {Path(where).name}"
+    return Bank(name=str(content.get("name") or name), prompts=prompts, source=str(source))
+
+
+def _check_prompts(prompts: object, *, where: str) -> tuple[str, ...]:
+    if not isinstance(prompts, list) or not prompts:
+        raise ConfigError(f"Bank {where} is empty: list at least one text under `prompts`, but got {prompts!r:.60}.")
+    seen: dict[str, int] = {}
+    for number, prompt in enumerate(prompts, start=1):
+        if not isinstance(prompt, str):
+            kind = type(prompt).__name__
+            raise ConfigError(f"Bank {where}, prompt {number}: {prompt!r} is a {kind}, not a text; put it in quotes.")
+        if not (key := normalise_text(prompt)):
+            raise ConfigError(f"Bank {where}, prompt {number} is blank; remove it.")
+        if key in seen:
+            raise ConfigError(
+                f"Bank {where}, prompt {number}: {prompt!r} repeats prompt {seen[key]}, apart from case and spaces; "
+                "remove one, a repeated prompt counts twice."
+            )
+        seen[key] = number
+    return tuple(prompts)

@@ -1,0 +1,41 @@
+"""Scores: CLIP, BSAP, BSAP-H and their relatives as pure functions over tensors.
+
+Nothing here knows files, models or Lightning. :class:`Similarities` go in, a :class:`Scorer` makes :class:`Scores`;
+``SCORERS`` holds the ready-made settings of the literature.
+"""
+
+from bsap.scoring.functional import (
+    balanced_logits,
+    clip_logits,
+    hybrid_logits,
+    log_softmax_regions,
+    reduce_bank,
+)
+from bsap.scoring.registry import NAMED_SCORERS, SCORERS, NamedScorer, ScorerSpec, describe, make_scorer, scorer_name
+from bsap.scoring.scorers import BSAP, BSAPH, CLIP, DSL, Aggregate, Correction, Logits, Scorer
+from bsap.scoring.tensors import Scores, Similarities
+
+__all__ = [
+    "BSAP",
+    "BSAPH",
+    "CLIP",
+    "DSL",
+    "NAMED_SCORERS",
+    "SCORERS",
+    "Aggregate",
+    "Correction",
+    "Logits",
+    "NamedScorer",
+    "Scorer",
+    "ScorerSpec",
+    "Scores",
+    "Similarities",
+    "balanced_logits",
+    "clip_logits",
+    "describe",
+    "hybrid_logits",
+    "log_softmax_regions",
+    "make_scorer",
+    "reduce_bank",
+    "scorer_name",
+]

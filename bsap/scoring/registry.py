@@ -1,0 +1,172 @@
+"""Scorers by name: ready-made settings under the names of the literature, and how a configuration spells others."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from bsap.errors import ConfigError, unknown
+from bsap.scoring.scorers import BSAP, BSAPH, CLIP, DSL, Correction, Scorer
+
+ScorerSpec: TypeAlias = "str | Mapping[str, Any] | Scorer"
+
+
+@dataclass(frozen=True)
+class NamedScorer:
+    """A ready-made scorer, in one line for ``bsap list scorers``."""
+
+    name: str
+    scorer: Scorer
+    description: str
+    source: str
+
+
+NAMED_SCORERS: tuple[NamedScorer, ...] = (
+    NamedScorer("clip", CLIP(), "CLIP's own similarity, softmax over regions", "Radford et al. 2021, arXiv 2103.00020"),
+    NamedScorer("bsap", BSAP(), "softmax over the query and the bank, region by region", "arXiv 2402.18400"),
+    NamedScorer("bsap_h", BSAPH(), "half BSAP and half CLIP, summed as distributions over regions", "arXiv 2402.18400"),
+    NamedScorer(
+        "bsap_h_product", BSAPH(combine="product"), "geometric mean of BSAP's p and CLIP's q", "arXiv 2402.18400"
+    ),
+    NamedScorer(
+        "subtraction",
+        Correction(reduce="mean"),
+        "minus the mean over the bank; the papers use 500 captions of the split",
+        "Red Circle, arXiv 2304.06712; FGVP, arXiv 2306.04356",
+    ),
+    NamedScorer(
+        "distribution_normalization",
+        Correction(reduce="mean", alpha=0.25),
+        "minus a quarter of the mean over the bank, not renormalised",
+        "Zhou et al. 2023, arXiv 2302.11084",
+    ),
+    NamedScorer(
+        "csls",
+        Correction(reduce="topk", alpha=0.5, top_k=10),
+        "minus half the mean of the 10 nearest bank texts",
+        "Conneau et al. 2018, arXiv 1710.04087",
+    ),
+    NamedScorer(
+        "nnn",
+        Correction(reduce="topk", alpha=0.75, top_k=128),
+        "minus 0.75 of the mean of the 128 nearest bank texts",
+        "Chowdhury et al. 2024, arXiv 2410.24114",
+    ),
+    NamedScorer(
+        "inverted_softmax",
+        Correction(reduce="logsumexp"),
+        "minus the logsumexp over the bank; ranks as BSAP does",
+        "Smith et al. 2017, arXiv 1702.03859",
+    ),
+    NamedScorer(
+        "qb_norm",
+        Correction(reduce="logsumexp", gate=True),
+        "inverted softmax where the query's best region is also some bank text's best",
+        "Bogolin et al. 2022, arXiv 2112.12777",
+    ),
+    NamedScorer("dsl", DSL(), "similarity times BSAP's p", "Cheng et al. 2021, arXiv 2109.04290"),
+)
+
+SCORERS: dict[str, Scorer] = {named.name: named.scorer for named in NAMED_SCORERS}
+"""The ready-made scorers by name."""
+
+
+def make_scorer(spec: ScorerSpec) -> Scorer:
+    """The scorer that a configuration means.
+
+    Args:
+        spec: a ready-made name; or ``{"class_path": ..., "init_args": {...}}`` with the name of a class of
+            :mod:`bsap.scoring` or the import path of any subclass of :class:`Scorer`; or a scorer, given back as it is.
+
+    Raises:
+        ConfigError: unknown name, class or argument, or an argument's value out of range.
+
+    Example:
+        >>> make_scorer("csls")
+        Correction(tau=None, tau_clip=None, reduce='topk', alpha=0.5, top_k=10, gate=False)
+        >>> make_scorer({"class_path": "BSAPH", "init_args": {"lam": 0.7}}).lam
+        0.7
+    """
+    if isinstance(spec, Scorer):
+        return spec
+    if isinstance(spec, str):
+        if spec not in SCORERS:
+            raise unknown("scorer", spec, SCORERS)
+        return SCORERS[spec]
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
+        raise ConfigError(f"A scorer is a name or `class_path` with `init_args`, but got {spec!r}.")
+    for key in spec:
+        if key not in ("class_path", "init_args"):
+            raise unknown("key of a scorer", key, ["class_path", "init_args"])
+    cls, arguments = _scorer_class(spec["class_path"]), spec.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"`init_args` of scorer {cls.__name__} must be a mapping, but got {arguments!r}.")
+    for key in arguments:
+        if key not in (known := [f.name for f in fields(cls) if f.init]):
+            raise unknown(f"argument of scorer {cls.__name__}", key, known)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Scorer {cls.__name__}: {error}") from error
+
+
+def scorer_name(spec: ScorerSpec) -> str:
+    """A short name, the key of a scorer's results: different scorers have different names.
+
+    Example:
+        >>> scorer_name({"class_path": "BSAPH", "init_args": {"combine": "product"}})
+        'bsap_h_product'
+        >>> scorer_name(BSAPH(lam=0.7, tau=50))
+        'bsap_h(tau=50,lam=0.7)'
+    """
+    scorer = make_scorer(spec)
+    if isinstance(spec, str):
+        return spec
+    for named in NAMED_SCORERS:
+        if type(named.scorer) is type(scorer) and _settings(named.scorer) == _settings(scorer):
+            return named.name
+    base = {CLIP: "clip", BSAP: "bsap", BSAPH: "bsap_h", DSL: "dsl", Correction: "correction"}
+    name = base.get(type(scorer), type(scorer).__name__)
+    given = ",".join(f"{key}={value}" for key, value in _settings(scorer).items())
+    return f"{name}({given})" if given else name
+
+
+def describe(spec: ScorerSpec) -> str:
+    """One line: what a scorer is, and the source of a ready-made one.
+
+    Example:
+        >>> describe("dsl")
+        "similarity times BSAP's p (Cheng et al. 2021, arXiv 2109.04290)"
+    """
+    scorer, name = make_scorer(spec), scorer_name(spec)
+    for named in NAMED_SCORERS:
+        if named.name == name:
+            return f"{named.description} ({named.source})"
+    return (type(scorer).__doc__ or name).strip().splitlines()[0]
+
+
+def _settings(scorer: Scorer) -> dict[str, object]:
+    """The arguments that differ from their defaults, tensors as the numbers they hold."""
+    values = {f.name: (getattr(scorer, f.name), f.default) for f in fields(scorer) if f.init}
+    plain = {k: (v.tolist() if isinstance(v, Tensor) else v, default) for k, (v, default) in values.items()}
+    return {k: v for k, (v, default) in plain.items() if v != default}
+
+
+def _scorer_class(path: str) -> type[Scorer]:
+    module_name, _, name = path.rpartition(".")
+    own = {cls.__name__: cls for cls in (CLIP, BSAP, BSAPH, Correction, DSL)}
+    if not module_name:
+        if name not in own:
+            raise unknown("scorer class", name, own)
+        return own[name]
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"Scorer class {path!r} cannot be imported ({error}); give its full import path.") from error
+    if not (isinstance(cls, type) and issubclass(cls, Scorer)):
+        raise ConfigError(f"Scorer class {path!r} is not a subclass of bsap.scoring.Scorer.")
+    return cls

@@ -1,0 +1,290 @@
+"""Scorers: from the similarities of a scene to one score for each expression and region.
+
+A scorer says how to rank; the base class does the rest: temperatures, ensembles, padding, probabilities. A new one
+overrides :meth:`Scorer.rank`, and :meth:`Scorer.value` where what it shows is not its softmax over regions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bsap.scoring.functional import (
+    Combine,
+    Pooling,
+    Reduce,
+    as_float,
+    balanced_logits,
+    check_reduce,
+    clip_logits,
+    hybrid_logits,
+    log_softmax_regions,
+    one_of,
+    reduce_bank,
+)
+from bsap.scoring.tensors import Scores, Similarities
+
+Aggregate = Literal["before", "sum", "after"]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What :meth:`Scorer.rank` sees: members of an ensemble are pooled, or stand as one more leading dimension.
+
+    Attributes:
+        clip: ``(..., E, R)``, tau_clip times the cosines of the queries.
+        query: ``(..., E, R)``, tau times the cosines of the queries.
+        bank: ``(..., K, R)``, tau times the cosines of the bank.
+        mask: ``(..., E, K)``, True where a prompt counts for an expression, or None.
+        valid: ``(..., R)``, True where a region is real, or None.
+    """
+
+    clip: Tensor
+    query: Tensor
+    bank: Tensor
+    mask: Tensor | None
+    valid: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Base of all scorers.
+
+    Args:
+        tau: the bank's temperature: scales queries and bank where they are compared. None is the model's own logit
+            scale; a number, or a tensor (scalar or one for each ensemble member) that may be learned, replaces it.
+        tau_clip: the same for CLIP's softmax over regions.
+
+    Raises:
+        ValueError: a temperature that is not positive, or one that this scorer has no use for.
+    """
+
+    needs_bank: ClassVar[bool] = True
+    temperatures: ClassVar[tuple[str, ...]] = ("tau",)
+
+    tau: float | Tensor | None = None
+    tau_clip: float | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "tau_clip"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if name not in self.temperatures:
+                raise ValueError(
+                    f"Expected argument `{name}` to be None for {type(self).__name__}, which has no use for it, "
+                    f"but got {value}."
+                )
+            # A tensor's value is not looked at: it may be on a device, and in the middle of being learned.
+            if not isinstance(value, Tensor) and not (_is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"Expected argument `{name}` to be a positive number, but got {value!r}.")
+
+    def rank(self, logits: Logits) -> Tensor:
+        """The quantity to argmax, ``(..., E, R)``; what stands at padding must be finite and is ignored."""
+        raise NotImplementedError
+
+    def value(self, rank: Tensor, logits: Logits) -> Tensor:
+        """What is shown, ``(..., E, R)``; the softmax of ``rank`` over regions unless a scorer says otherwise."""
+        return log_softmax_regions(rank, logits.valid).exp()
+
+    def __call__(self, similarities: Similarities, aggregate: Aggregate = "before") -> Scores:
+        """Score every region for every expression.
+
+        Args:
+            similarities: of one scene or of a padded batch of scenes.
+            aggregate: where the N members of an ensemble are joined. ``"before"``: mean of their logits. ``"sum"``: sum
+                of their logits. ``"after"``: mean of their distributions over regions, each the softmax of the
+                member's ``rank``: q for CLIP, the mixture for BSAP-H, softmax(z) for BSAP (p / sum p would be flat
+                wherever p saturates). Then ``value`` is that mean.
+
+        Returns:
+            Ranks and values, float32, or float64 where that came in.
+
+        Raises:
+            ValueError: unknown ``aggregate``, or no auxiliary prompts for a scorer that needs them.
+        """
+        one_of("aggregate", aggregate, Aggregate)
+        if self.needs_bank and similarities.bank.shape[-2] == 0:
+            raise ValueError(
+                f"Expected argument `similarities` to hold auxiliary prompts for {type(self).__name__}, but got 0."
+            )
+        padding = None if similarities.valid is None else ~similarities.valid.unsqueeze(-2)
+        if aggregate == "after":
+            rank = self._mean_log_distribution(similarities)
+            value = rank.exp()
+        else:
+            logits = self._pool(similarities, aggregate)
+            rank = self.rank(logits)
+            value = self.value(rank, logits)
+        if padding is not None:
+            rank, value = rank.masked_fill(padding, -math.inf), value.masked_fill(padding, 0.0)
+        return Scores(rank=rank, value=value)
+
+    def _mean_log_distribution(self, similarities: Similarities) -> Tensor:
+        members = similarities.query.shape[-3]
+        logits = self._separate(similarities)
+        distributions = log_softmax_regions(self.rank(logits), logits.valid)
+        return distributions.logsumexp(-3) - math.log(members)
+
+    def _pool(self, s: Similarities, aggregate: Pooling) -> Logits:
+        tau, tau_clip = self._taus(s)
+        query = clip_logits(s.query, tau, aggregate=aggregate)
+        clip = query if tau is tau_clip else clip_logits(s.query, tau_clip, aggregate=aggregate)
+        bank = clip_logits(s.bank, tau, aggregate=aggregate) if self.needs_bank else s.bank[..., 0, :, :]
+        return Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
+
+    def _separate(self, s: Similarities) -> Logits:
+        tau, tau_clip = (t.to(as_float(s.query))[:, None, None] for t in self._taus(s))
+        query, bank = as_float(s.query), as_float(s.bank)
+        mask = None
+        if s.bank_mask is not None:
+            mask = s.bank_mask.unsqueeze(-3).expand(*bank.shape[:-2], *s.bank_mask.shape[-2:])
+        valid = None if s.valid is None else s.valid.unsqueeze(-2)
+        return Logits(clip=tau_clip * query, query=tau * query, bank=tau * bank, mask=mask, valid=valid)
+
+    def _taus(self, s: Similarities) -> tuple[Tensor, Tensor]:
+        tau, tau_clip = (_expand(t, s.tau, name) for name, t in (("tau", self.tau), ("tau_clip", self.tau_clip)))
+        return tau, tau_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIP(Scorer):
+    """CLIP's own choice: q_r, the softmax over regions of tau_clip s_rt (Radford et al. 2021, arXiv 2103.00020)."""
+
+    needs_bank: ClassVar[bool] = False
+    temperatures: ClassVar[tuple[str, ...]] = ("tau_clip",)
+
+    def rank(self, logits: Logits) -> Tensor:
+        """``tau_clip s_rt``."""
+        return logits.clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction(Scorer):
+    """The family that nearly every known correction belongs to: tau s_rt - alpha * reduce_k(tau s_r,a_k).
+
+    Ranks in logits; what is shown is their softmax over regions.
+
+    Args:
+        reduce: ``"mean"``, ``"topk"`` (mean of the ``top_k`` largest), ``"logsumexp"`` or ``"max"`` over the bank.
+        alpha: weight of the correction; 0 is CLIP.
+        top_k: for ``"topk"`` alone.
+        gate: correct an expression only if its best region is the best region of some bank text (the dynamic inverted
+            softmax of QB-Norm, arXiv 2112.12777).
+        tau: as for every scorer.
+        tau_clip: must be None.
+    """
+
+    reduce: Reduce = "logsumexp"
+    alpha: float | Tensor = 1.0
+    top_k: int | None = None
+    gate: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_reduce(self.reduce, self.top_k)
+        if not isinstance(self.alpha, Tensor) and not (_is_number(self.alpha) and math.isfinite(self.alpha)):
+            raise ValueError(f"Expected argument `alpha` to be a finite number, but got {self.alpha!r}.")
+
+    def rank(self, logits: Logits) -> Tensor:
+        """The corrected logits."""
+        correction = reduce_bank(logits.bank, logits.mask, reduce=self.reduce, top_k=self.top_k)
+        corrected = logits.query - self.alpha * correction
+        return torch.where(_is_hub(logits), corrected, logits.query) if self.gate else corrected
+
+
+@dataclass(frozen=True, kw_only=True)
+class BSAP(Correction):
+    """Balanced Similarity with Auxiliary Prompts (arXiv 2402.18400): the logsumexp row of the family, shown as p.
+
+    p_r = exp(tau s_rt) / (exp(tau s_rt) + sum_k exp(tau s_r,a_k)) is a softmax over texts, region by region. It
+    saturates at both ends, so regions are ranked by z = logit(p), which inverted softmax ranks by too.
+    """
+
+    reduce: Reduce = field(default="logsumexp", init=False)
+    alpha: float | Tensor = field(default=1.0, init=False)
+    top_k: int | None = field(default=None, init=False)
+    gate: bool = field(default=False, init=False)
+
+    def value(self, rank: Tensor, logits: Logits) -> Tensor:
+        """The probability p = sigmoid(z)."""
+        return rank.sigmoid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BSAPH(Scorer):
+    """BSAP-H, the hybrid of BSAP's p and CLIP's q (arXiv 2402.18400, which states neither operator nor weight).
+
+    Args:
+        lam: weight of BSAP, 0 (CLIP) to 1 (BSAP); a scalar tensor may be learned.
+        combine: ``"sum"``: lam p_r / sum p + (1 - lam) q_r. ``"product"``: softmax over regions of
+            lam log p_r + (1 - lam) log q_r.
+        tau: as for every scorer.
+        tau_clip: as for every scorer.
+    """
+
+    temperatures: ClassVar[tuple[str, ...]] = ("tau", "tau_clip")
+
+    lam: float | Tensor = 0.5
+    combine: Combine = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("combine", self.combine, Combine)
+        if not isinstance(self.lam, Tensor) and not (_is_number(self.lam) and 0 <= self.lam <= 1):
+            raise ValueError(f"Expected argument `lam` to be a number between 0 and 1, but got {self.lam!r}.")
+
+    def rank(self, logits: Logits) -> Tensor:
+        """The log of the mixture, up to a constant over regions."""
+        balanced = balanced_logits(logits.query, logits.bank, logits.mask)
+        return hybrid_logits(balanced, logits.clip, lam=self.lam, combine=self.combine, valid=logits.valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSL(Scorer):
+    """Dual softmax at test time (arXiv 2109.04290): the product s_rt p_r, ranked as log s_rt + log p_r.
+
+    The product has a logarithm for s > 0 only. A similarity at or below 0 counts as the smallest positive float32, so
+    that such regions come after the others.
+    """
+
+    def rank(self, logits: Logits) -> Tensor:
+        """``log s + log p``, up to a constant over regions."""
+        smallest = torch.finfo(torch.float32).tiny
+        balanced = balanced_logits(logits.query, logits.bank, logits.mask)
+        return logits.query.clamp_min(smallest).log() + torch.nn.functional.logsigmoid(balanced)
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def _expand(tau: float | Tensor | None, model: Tensor, name: str) -> Tensor:
+    """One temperature for each member; the very same tensor as ``model`` where there is nothing to replace."""
+    if tau is None:
+        return model
+    tensor = torch.as_tensor(tau, device=model.device)
+    if tensor.numel() != 1 and tensor.shape != model.shape:
+        raise ValueError(
+            f"Expected argument `{name}` to be a scalar or one number for each of {model.numel()} members, "
+            f"but got a tensor of shape {tuple(tensor.shape)}."
+        )
+    return as_float(tensor).reshape(-1).expand_as(model)
+
+
+def _is_hub(logits: Logits) -> Tensor:
+    """``(..., E, 1)``: whether an expression's best region is the best region of some prompt that counts for it."""
+    query, bank = logits.query, logits.bank
+    if query.shape[-1] == 0:
+        return torch.zeros(*query.shape[:-1], 1, dtype=torch.bool, device=query.device)
+    if logits.valid is not None:
+        padding = ~logits.valid.unsqueeze(-2)
+        query, bank = query.masked_fill(padding, -math.inf), bank.masked_fill(padding, -math.inf)
+    same = query.argmax(-1).unsqueeze(-1) == bank.argmax(-1).unsqueeze(-2)
+    if logits.mask is not None:
+        same = same & logits.mask
+    return same.any(-1, keepdim=True)

@@ -1,0 +1,84 @@
+"""What scorers take and give: similarities of an ensemble, and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Similarities:
+    """Cosines of one scene's regions with its expressions and with the bank, for each member of an ensemble.
+
+    "..." is nothing for one scene, or ``B`` for scenes padded to common E and R. A scene without regions is fine.
+
+    Attributes:
+        query: ``(..., N, E, R)`` cosines, N members (models x views), E expressions, R regions.
+        bank: ``(..., N, K, R)`` cosines, K auxiliary prompts; K may be 0 for scorers without a bank.
+        tau: ``(N,)``, each member's own logit scale.
+        bank_mask: ``(..., E, K)`` bool, True where the prompt counts for the expression; None: all count.
+        valid: ``(..., R)`` bool, True where the region is real and False where it is padding; None: all are real.
+
+    Raises:
+        ValueError: shapes that do not fit, a mask that is not boolean, NaN or infinite values.
+    """
+
+    query: Tensor
+    bank: Tensor
+    tau: Tensor
+    bank_mask: Tensor | None = None
+    valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.query.dim() < 3:
+            raise ValueError(f"Expected argument `query` to be of shape (..., N, E, R), but got {_shape(self.query)}.")
+        *lead, members, expressions, regions = self.query.shape
+        prompts = self.bank.shape[-2] if self.bank.dim() >= 2 else 0
+        _expect("bank", self.bank, (*lead, members, prompts, regions))
+        _expect("tau", self.tau, (members,))
+        for name, mask, shape in (
+            ("bank_mask", self.bank_mask, (*lead, expressions, prompts)),
+            ("valid", self.valid, (*lead, regions)),
+        ):
+            if mask is not None:
+                _expect(name, mask, shape)
+                if mask.dtype != torch.bool:
+                    raise ValueError(f"Expected argument `{name}` to be boolean, but got {mask.dtype}.")
+        for name, x in (("query", self.query), ("bank", self.bank), ("tau", self.tau)):
+            if not bool(x.isfinite().all()):
+                bad = x.numel() - int(x.isfinite().sum())
+                raise ValueError(f"Expected argument `{name}` to be finite, but got {bad} NaN or infinite values.")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A score for each expression and region.
+
+    Attributes:
+        rank: ``(..., E, R)``, the quantity to argmax; -inf where the region is padding.
+        value: ``(..., E, R)``, what is shown and written; 0 where the region is padding.
+    """
+
+    rank: Tensor
+    value: Tensor
+
+    @property
+    def choice(self) -> Tensor:
+        """``(..., E)`` int64, the region of highest rank, the lowest index on ties.
+
+        0, an index that means nothing, where a scene has no region at all: such expressions count as missed.
+        """
+        if self.rank.shape[-1] == 0:
+            return torch.zeros(self.rank.shape[:-1], dtype=torch.int64, device=self.rank.device)
+        return self.rank.argmax(-1)
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def _expect(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    if _shape(x) != shape:
+        raise ValueError(f"Expected argument `{name}` to be of shape {shape}, but got {_shape(x)}.")
