@@ -1,0 +1,182 @@
+"""Typed access to the fields of records that other people's programs wrote."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import reprlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bsap.errors import DataError
+
+_INT64 = 2**63
+_FLOAT32 = 3.4e38
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: short, whatever it is.
+
+    Example:
+        >>> shown([1, 2, 3, 4, 5, 6, 7, 8])
+        '[1, 2, 3, 4, 5, 6, ...]'
+    """
+    try:
+        return _short.repr(value)
+    except Exception:  # numbers with too many digits, structures nested too deeply
+        return f"a {type(value).__name__}"
+
+
+def identity(value: object, where: str) -> str:
+    """An id as text: files write the same id as a number here and as a string there.
+
+    Example:
+        >>> identity(580957, "line 1"), identity("580957", "line 2")
+        ('580957', '580957')
+    """
+    if isinstance(value, str) and value and is_text(value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64:
+        return str(value)
+    raise DataError(f"{where}: expected an id (an integer or a text), but got {shown(value)}.")
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written to a UTF-8 file and used in a path."""
+    if value.isascii():
+        return "\0" not in value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def number(value: object, where: str) -> float:
+    """A number that is finite in single precision, too."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FLOAT32:  # not so: NaN
+        return float(value)
+    raise DataError(f"{where}: expected a finite number, but got {shown(value)}.")
+
+
+class Record:
+    """Named fields with the place they came from; whatever is not as expected becomes a :class:`DataError`.
+
+    Args:
+        value: what should be a mapping.
+        where: file and record, the beginning of every error message.
+
+    Example:
+        >>> record = Record({"width": 640, "file_name": "a.jpg"}, "instances.json, image 7")
+        >>> record.size("width")
+        640
+        >>> record.identity("id")
+        Traceback (most recent call last):
+        ...
+        bsap.errors.DataError: instances.json, image 7: the field 'id' is missing.
+    """
+
+    __slots__ = ("values", "where")
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: expected an object with named fields, but got {shown(value)}.")
+        self.values: dict[Any, Any] = value
+        self.where = where
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            raise DataError(f"{self.where}: the field {key!r} is missing.")
+        return value
+
+    def get(self, key: str) -> Any:
+        """The field's value, or None."""
+        return self.values.get(key)
+
+    def text(self, key: str) -> str:
+        """A text that holds more than white space."""
+        value = self[key]
+        if not isinstance(value, str) or not value.strip() or not is_text(value):
+            raise DataError(f"{self.where}: {key!r} must be a text that is not empty, but got {shown(value)}.")
+        return value
+
+    def identity(self, key: str) -> str:
+        """An id, as text."""
+        value = self[key]
+        if type(value) is int and -_INT64 < value < _INT64:  # nearly always, hundreds of thousands of times
+            return str(value)
+        return identity(value, f"{self.where}, {key!r}")
+
+    def size(self, key: str) -> int:
+        """A positive whole number of pixels."""
+        value = self[key]
+        if type(value) is not int or not 0 < value < 2**24:
+            raise DataError(f"{self.where}: {key!r} must be a positive number of pixels, but got {shown(value)}.")
+        return value
+
+    def items(self, key: str) -> list[Any]:
+        """A list."""
+        value = self[key]
+        if not isinstance(value, list):
+            raise DataError(f"{self.where}: {key!r} must be a list, but got {shown(value)}.")
+        return value
+
+
+def read_bytes(path: Path, *, what: str, mend: str) -> bytes:
+    """The content of a file that has to be there.
+
+    Args:
+        path: the file.
+        what: what it holds, for the error message.
+        mend: what to do when it is missing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"No {what} at {path}. {mend}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read the {what} at {path}: {error}.") from error
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """No garbage collection inside: reading millions of objects that all stay, it only costs time, about a third."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def parse_json(data: bytes | str, where: str, *, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """JSON, with errors that name the place; ``hook`` may replace each object as soon as it is read."""
+    try:
+        return json.loads(data, object_hook=hook)
+    except RecursionError:
+        raise DataError(f"{where}: not readable as JSON: nested too deeply.") from None
+    except ValueError as error:  # JSON syntax, encoding, numbers with too many digits
+        raise DataError(f"{where}: not readable as JSON: {error}.") from None
+
+
+def json_lines(data: bytes, name: str) -> Iterator[tuple[int, Record]]:
+    """Line numbers, counted from 1, and records of a JSONL file; blank lines are passed over."""
+    for n, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            where = f"{name}, line {n}"
+            yield n, Record(parse_json(line, where), where)

@@ -1,0 +1,127 @@
+"""Which expressions of a split are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bsap.datamodules.fields import read_bytes
+from bsap.datamodules.records import ExpressionRecord
+from bsap.errors import ConfigError, DataError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Filters over expressions; all that are given must hold.
+
+    Attributes:
+        ids: expression ids (whole, or only what follows the last ``/``), one id, or a text file with one id per line.
+        limit: at most so many expressions, the first in annotation order that pass all other filters.
+        category: the referent's category, or several.
+        min_words: fewest words of the expression, counted at white space.
+        max_words: most words.
+        min_distractors: fewest other annotated objects of the referent's category in the picture.
+        max_distractors: most of them.
+
+    Example:
+        >>> Selection(limit=100, category="dog").given()
+        {'limit': 100, 'category': ['dog']}
+    """
+
+    ids: tuple[str, ...] | str | None = None
+    limit: int | None = None
+    category: tuple[str, ...] | str | None = None
+    min_words: int | None = None
+    max_words: int | None = None
+    min_distractors: int | None = None
+    max_distractors: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "min_words", "max_words", "min_distractors", "max_distractors"):
+            value = getattr(self, name)
+            least = 1 if name == "limit" else 0
+            if value is not None and (type(value) is not int or value < least):
+                raise ConfigError(f"`{name}` must be a whole number, at least {least}, but got {value!r}.")
+        for low, high in (("min_words", "max_words"), ("min_distractors", "max_distractors")):
+            a, b = getattr(self, low), getattr(self, high)
+            if a is not None and b is not None and a > b:
+                raise ConfigError(f"`{low}` = {a} and `{high}` = {b} leave no expression.")
+
+    def given(self) -> dict[str, Any]:
+        """The filters that are set, as plain data: empty when none is."""
+        plain: dict[str, Any] = {name: value for name, value in asdict(self).items() if value is not None}
+        if isinstance(self.ids, tuple):
+            plain["ids"] = list(self.ids)
+        if self.category is not None:
+            plain["category"] = [self.category] if isinstance(self.category, str) else list(self.category)
+        return plain
+
+    def apply(self, expressions: Sequence[ExpressionRecord]) -> list[ExpressionRecord]:
+        """The expressions that pass, in annotation order.
+
+        Raises:
+            ConfigError: for an id or category that the split does not have, or when nothing passes.
+            DataError: for a filter by category where the annotations know none.
+        """
+        keep: list[Callable[[ExpressionRecord], bool]] = []
+        if self.ids is not None:
+            ids = self._known_ids(expressions)
+            keep.append(lambda e: e.id in ids)
+        if self.category is not None:
+            names = self._known_categories(expressions)
+            keep.append(lambda e: e.referent.category in names)
+        if self.min_words is not None or self.max_words is not None:
+            keep.append(lambda e: _within(len(e.text.split()), self.min_words, self.max_words))
+        if self.min_distractors is not None or self.max_distractors is not None:
+            _need_categories(expressions, "min_distractors / max_distractors")
+            keep.append(lambda e: _within(e.referent.distractors or 0, self.min_distractors, self.max_distractors))
+        chosen = [e for e in expressions if all(test(e) for test in keep)]
+        if not chosen:
+            raise ConfigError(f"No expression passes the filters {self.given()}.")
+        return chosen[: self.limit]
+
+    def _known_ids(self, expressions: Sequence[ExpressionRecord]) -> set[str]:
+        by_name = {e.id: e.id for e in expressions} | {e.id.rsplit("/", 1)[1]: e.id for e in expressions}
+        wanted = self.ids if isinstance(self.ids, tuple) else (self.ids,)
+        if isinstance(self.ids, str) and self.ids not in by_name:
+            wanted = _read_ids(Path(self.ids))
+        lost = [name for name in wanted if name not in by_name]
+        if lost or not wanted:
+            example = expressions[0].id if expressions else "none"
+            raise ConfigError(
+                f"{len(lost)} of {len(wanted)} ids are not in this split, first {', '.join(map(str, lost[:5]))}. "
+                f"Its ids look like {example}."
+            )
+        return {by_name[name] for name in wanted if name is not None}
+
+    def _known_categories(self, expressions: Sequence[ExpressionRecord]) -> set[str]:
+        _need_categories(expressions, "category")
+        known = {e.referent.category for e in expressions if e.referent.category is not None}
+        wanted = {self.category} if isinstance(self.category, str) else set(self.category or ())
+        for name in sorted(wanted - known):
+            raise unknown("category", name, known)
+        return wanted
+
+
+def _read_ids(file: Path) -> tuple[str, ...]:
+    mend = "Give ids of this split, or a text file with one per line."
+    data = read_bytes(file, what="id of this split and no file of ids", mend=mend)
+    try:
+        return tuple(line.strip() for line in data.decode().splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a text file of expression ids: {error}.") from None
+
+
+def _within(value: int, low: int | None, high: int | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _need_categories(expressions: Sequence[ExpressionRecord], what: str) -> None:
+    lacking = next((e for e in expressions if e.referent.category is None), None)
+    if lacking is not None:
+        raise DataError(
+            f"{lacking.referent.where}: this annotation has no category, so `{what}` cannot select by it. "
+            "REFER's instances.json knows categories; in JSONL files give each object a 'category'."
+        )

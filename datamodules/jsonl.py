@@ -1,0 +1,206 @@
+"""Annotations as JSON lines, in two forms that are told apart by their keys.
+
+ReCLIP's, one line per referent (https://github.com/allenai/reclip); the picture's file is ``file_name`` without its
+last ``_field``, and ``anns`` are all annotated objects of the picture:
+
+    {"file_name": "COCO_train2014_000000580957_4.jpg", "image_id": 580957, "ann_id": 1, "width": 640, "height": 428,
+     "anns": [{"id": 1, "bbox": [468.3, 0.91, 171.7, 116.12]}], "sentences": [{"raw": "dish in top right corner"}]}
+
+Ours, one line per picture, for any other dataset; ``configs/expressions.schema.json`` describes it:
+
+    {"picture": "kitchen/1.jpg", "width": 640, "height": 428,
+     "objects": [{"id": "a", "bbox": [468.3, 0.91, 171.7, 116.12]}],
+     "expressions": [{"text": "dish in top right corner", "target": "a"}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from bsap.datamodules.counts import DEFAULT_SPLIT_BY
+from bsap.datamodules.fields import Record, json_lines, read_bytes, sha256
+from bsap.datamodules.proposal_files import region
+from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
+from bsap.datamodules.refer import ann_ids
+from bsap.errors import DataError, unknown
+
+Lines = list[tuple[int, Record]]
+
+_LINE = {"picture", "image_id", "width", "height", "split", "objects", "expressions", "proposals"}
+_OBJECT = {"id", "bbox", "segmentation", "category"}
+_EXPRESSION = {"id", "text", "target", "phrase"}
+_PROPOSAL = {"bbox", "segmentation", "score"}
+
+
+def read_jsonl(
+    file: Path, dataset: str, split_by: str | None, split: str, *, text: str = "sent", lowercase: bool = False
+) -> SplitRecords:
+    """One split from a JSONL file of either form.
+
+    An expression's key is its own ``id`` where it has one, else ``line.index``, both counted from 1.
+
+    Args:
+        file: the file.
+        dataset: what the dataset is called.
+        split_by: what the partition is called; None takes the one that papers report for the dataset, else ``own``.
+        split: which split: lines with another ``split`` are left out, lines without one belong to every split.
+        text: which wording of ReCLIP's sentences, ``sent`` or ``raw``; files with only ``raw`` give that.
+        lowercase: whether texts are put in lower case.
+
+    Raises:
+        DataError: for a file that is missing or malformed.
+        ConfigError: for an unknown split.
+    """
+    data = read_bytes(file, what="annotations", mend="Set `data.annotations` to a JSONL file that exists.")
+    lines = list(json_lines(data, str(file)))
+    split_by = split_by or DEFAULT_SPLIT_BY.get(dataset, "own")
+    expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
+    proposals = None
+    if lines and {"anns", "sentences"} <= lines[0][1].values.keys():
+        pictures = _read_reclip(lines, expressions, text)
+    elif lines and {"picture", "expressions"} <= lines[0][1].values.keys():
+        lines = _of_split(lines, split, file)
+        pictures = _read_own(lines, expressions)
+        proposals = _embedded(lines)
+    else:
+        raise DataError(
+            f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor our "
+            "own (picture, width, height, objects, expressions); docs/data.md describes both."
+        )
+    if not expressions.expressions:
+        raise DataError(f"{file}: no line holds an expression.")
+    return SplitRecords(
+        dataset=dataset,
+        split_by=split_by,
+        split=split,
+        source=str(file),
+        sha256=sha256(data),
+        pictures=pictures,
+        expressions=tuple(expressions.expressions),
+        proposals=proposals,
+    )
+
+
+def _read_reclip(lines: Lines, expressions: ExpressionList, text: str) -> dict[str, PictureRecord]:
+    pictures: dict[str, PictureRecord] = {}
+    for _, line in lines:
+        _merge(pictures, _reclip_picture(line), line)
+    for n, line in lines:
+        picture = pictures[line.identity("image_id")]
+        referent = make_referent(line.where, str(n), picture, ann_ids(line["ann_id"], line.where))
+        for m, item in enumerate(line.items("sentences"), start=1):
+            sentence = Record(item, f"{line.where}, sentence {m}")
+            wording = text if text in sentence else "raw"
+            expressions.add(f"{n}.{m}", sentence.text(wording), referent, where=sentence.where)
+    return pictures
+
+
+def _reclip_picture(line: Record) -> PictureRecord:
+    name = PurePosixPath(line.text("file_name"))
+    stem, underscore, _ = name.stem.rpartition("_")
+    if not underscore or not stem:
+        raise DataError(
+            f"{line.where}: the picture's file is 'file_name' without its last '_field', but {str(name)!r} has none."
+        )
+    sized = "width" in line or "height" in line
+    return PictureRecord(
+        where=line.where,
+        image_id=line.identity("image_id"),
+        file_name=str(name.with_name(stem + name.suffix)),
+        width=line.size("width") if sized else None,
+        height=line.size("height") if sized else None,
+        objects=_objects(line, "anns"),
+    )
+
+
+def _merge(pictures: dict[str, PictureRecord], new: PictureRecord, line: Record) -> None:
+    """Add one line's picture, or its objects to the same picture of an earlier line."""
+    old = pictures.setdefault(new.image_id, new)
+    if (old.file_name, old.width, old.height) != (new.file_name, new.width, new.height):
+        raise DataError(f"{line.where}: the picture {new.image_id} has another file or size in {old.where}.")
+    for ann_id, annotated in new.objects.items():
+        known = old.objects.setdefault(ann_id, annotated)
+        if (known.bbox, known.segmentation) != (annotated.bbox, annotated.segmentation):
+            raise DataError(f"{annotated.where}: the annotation {ann_id} has another box or mask in {known.where}.")
+
+
+def _objects(line: Record, key: str) -> dict[str, RegionRecord]:
+    objects: dict[str, RegionRecord] = {}
+    for n, item in enumerate(line.items(key), start=1):
+        annotation = Record(item, f"{line.where}, {key} {n}")
+        ann_id = annotation.identity("id")
+        if ann_id in objects:
+            raise DataError(f"{annotation.where}: the annotation id {ann_id} occurs twice in this picture.")
+        objects[ann_id] = RegionRecord(
+            where=annotation.where,
+            bbox=annotation.get("bbox"),
+            segmentation=annotation.get("segmentation"),
+            category=annotation.text("category") if "category" in annotation else None,
+        )
+    return objects
+
+
+def _of_split(lines: Lines, split: str, file: Path) -> Lines:
+    chosen = [(n, line) for n, line in lines if line.get("split") in (None, split)]
+    if not chosen:
+        raise unknown(f"split of {file}", split, {line.text("split") for _, line in lines})
+    return chosen
+
+
+def _read_own(lines: Lines, expressions: ExpressionList) -> dict[str, PictureRecord]:
+    pictures: dict[str, PictureRecord] = {}
+    for n, line in lines:
+        _only(line, _LINE)
+        picture = _own_picture(line)
+        if picture.image_id in pictures:
+            raise DataError(f"{line.where}: the picture {picture.image_id} occurs twice; write one line per picture.")
+        pictures[picture.image_id] = picture
+        for m, item in enumerate(line.items("expressions"), start=1):
+            expression = Record(item, f"{line.where}, expression {m}")
+            _only(expression, _EXPRESSION)
+            targets = ann_ids(expression["target"], expression.where)
+            referent = make_referent(expression.where, f"{n}.{'+'.join(targets)}", picture, targets)
+            key = expression.identity("id") if "id" in expression else f"{n}.{m}"
+            if "/" in key:
+                raise DataError(f"{expression.where}: an expression id must not contain '/', but got {key!r}.")
+            phrase = expression.text("phrase") if "phrase" in expression else None
+            expressions.add(key, expression.text("text"), referent, where=expression.where, phrase=phrase)
+    return pictures
+
+
+def _own_picture(line: Record) -> PictureRecord:
+    for n, item in enumerate(line.items("objects"), start=1):
+        _only(Record(item, f"{line.where}, objects {n}"), _OBJECT)
+    objects = _objects(line, "objects")
+    for annotated in objects.values():
+        if annotated.bbox is None and not annotated.segmentation:
+            raise DataError(f"{annotated.where}: an object needs a 'bbox' [x, y, width, height] or a 'segmentation'.")
+    return PictureRecord(
+        where=line.where,
+        image_id=line.identity("image_id" if "image_id" in line else "picture"),
+        file_name=line.text("picture"),
+        width=line.size("width"),
+        height=line.size("height"),
+        objects=objects,
+    )
+
+
+def _embedded(lines: Iterable[tuple[int, Record]]) -> dict[str, list[RegionRecord]] | None:
+    """Proposals that the lines bring, or None if no line brings any."""
+    found: dict[str, list[RegionRecord]] = {}
+    for _, line in lines:
+        if "proposals" in line:
+            regions = []
+            for n, item in enumerate(line.items("proposals"), start=1):
+                where = f"{line.where}, proposal {n}"
+                _only(Record(item, where), _PROPOSAL)
+                regions.append(region(item, where))
+            found[line.identity("image_id" if "image_id" in line else "picture")] = regions
+    return found or None
+
+
+def _only(record: Record, known: set[str]) -> None:
+    for key in record.values:
+        if key not in known:
+            raise DataError(f"{record.where}: unknown field {key!r}. Known: {', '.join(sorted(known))}.")

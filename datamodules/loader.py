@@ -1,0 +1,110 @@
+"""From scenes to batches: decoding by worker processes."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+from collections.abc import Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bsap.datamodules.batch import SceneBatch, collate
+from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.scene import Scene
+
+
+class SceneDataset(Dataset[tuple[Scene, Tensor]]):
+    """Scenes with their decoded pictures: item n is (scene, uint8 (3, H, W)).
+
+    Args:
+        scenes: the scenes.
+        unopened: indices of scenes whose picture nobody needs; it is left empty, (3, 0, 0).
+    """
+
+    def __init__(self, scenes: Sequence[Scene], unopened: Collection[int] = ()) -> None:
+        self.scenes, self.unopened = scenes, frozenset(unopened)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> tuple[Scene, Tensor]:
+        scene = self.scenes[index]
+        if index in self.unopened:
+            return scene, torch.empty(3, 0, 0, dtype=torch.uint8)
+        return scene, load_picture(scene.path, scene.width, scene.height)
+
+
+class SceneLoader(DataLoader[tuple[Scene, Tensor]]):
+    """A loader that always gives a batch, and be it of no scene.
+
+    Lightning leaves out the whole test, hooks and collectives with it, on a process whose loader is empty; the others
+    would wait for it for ever.
+    """
+
+    def __len__(self) -> int:
+        return max(1, super().__len__())
+
+    def __iter__(self) -> Iterator[SceneBatch]:  # type: ignore[override]
+        return super().__iter__() if super().__len__() else iter([collate([])])
+
+
+def _end_workers() -> None:
+    """At exit, end decoders that a loop left before its end.
+
+    The interpreter would ask them with the very signal that they leave to the main process, and wait for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+# Registered after multiprocessing's own, hence run before it.
+atexit.register(_end_workers)
+
+
+def leave_signals(worker: int) -> None:
+    """Signals that ask a job to stop go to all its processes; the one that evaluates decides what becomes of them."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def scene_loader(
+    scenes: Sequence[Scene],
+    sampler: Sampler[int],
+    *,
+    batch_size: int,
+    num_workers: int,
+    unopened: Collection[int] = (),
+) -> SceneLoader:
+    """Batches of B scenes (:class:`~bsap.datamodules.batch.SceneBatch`) in the sampler's order."""
+    return SceneLoader(
+        SceneDataset(scenes, unopened),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        worker_init_fn=leave_signals,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def sensible_workers(batches: int, processes: int = 1) -> int:
+    """How many workers decode pictures when nobody says.
+
+    Args:
+        batches: how many batches a process will see; few batches do not pay for starting workers.
+        processes: how many processes share this machine's cores.
+
+    Returns:
+        At most 8, and the cores that the system grants leave one to the process itself.
+    """
+    if batches < 4:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores // max(processes, 1) - 1))

@@ -1,0 +1,240 @@
+"""The candidate regions of a picture: where they come from, which are kept, and what an empty picture means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsap.datamodules.boxes import read_xywh, to_xyxy
+from bsap.datamodules.fields import number, read_bytes, sha256
+from bsap.datamodules.masks import boxes_of_masks, encode_mask, whole_mask
+from bsap.datamodules.proposal_files import read_proposals
+from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
+from bsap.datamodules.scene import RLE, Proposals
+from bsap.errors import ConfigError, DataError, unknown
+
+Source = Literal["ground_truth", "detections", "masks"]
+Empty = Literal["miss", "whole_image", "skip"]
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """Which regions a model chooses from: they decide a result as much as the model does, so no source is the default.
+
+    Attributes:
+        source: ``ground_truth``: every annotated object of the picture; ``detections``: a file of boxes, perhaps with
+            masks; ``masks``: a file of masks, perhaps with boxes.
+        path: the file. Without one, ``detections`` and ``masks`` read the ``proposals`` of our own JSONL annotations.
+        min_score: lowest detector score that is kept; 0 keeps all.
+        top_k: how many of the highest scores are kept per picture; among equals the first in the file.
+        min_area: smallest box that is kept, in square pixels.
+        masked_only: leave out proposals without a mask, where only some have one (RIS on annotations that lack masks).
+        empty: what a picture without proposals means. ``miss``: its expressions count as wrong; ``whole_image``: the
+            whole picture is the one proposal (ReCLIP); ``skip``: its expressions are left out and the result is partial
+            (Zero-shot-RIS).
+
+    Example:
+        >>> ProposalConfig("detections", path="dets.json", empty="whole_image").empty
+        'whole_image'
+        >>> ProposalConfig("detection")
+        Traceback (most recent call last):
+        ...
+        bsap.errors.ConfigError: Unknown source of proposals 'detection'. Did you mean 'detections'? Known: ...
+    """
+
+    source: Source
+    path: str | None = None
+    min_score: float = 0.0
+    top_k: int | None = None
+    min_area: float = 0.0
+    masked_only: bool = False
+    empty: Empty = "miss"
+
+    def __post_init__(self) -> None:
+        if self.source not in ("ground_truth", "detections", "masks"):
+            raise unknown("source of proposals", self.source, ("ground_truth", "detections", "masks"))
+        if self.empty not in ("miss", "whole_image", "skip"):
+            raise unknown("policy for pictures without proposals", self.empty, ("miss", "whole_image", "skip"))
+        for name in ("min_score", "min_area"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ConfigError(f"`proposals.{name}` must be a number, at least 0, but got {value!r}.")
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ConfigError(f"`proposals.top_k` must be a whole number, at least 1, but got {self.top_k!r}.")
+        if self.source == "ground_truth":
+            given = [n for n in ("path", "min_score", "top_k") if getattr(self, n)]
+            if given:
+                raise ConfigError(
+                    f"`proposals.{given[0]}` has no meaning for source ground_truth: annotated objects come with the "
+                    "annotations and have no score. Drop it, or set `proposals.source` to detections."
+                )
+
+
+class ProposalSource:
+    """Proposals by picture, for one split.
+
+    Args:
+        config: source, filters and policy.
+        records: the split; ground truth and embedded proposals are read from it.
+        root: the data's root, where a relative path may start.
+        masks: whether proposals keep their masks.
+
+    Attributes:
+        file: the file that holds the proposals.
+        sha256: its SHA-256.
+    """
+
+    def __init__(self, config: ProposalConfig, records: SplitRecords, root: Path, *, masks: bool = True) -> None:
+        if config.source == "masks" and not masks:
+            raise ConfigError("`proposals.source` is masks, but `masks` is false: set it to true.")
+        self.config = config
+        self._masks = masks
+        self.file, self.sha256 = records.source, records.sha256
+        self._regions: Mapping[str, Sequence[RegionRecord]] | None = None
+        if config.source != "ground_truth":
+            self._regions = self._read(config, records, root)
+        self._has_masks = masks and any(r.segmentation for rs in self.regions.values() for r in rs)
+        if (config.source == "masks" or config.masked_only) and self._regions is not None and not self._has_masks:
+            setting = "`proposals.source` is masks" if config.source == "masks" else "`proposals.masked_only` is true"
+            raise DataError(f"{self.file}: {setting}, but no proposal of this file has a mask.")
+
+    @property
+    def regions(self) -> Mapping[str, Sequence[RegionRecord]]:
+        """The proposals of a file, by picture; empty for ground truth."""
+        return self._regions or {}
+
+    def _read(self, config: ProposalConfig, records: SplitRecords, root: Path) -> Mapping[str, Sequence[RegionRecord]]:
+        if config.path is None:
+            if records.proposals is None:
+                raise ConfigError(
+                    f"`proposals.source` is {config.source}, but `proposals.path` is not set and {records.source} "
+                    "holds no proposals. Name a file of proposals, or set `proposals.source` to ground_truth."
+                )
+            return records.proposals
+        path = Path(config.path) if Path(config.path).exists() else root / config.path
+        data = read_bytes(path, what="proposals", mend="Set `proposals.path` to a file that exists.")
+        self.file, self.sha256 = str(path), sha256(data)
+        return read_proposals(data, str(path))
+
+    def absent(self, image_ids: Collection[str]) -> list[str]:
+        """The pictures that the source does not know, though it should know most.
+
+        Raises:
+            DataError: if it lacks more than half of them: then it is the file of another dataset or split.
+        """
+        if self._regions is None:
+            return []
+        lost = [image_id for image_id in image_ids if image_id not in self._regions]
+        if 2 * len(lost) > len(image_ids):
+            own = ", ".join(list(self._regions)[:3]) or "none at all"
+            raise DataError(
+                f"{self.file} has no proposals for {len(lost)} of {len(image_ids)} pictures, first "
+                f"{', '.join(lost[:5])}; it has pictures such as {own}. Is it the file of another dataset or split?"
+            )
+        return lost
+
+    def of(self, picture: PictureRecord, width: int, height: int) -> Proposals:
+        """The proposals of one picture of W x H pixels, filtered; R may be 0."""
+        if self._regions is None:
+            regions = list(picture.objects.values())
+            has_masks = self._masks and bool(regions)
+            if not self.config.masked_only:
+                has_masks = has_masks and all(r.segmentation for r in regions)
+        else:
+            regions = list(self._regions.get(picture.image_id, ()))
+            has_masks = self._has_masks
+        if self.config.masked_only:
+            regions = [region for region in regions if region.segmentation]
+        return make_proposals(regions, self.config, width, height, has_masks=has_masks)
+
+    def whole(self, width: int, height: int) -> Proposals:
+        """One proposal that is the whole picture, with a mask unless the source is a file of boxes."""
+        boxes = np.array([[0, 0, width, height]], dtype=np.float32)
+        masks = self._masks if self._regions is None else self._has_masks
+        return Proposals(boxes=boxes, masks=(whole_mask(width, height),) if masks else None)
+
+    def describe(self, *, absent: int, without: int) -> dict[str, Any]:
+        """What ``results.json`` records: the settings, the file and how many pictures had nothing."""
+        return {
+            **asdict(self.config),
+            "path": self.file,
+            "sha256": self.sha256,
+            "pictures_not_in_file": absent,
+            "pictures_without_proposals": without,
+        }
+
+
+def make_proposals(
+    regions: Sequence[RegionRecord], config: ProposalConfig, width: int, height: int, *, has_masks: bool
+) -> Proposals:
+    """Check and filter the proposals of one picture.
+
+    Args:
+        regions: as the file wrote them.
+        config: the filters.
+        width: W of the picture in pixels.
+        height: H of the picture in pixels.
+        has_masks: whether masks are wanted; then every proposal must have one.
+
+    Returns:
+        R proposals in the file's order.
+    """
+    scores = _scores(regions)
+    if (config.min_score > 0 or config.top_k is not None) and scores is None and regions:
+        raise ConfigError(
+            f"{regions[0].where}: this proposal has no score, so `proposals.min_score` and `proposals.top_k` cannot be "
+            "applied. Drop them or use a file with scores."
+        )
+    keep = np.arange(len(regions))
+    if scores is not None:
+        keep = keep[scores >= config.min_score] if config.min_score > 0 else keep
+        if config.top_k is not None:
+            keep = np.sort(keep[np.argsort(-scores[keep], kind="stable")[: config.top_k]])
+    kept = [regions[i] for i in keep.tolist()]
+    masks = _masks(kept, width, height) if has_masks else None
+    xywh = _xywh(kept, masks, width, height)
+    if config.min_area > 0:
+        large = np.flatnonzero(xywh[:, 2] * xywh[:, 3] >= config.min_area)
+        keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
+        masks = None if masks is None else [masks[i] for i in large.tolist()]
+    return Proposals(
+        boxes=to_xyxy(xywh, width, height, [r.where for r in kept]),
+        masks=None if masks is None else tuple(masks),
+        scores=None if scores is None else scores[keep].astype(np.float32),
+    )
+
+
+def _scores(regions: Sequence[RegionRecord]) -> NDArray[np.float64] | None:
+    if all(r.score is None for r in regions):
+        return None
+    return np.array([number(r.score, f"{r.where}, 'score'") for r in regions], dtype=np.float64)
+
+
+def _masks(regions: Sequence[RegionRecord], width: int, height: int) -> list[RLE]:
+    masks = []
+    for r in regions:
+        mask = encode_mask(r.segmentation, width, height, r.where)
+        if mask is None:
+            raise DataError(
+                f"{r.where}: this proposal has no mask, but others of its source have. Give every proposal a "
+                "'segmentation' or none; `proposals.source: masks` needs one for each."
+            )
+        masks.append(mask)
+    return masks
+
+
+def _xywh(regions: Sequence[RegionRecord], masks: Sequence[RLE] | None, width: int, height: int) -> NDArray[np.float64]:
+    boxless = [i for i, r in enumerate(regions) if r.bbox is None]
+    given = [i for i, r in enumerate(regions) if r.bbox is not None]
+    xywh = np.zeros((len(regions), 4))
+    xywh[given] = read_xywh([regions[i].bbox for i in given], [regions[i].where for i in given])
+    if boxless:
+        own = [masks[i] for i in boxless] if masks is not None else _masks([regions[i] for i in boxless], width, height)
+        xywh[boxless] = boxes_of_masks(own)
+    return xywh

@@ -1,0 +1,148 @@
+"""What every annotation reader returns: one split's records, checked for identity but not yet for geometry.
+
+Boxes and masks stay as the file wrote them until a picture is selected: a full ``instances.json`` holds 200,000
+annotations, and most runs look at a few thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bsap.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionRecord:
+    """An annotated object or a proposal, as the file wrote it.
+
+    Attributes:
+        where: file and record, for errors.
+        bbox: ``[x, y, width, height]``, or None where only a mask is given.
+        segmentation: polygons or a run-length encoding; None or an empty list where there is none.
+        category: name of the category, where known.
+        score: the detector's score, where known.
+    """
+
+    where: str
+    bbox: Any
+    segmentation: Any = None
+    category: str | None = None
+    score: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureRecord:
+    """A picture and its annotated objects.
+
+    Attributes:
+        where: file and record, for errors.
+        image_id: the picture's identity.
+        file_name: its file, relative to the folder of pictures.
+        width: W in pixels, None where the file does not say.
+        height: H in pixels, None where the file does not say.
+        objects: every annotated object, by annotation id.
+    """
+
+    where: str
+    image_id: str
+    file_name: str
+    width: int | None
+    height: int | None
+    objects: dict[str, RegionRecord]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferentRecord:
+    """The object that expressions mean; fields as in :class:`bsap.datamodules.scene.Referent`."""
+
+    where: str
+    id: str
+    image_id: str
+    ann_ids: tuple[str, ...]
+    category: str | None
+    distractors: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpressionRecord:
+    """One sentence; fields as in :class:`bsap.datamodules.scene.Expression`."""
+
+    id: str
+    order: int
+    text: str
+    referent: ReferentRecord
+    phrase: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SplitRecords:
+    """One split as read from its files.
+
+    Attributes:
+        dataset: for example ``refcoco``.
+        split_by: for example ``unc``.
+        split: for example ``testA``.
+        source: the file that holds the annotated objects.
+        sha256: that file's SHA-256.
+        pictures: the split's pictures, by id.
+        expressions: all its expressions, in annotation order.
+        proposals: proposals that the annotation file itself brings, by picture; None where it brings none.
+    """
+
+    dataset: str
+    split_by: str
+    split: str
+    source: str
+    sha256: str
+    pictures: Mapping[str, PictureRecord]
+    expressions: tuple[ExpressionRecord, ...]
+    proposals: Mapping[str, list[RegionRecord]] | None = None
+
+    @property
+    def referents(self) -> int:
+        """How many referents the expressions are about."""
+        return len({(e.referent.image_id, e.referent.id) for e in self.expressions})
+
+
+class ExpressionList:
+    """Collects a split's expressions and gives them their ids.
+
+    Args:
+        dataset: for example ``refcoco``.
+        split_by: for example ``unc``.
+        split: for example ``testA``.
+        lowercase: whether texts are put in lower case.
+    """
+
+    def __init__(self, dataset: str, split_by: str, split: str, *, lowercase: bool) -> None:
+        self.dataset, self.split_by, self.split = dataset, split_by, split
+        self.prefix = f"{dataset}/{split_by}/{split}"
+        self.lowercase = lowercase
+        self.expressions: list[ExpressionRecord] = []
+        self._seen: set[str] = set()
+
+    def add(self, key: str, text: str, referent: ReferentRecord, *, where: str, phrase: str | None = None) -> None:
+        """Append one expression; a key that was there before is an error."""
+        if key in self._seen:
+            raise DataError(f"{where}: the expression id {key!r} occurs twice in {self.prefix}.")
+        self._seen.add(key)
+        text = text.lower() if self.lowercase else text
+        order = len(self.expressions)
+        self.expressions.append(ExpressionRecord(f"{self.prefix}/{key}", order, text, referent, phrase))
+
+
+def make_referent(where: str, id: str, picture: PictureRecord, ann_ids: tuple[str, ...]) -> ReferentRecord:
+    """A referent whose annotations are all among the picture's objects, with its category and distractors."""
+    lost = [ann for ann in ann_ids if ann not in picture.objects]
+    if lost or not ann_ids:
+        raise DataError(
+            f"{where}: the picture {picture.image_id} has no annotation {', '.join(lost) or '(none given)'}. "
+            "The expressions and the annotations may belong to different datasets."
+        )
+    category = picture.objects[ann_ids[0]].category
+    distractors = None
+    if category is not None:
+        distractors = sum(o.category == category for ann, o in picture.objects.items() if ann not in ann_ids)
+    return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors)

@@ -1,0 +1,192 @@
+"""RefCOCO, RefCOCO+, RefCOCOg and whatever has their form, as a LightningDataModule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bsap.datamodules.fields import paused_gc
+from bsap.datamodules.filters import Selection
+from bsap.datamodules.jsonl import read_jsonl
+from bsap.datamodules.loader import scene_loader, sensible_workers
+from bsap.datamodules.pictures import PictureFolder
+from bsap.datamodules.proposals import ProposalConfig, ProposalSource
+from bsap.datamodules.records import SplitRecords
+from bsap.datamodules.refer import read_refer
+from bsap.datamodules.sampler import SceneSampler
+from bsap.datamodules.scene import Scene, SplitSummary
+from bsap.datamodules.scenes import LoadedSplit, build_split
+from bsap.errors import ConfigError, DataError, unknown
+
+
+class RefCOCODataModule(LightningDataModule):
+    """Scenes of one split, with their proposals, for ``trainer.test``.
+
+    Each process reads all annotations and decodes only the pictures of its own share. The shares neither repeat nor
+    drop a scene (:class:`~bsap.datamodules.sampler.SceneSampler`).
+
+    Args:
+        root: the folder that holds the annotations and ``images``, see docs/data.md.
+        proposals: which regions the model chooses from; a mapping of the fields of
+            :class:`~bsap.datamodules.proposals.ProposalConfig` will do.
+        dataset: ``refcoco``, ``refcoco+``, ``refcocog`` or another folder of the same layout.
+        split_by: the partition (``unc``, ``umd``, ``google``); None takes the one that papers report.
+        split: which split to test on.
+        annotations: a JSONL file to read instead of the REFER files; may be relative to the root.
+        images: the folder of pictures where it is not ``root/images/train2014``; may be relative to the root.
+        text: which wording of a sentence, ``sent`` (REFER's cleaned sentence) or ``raw`` (as it was typed). Files with
+            one wording only give that.
+        lowercase: whether texts are put in lower case.
+        ids: evaluate only these expressions: ids (whole, or what follows the last ``/``), or a text file of them.
+        limit: evaluate at most so many expressions, the first in annotation order after all other filters.
+        category: evaluate only referents of this category, or of these.
+        min_words: evaluate only expressions of at least so many words.
+        max_words: evaluate only expressions of at most so many words.
+        min_distractors: evaluate only referents with at least so many other objects of their category in the picture.
+        max_distractors: evaluate only referents with at most so many.
+        masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
+        batch_size: scenes per batch.
+        num_workers: processes that decode pictures; None chooses by the cores at hand.
+
+    Attributes:
+        scenes: the scenes, in annotation order of their first expression; after ``setup``.
+        expression_ids: the selected expressions' ids, in annotation order; after ``setup``.
+        texts: every text of the unfiltered split, in annotation order; after ``setup``.
+        summary: what was selected and what that leaves out; after ``setup``.
+        stored: tells of a scene whether its features are at hand, so that its picture need not be opened.
+        finished: ids of expressions that need no evaluation; wholly finished scenes are left out of the loader.
+    """
+
+    scenes: list[Scene]
+    expression_ids: list[str]
+    texts: list[str]
+    summary: SplitSummary
+
+    def __init__(
+        self,
+        root: str,
+        proposals: ProposalConfig,
+        *,
+        dataset: str = "refcoco",
+        split_by: str | None = None,
+        split: str = "val",
+        annotations: str | None = None,
+        images: str | None = None,
+        text: Literal["sent", "raw"] = "sent",
+        lowercase: bool = False,
+        ids: list[str | int] | str | None = None,
+        limit: int | None = None,
+        category: list[str] | str | None = None,
+        min_words: int | None = None,
+        max_words: int | None = None,
+        min_distractors: int | None = None,
+        max_distractors: int | None = None,
+        masks: bool = True,
+        batch_size: int = 8,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.proposals = proposal_config(proposals)
+        if text not in ("sent", "raw"):
+            raise unknown("wording of a sentence (`text`)", text, ("sent", "raw"))
+        if batch_size < 1 or (num_workers is not None and num_workers < 0):
+            raise ConfigError(
+                f"`batch_size` must be at least 1 and `num_workers` at least 0, but got {batch_size} and {num_workers}."
+            )
+        self.selection = Selection(
+            ids=tuple(map(str, ids)) if isinstance(ids, (list, tuple)) else ids,
+            limit=limit,
+            category=tuple(category) if isinstance(category, list) else category,
+            min_words=min_words,
+            max_words=max_words,
+            min_distractors=min_distractors,
+            max_distractors=max_distractors,
+        )
+        self.root, self.dataset, self.split_by, self.split = Path(root), dataset, split_by, split
+        self.annotations, self.images = annotations, images
+        self.text, self.lowercase, self.masks = text, lowercase, masks
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.finished: frozenset[str] = frozenset()
+        self.stored: Callable[[Scene], bool] | None = None
+        self._loaded: LoadedSplit | None = None
+        settings = {"proposals": dataclasses.asdict(self.proposals)}
+        self.save_hyperparameters(ignore=["proposals"], logger=False)
+        self.save_hyperparameters(settings, logger=False)
+
+    def read(self, split: str) -> SplitRecords:
+        """One split's records, unfiltered and without proposals."""
+        if not self.root.is_dir():
+            raise DataError(
+                f"The data's root {self.root} is no folder. Set `data.root` to the folder that holds the annotations; "
+                "docs/data.md says where to get them."
+            )
+        if self.annotations is None:
+            return read_refer(self.root, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
+        file = Path(self.annotations)
+        file = file if file.exists() else self.root / file
+        return read_jsonl(file, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
+
+    def load(self, split: str) -> LoadedSplit:
+        """One split with its proposals, filtered."""
+        with paused_gc():
+            records = self.read(split)
+            source = ProposalSource(self.proposals, records, self.root, masks=self.masks)
+            folder = PictureFolder(self.root, self.images)
+            return build_split(records, self.selection, source, folder, masks=self.masks)
+
+    def load_split(self, split: str) -> list[Scene]:
+        """The scenes of any split, by the same settings; changes nothing here."""
+        return self.load(split).scenes
+
+    def setup(self, stage: str) -> None:
+        """Read the split to test on, once."""
+        if stage == "fit" or self._loaded is not None:
+            return
+        self._loaded = loaded = self.load(self.split)
+        self.scenes, self.summary = loaded.scenes, loaded.summary
+        self.expression_ids, self.texts = loaded.expression_ids, loaded.texts
+        if self.proposals.masked_only:
+            single = sum(len(scene.proposals) < 2 for scene in self.scenes)
+            rank_zero_warn(
+                "Proposals without a mask are left out (`proposals.masked_only`), for REC as for RIS: "
+                f"{single} of {len(self.scenes)} pictures keep at most one to choose from."
+            )
+        if loaded.absent:
+            rank_zero_warn(
+                f"{loaded.summary.proposals['path']} does not list {len(loaded.absent)} of {loaded.summary.scenes} "
+                f"pictures, first {', '.join(loaded.absent[:5])}: no proposals there (policy: {self.proposals.empty})."
+            )
+
+    def test_dataloader(self) -> DataLoader[tuple[Scene, Tensor]]:
+        """This process's share of the scenes that are not finished."""
+        scenes = [s for s in self.scenes if not all(e.id in self.finished for e in s.expressions)]
+        sampler = SceneSampler([len(scene.proposals) for scene in scenes])
+        unopened = [] if self.stored is None else [index for index in sampler if self.stored(scenes[index])]
+        workers = self.num_workers
+        if workers is None:
+            processes = self.trainer.num_devices if self.trainer is not None else 1
+            workers = sensible_workers((len(sampler) - len(unopened)) // self.batch_size, processes)
+        return scene_loader(scenes, sampler, batch_size=self.batch_size, num_workers=workers, unopened=unopened)
+
+
+def proposal_config(value: object) -> ProposalConfig:
+    """The settings of proposals from themselves or from a mapping of their fields."""
+    if isinstance(value, ProposalConfig):
+        return value
+    known = [field.name for field in dataclasses.fields(ProposalConfig)]
+    if not isinstance(value, Mapping) or "source" not in value:
+        raise ConfigError(
+            f"`proposals` must name its source (ground_truth, detections or masks), but got {value!r}. There is no "
+            "default: the source decides a result as much as the model does."
+        )
+    for name in value:
+        if name not in known:
+            raise unknown("setting of proposals", name, known)
+    return ProposalConfig(**value)

@@ -1,0 +1,209 @@
+"""The REFER layout, in which RefCOCO, RefCOCO+ and RefCOCOg are published.
+
+    root/{dataset}/refs({split_by}).p     a pickled list of referents with their sentences
+    root/{dataset}/instances.json         the pictures and every annotated object, in COCO form
+    root/images/train2014/                the pictures
+
+See Kazemzadeh et al., "ReferItGame", EMNLP 2014; Yu et al., "Modeling Context in Referring Expressions", ECCV 2016;
+Mao et al., "Generation and Comprehension of Unambiguous Object Descriptions", CVPR 2016; https://github.com/lichengunc/refer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsap.datamodules.counts import DEFAULT_SPLIT_BY
+from bsap.datamodules.fields import Record, identity, parse_json, read_bytes, sha256, shown
+from bsap.datamodules.masks import pack_polygons
+from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
+from bsap.datamodules.unpickle import load_plain_pickle
+from bsap.errors import DataError, unknown
+
+MEND = "docs/data.md says where to get the annotations and how the folder must look."
+
+
+def read_refer(
+    root: Path, dataset: str, split_by: str | None, split: str, *, text: str = "sent", lowercase: bool = False
+) -> SplitRecords:
+    """One split of a dataset in the REFER layout.
+
+    Args:
+        root: the folder that holds ``{dataset}``.
+        dataset: for example ``refcoco``.
+        split_by: for example ``unc``; None takes the partition that papers report.
+        split: for example ``testA``.
+        text: which wording of a sentence, ``sent`` (cleaned) or ``raw`` (as typed).
+        lowercase: whether texts are put in lower case.
+
+    Raises:
+        DataError: for files that are missing or malformed.
+        ConfigError: for an unknown dataset, partition or split.
+    """
+    split_by = find_split_by(root, dataset, split_by)
+    refs_file = root / dataset / f"refs({split_by}).p"
+    refs = select_split(read_refs(refs_file), split, refs_file)
+    instances = read_instances(root / dataset / "instances.json", {ref.identity("image_id") for ref in refs})
+    expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
+    return make_split(refs, instances, expressions, text=text)
+
+
+def make_split(refs: Iterable[Record], instances: Instances, expressions: ExpressionList, *, text: str) -> SplitRecords:
+    """Join one split's referents with their pictures.
+
+    Args:
+        refs: the split's referents.
+        instances: at least their pictures.
+        expressions: an empty list for their sentences.
+        text: which wording of a sentence.
+    """
+    pictures: dict[str, PictureRecord] = {}
+    for ref in refs:
+        image_id = ref.identity("image_id")
+        picture = instances.pictures.get(image_id)
+        if picture is None:
+            raise DataError(
+                f"{ref.where}: the picture {image_id} is not in {instances.file}. "
+                "The two files may belong to different datasets."
+            )
+        pictures[image_id] = picture
+        referent = make_referent(ref.where, ref.identity("ref_id"), picture, ann_ids(ref["ann_id"], ref.where))
+        for n, item in enumerate(ref.items("sentences"), start=1):
+            sentence = Record(item, f"{ref.where}, sentence {n}")
+            expressions.add(sentence.identity("sent_id"), sentence.text(text), referent, where=sentence.where)
+    return SplitRecords(
+        dataset=expressions.dataset,
+        split_by=expressions.split_by,
+        split=expressions.split,
+        source=instances.file,
+        sha256=instances.sha256,
+        pictures=pictures,
+        expressions=tuple(expressions.expressions),
+    )
+
+
+def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
+    """The partition to read, checked against the files that are there."""
+    datasets = {path.parent.name for path in root.glob("*/refs(*).p")}
+    if not datasets:
+        raise DataError(f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {MEND}")
+    if dataset not in datasets:
+        raise unknown(f"dataset under {root}", dataset, datasets)
+    known = {path.name[len("refs(") : -len(").p")] for path in (root / dataset).glob("refs(*).p")}
+    if split_by is None:
+        usual = DEFAULT_SPLIT_BY.get(dataset)
+        split_by = usual if usual is not None else min(known) if len(known) == 1 else None
+    if split_by not in known:
+        raise unknown(f"split_by of {dataset} under {root}", split_by, known)
+    return split_by
+
+
+def read_refs(file: Path) -> list[Record]:
+    """All referents of a ``refs(*).p`` file."""
+    data = read_bytes(file, what="referents", mend=MEND)
+    refs = load_plain_pickle(data, str(file))
+    if not isinstance(refs, list):
+        raise DataError(f"{file}: expected a list of referents, but got {shown(refs)}.")
+    return [Record(ref, f"{file}, record {n}") for n, ref in enumerate(refs, start=1)]
+
+
+def select_split(refs: Iterable[Record], split: str, file: Path) -> list[Record]:
+    """The referents of one split, in the file's order."""
+    refs = list(refs)
+    chosen = [ref for ref in refs if ref["split"] == split]
+    if not chosen:
+        raise unknown(f"split of {file}", split, splits_of(refs))
+    return chosen
+
+
+def splits_of(refs: Iterable[Record]) -> list[str]:
+    """The names of all splits, in the file's order."""
+    return list(dict.fromkeys(ref.text("split") for ref in refs))
+
+
+def ann_ids(value: object, where: str) -> tuple[str, ...]:
+    """One annotation id, or several of which any counts."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(identity(v, f"{where}, 'ann_id'") for v in values))
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The pictures of an ``instances.json``, by id, with all their objects, crowds included, in the file's order."""
+
+    file: str
+    sha256: str
+    pictures: dict[str, PictureRecord]
+
+
+def read_instances(file: Path, wanted: set[str] | None = None) -> Instances:
+    """Read a COCO annotation file.
+
+    Args:
+        file: the file.
+        wanted: ids of the pictures to read; None reads all.
+    """
+    data = read_bytes(file, what="COCO annotations", mend=MEND)
+    name, digest = str(file), sha256(data)
+    content = Record(parse_json(data, name, hook=_pack), name)
+    del data  # as large as what was read from it
+    names = _category_names(content)
+    pictures: dict[str, PictureRecord] = {}
+    for n, item in enumerate(content.items("images"), start=1):
+        image = Record(item, f"{name}, image {n}")
+        image_id = image.identity("id")
+        if wanted is not None and image_id not in wanted:
+            continue
+        if image_id in pictures:
+            raise DataError(f"{image.where}: the image id {image_id} occurs twice.")
+        pictures[image_id] = PictureRecord(
+            where=f"{name}, image {image_id}",
+            image_id=image_id,
+            file_name=image.text("file_name"),
+            width=image.size("width"),
+            height=image.size("height"),
+            objects={},
+        )
+    for n, item in enumerate(content.items("annotations"), start=1):
+        annotation = Record(item, f"{name}, annotation {n}")
+        picture = pictures.get(annotation.identity("image_id"))
+        if picture is not None:
+            _add_object(picture, annotation, names, name)
+    return Instances(file=name, sha256=digest, pictures=pictures)
+
+
+def _pack(values: dict[str, Any]) -> dict[str, Any]:
+    if "segmentation" in values:
+        values["segmentation"] = pack_polygons(values["segmentation"])
+    return values
+
+
+def _add_object(picture: PictureRecord, annotation: Record, names: dict[str, str] | None, name: str) -> None:
+    ann_id = annotation.identity("id")
+    if ann_id in picture.objects:
+        raise DataError(f"{annotation.where}: the annotation id {ann_id} occurs twice in picture {picture.image_id}.")
+    category = None
+    if names is not None:
+        category_id = annotation.identity("category_id")
+        if category_id not in names:
+            raise DataError(f"{annotation.where}: the category {category_id} is not among the file's categories.")
+        category = names[category_id]
+    picture.objects[ann_id] = RegionRecord(
+        where=f"{name}, annotation {ann_id}",
+        bbox=annotation["bbox"],
+        segmentation=annotation.get("segmentation"),
+        category=category,
+    )
+
+
+def _category_names(content: Record) -> dict[str, str] | None:
+    if "categories" not in content:
+        return None
+    names: dict[str, str] = {}
+    items: list[Any] = content.items("categories")
+    for n, item in enumerate(items, start=1):
+        category = Record(item, f"{content.where}, category {n}")
+        names[category.identity("id")] = category.text("name")
+    return names

@@ -1,0 +1,168 @@
+"""From a split's records to the scenes of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsap.datamodules.boxes import read_xywh, to_xyxy
+from bsap.datamodules.counts import published
+from bsap.datamodules.fields import shown
+from bsap.datamodules.filters import Selection
+from bsap.datamodules.masks import boxes_of_masks, encode_mask, is_empty
+from bsap.datamodules.pictures import PictureFolder, picture_size
+from bsap.datamodules.proposals import ProposalSource
+from bsap.datamodules.records import ExpressionRecord, PictureRecord, ReferentRecord, RegionRecord, SplitRecords
+from bsap.datamodules.scene import RLE, Boxes, Expression, Referent, Scene, SplitSummary
+from bsap.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSplit:
+    """What of a split is evaluated, and what is not.
+
+    Attributes:
+        scenes: in annotation order of their first selected expression.
+        expression_ids: the selected expressions' ids, in annotation order.
+        texts: every text of the unfiltered split, in annotation order.
+        summary: the counts.
+        absent: pictures that the file of proposals does not list.
+    """
+
+    scenes: list[Scene]
+    expression_ids: list[str]
+    texts: list[str]
+    summary: SplitSummary
+    absent: list[str]
+
+
+def build_split(
+    records: SplitRecords,
+    selection: Selection,
+    source: ProposalSource,
+    folder: PictureFolder,
+    *,
+    masks: bool = True,
+) -> LoadedSplit:
+    """Select expressions and build their scenes.
+
+    Args:
+        records: the split.
+        selection: the filters.
+        source: the proposals.
+        folder: where the pictures are.
+        masks: whether referents keep their masks.
+
+    Raises:
+        ConfigError: for a filter that does not fit the split.
+        DataError: for a picture that is missing, or an invalid box or mask of a selected picture.
+    """
+    chosen = selection.apply(records.expressions)
+    by_picture: dict[str, list[ExpressionRecord]] = {}
+    for record in chosen:
+        by_picture.setdefault(record.referent.image_id, []).append(record)
+    texts: dict[str, list[str]] = {image_id: [] for image_id in by_picture}
+    for record in records.expressions:
+        if record.referent.image_id in texts:
+            texts[record.referent.image_id].append(record.text)
+    paths = folder.find([records.pictures[image_id].file_name for image_id in by_picture])
+    absent = source.absent(list(by_picture))
+
+    scenes: list[Scene] = []
+    without = missing = 0
+    for (image_id, expressions), path in zip(by_picture.items(), paths, strict=True):
+        picture = records.pictures[image_id]
+        width, height = _size(picture, path)
+        proposals = source.of(picture, width, height)
+        if not len(proposals):
+            without += 1
+            if source.config.empty == "skip":
+                continue
+            if source.config.empty == "whole_image":
+                proposals = source.whole(width, height)
+            else:
+                missing += len(expressions)
+        referents = {e.referent.id: e.referent for e in expressions}
+        made = {id: _referent(r, picture, width, height, masks=masks) for id, r in referents.items()}
+        said = tuple(Expression(e.id, e.order, e.text, made[e.referent.id], e.phrase) for e in expressions)
+        scenes.append(
+            Scene(
+                image_id=image_id,
+                path=path,
+                width=width,
+                height=height,
+                proposals=proposals,
+                expressions=said,
+                texts=tuple(texts[image_id]),
+            )
+        )
+    if not scenes:
+        raise DataError(f"{source.file}: all {len(by_picture)} selected pictures are without proposals and skipped.")
+
+    skipped = len(chosen) - sum(len(scene.expressions) for scene in scenes)
+    summary = SplitSummary(
+        dataset=records.dataset,
+        split_by=records.split_by,
+        split=records.split,
+        total=len(records.expressions),
+        selected=len(chosen) - skipped,
+        skipped=len(records.expressions) - len(chosen) + skipped,
+        published=_published(records),
+        missing=missing,
+        scenes=len(scenes),
+        regions=sum(len(scene.proposals) for scene in scenes),
+        selection=selection.given(),
+        proposals=source.describe(absent=len(absent), without=without),
+    )
+    order = sorted((e.order, e.id) for scene in scenes for e in scene.expressions)
+    return LoadedSplit(
+        scenes=scenes,
+        expression_ids=[id for _, id in order],
+        texts=[e.text for e in records.expressions],
+        summary=summary,
+        absent=absent,
+    )
+
+
+def _published(records: SplitRecords) -> int | None:
+    counts = published(records.dataset, records.split_by, records.split)
+    return counts.expressions if counts else None
+
+
+def _size(picture: PictureRecord, path: Path) -> tuple[int, int]:
+    if picture.width is None or picture.height is None:
+        return picture_size(path)
+    return picture.width, picture.height
+
+
+def _referent(record: ReferentRecord, picture: PictureRecord, width: int, height: int, *, masks: bool) -> Referent:
+    objects = [picture.objects[ann_id] for ann_id in record.ann_ids]
+    needed = [masks or o.bbox is None for o in objects]
+    encoded = tuple(
+        encode_mask(o.segmentation, width, height, o.where) if need else None
+        for o, need in zip(objects, needed, strict=True)
+    )
+    # nothing can be measured against a mask without a pixel
+    usable = tuple(mask if mask is not None and not is_empty(mask) else None for mask in encoded)
+    return Referent(
+        id=record.id,
+        ann_ids=record.ann_ids,
+        boxes=_boxes(objects, encoded, width, height),
+        masks=usable,
+        category=record.category,
+        distractors=record.distractors,
+    )
+
+
+def _boxes(objects: Sequence[RegionRecord], masks: Sequence[RLE | None], width: int, height: int) -> Boxes:
+    rows: list[object] = []
+    for annotated, mask in zip(objects, masks, strict=True):
+        if annotated.bbox is not None:
+            rows.append(annotated.bbox)
+        elif mask is not None:
+            rows.append(boxes_of_masks([mask])[0].tolist())
+        else:
+            raise DataError(f"{annotated.where}: an object needs a box or a mask, but has {shown(annotated.bbox)}.")
+    where = [annotated.where for annotated in objects]
+    return to_xyxy(read_xywh(rows, where), width, height, where)

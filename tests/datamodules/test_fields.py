@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from bsap.datamodules.fields import Record, identity, json_lines, number, parse_json, paused_gc, read_bytes, shown
+from bsap.errors import DataError
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, "", [], {}, 2**63, -(2**63), "\ud800", "a\0b", float("nan")])
+def test_identity_refuses(value: object) -> None:
+    with pytest.raises(DataError, match=r"line 3: expected an id"):
+        identity(value, "line 3")
+
+
+@pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), 1e39, 10**400, [1]])
+def test_number_refuses(value: object) -> None:
+    with pytest.raises(DataError, match="line 3: expected a finite number"):
+        number(value, "line 3")
+
+
+def test_record_names_place_and_field() -> None:
+    record = Record({"w": 0, "t": " \t", "l": {}, "n": None, "s": "\ud800", "b": True, "x": 2**40}, "f.json, image 2")
+    for call, message in [
+        (lambda: record["n"], "'n' is missing"),
+        (lambda: record.text("t"), "'t' must be a text that is not empty"),
+        (lambda: record.text("s"), "'s' must be a text"),
+        (lambda: record.text("w"), "'w' must be a text"),
+        (lambda: record.size("w"), "'w' must be a positive number of pixels"),
+        (lambda: record.size("b"), "'b' must be a positive"),
+        (lambda: record.size("x"), "'x' must be a positive"),
+        (lambda: record.items("l"), "'l' must be a list"),
+        (lambda: record.identity("b"), "'b': expected an id"),
+        (lambda: Record([1], "f.json, image 2"), "expected an object"),
+    ]:
+        with pytest.raises(DataError, match=r"^f\.json, image 2") as caught:
+            call()
+        assert message in str(caught.value)
+    assert "n" not in record
+    assert "w" in record
+
+
+def test_shown_is_short_whatever_the_value() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, 10**5000, "x" * 10**6, {n: n for n in range(1000)}, b"\xff" * 10**6):
+        assert len(shown(value)) < 300
+
+
+def test_json_errors_name_the_line() -> None:
+    lines = json_lines(b'{"a": 1}\n\n{"a": }\n', "x.jsonl")
+    assert next(lines)[0] == 1
+    with pytest.raises(DataError, match=r"x\.jsonl, line 3: not readable as JSON"):
+        next(lines)
+    for data in (b"[" * 200_000, b"\xff\xfe\xfa", b'{"a": ' + b"9" * 5000 + b"}", b"", b"{", b"\x00"):
+        with pytest.raises(DataError, match="not readable as JSON"):
+            parse_json(data, "x.json")
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No list at .*gone.* Make one"):
+        read_bytes(tmp_path / "gone", what="list", mend="Make one.")
+    with pytest.raises(DataError, match="Cannot read the list"):
+        read_bytes(tmp_path, what="list", mend="")
+    with pytest.raises(DataError, match="Cannot read the list"):
+        read_bytes(Path("a\0b"), what="list", mend="")
+
+
+def test_collection_is_resumed() -> None:
+    assert gc.isenabled()
+    with paused_gc():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), paused_gc():
+        _ = 1 // 0
+    assert gc.isenabled()
