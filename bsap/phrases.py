@@ -1,0 +1,97 @@
+"""Sentences together with their noun phrases: the text side of Global-Local CLIP.
+
+Yu, Seo, Son: Zero-shot Referring Image Segmentation with Global-Local Context Features, CVPR 2023. Published settings:
+weight 0.5, no template, spaCy's ``en_core_web_lg``. The noun phrase comes from the data file or from spaCy, which is
+optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bsap.datamodules.scene import Expression
+from bsap.errors import DataError, ModelError
+from bsap.text import TextCache
+
+if TYPE_CHECKING:
+    from spacy.tokens import Doc
+
+
+def text_features(cache: TextCache, sentences: Sequence[str], phrases: Sequence[str], *, weight: float = 0.5) -> Tensor:
+    """Sentences ensembled with their noun phrases.
+
+    Args:
+        cache: of features with their own lengths, ``TextCache(encoder, normalize=False)``.
+        sentences: N sentences.
+        phrases: N noun phrases, from the data file or :func:`noun_phrase`.
+        weight: of the sentence.
+
+    Returns:
+        (N, D) float32 unit vectors of weight * sentence + (1 - weight) * phrase.
+    """
+    if len(sentences) != len(phrases):
+        raise ValueError(f"Expected argument `phrases` to be {len(sentences)} texts, but got {len(phrases)}.")
+    if not 0 <= weight <= 1:
+        raise ValueError(f"Expected argument `weight` to be in [0, 1], but got {weight}.")
+    both = cache.features([*sentences, *phrases])
+    return F.normalize(weight * both[: len(sentences)] + (1 - weight) * both[len(sentences) :], dim=-1)
+
+
+def noun_phrase(doc: Doc) -> str:
+    """The noun phrase that a parsed sentence is about: the one of its root, else of the root's first dependant.
+
+    Args:
+        doc: a sentence parsed by spaCy.
+
+    Returns:
+        The phrase, or the whole sentence where neither belongs to one.
+    """
+    roots = [token for token in doc if token.head.i == token.i]
+    chunks = list(doc.noun_chunks)
+    for token in [*roots[-1:], *[child for root in roots[-1:] for child in list(root.children)[:1]]]:
+        for chunk in chunks:
+            if chunk.start <= token.i < chunk.end:
+                return str(chunk.text)
+    return str(doc.text).strip()
+
+
+def load_parser(model: str = "en_core_web_lg") -> Callable[[str], Doc]:
+    """A spaCy pipeline.
+
+    Args:
+        model: name or folder of an installed pipeline with a parser.
+
+    Raises:
+        ModelError: spaCy or the pipeline is not installed.
+    """
+    mend = "or give the noun phrases in the data file"
+    try:
+        import spacy
+    except ImportError as error:
+        raise ModelError(f"Noun phrases need spaCy: `pip install spacy`, {mend}.") from error
+    try:
+        parser: Callable[[str], Doc] = spacy.load(model)
+    except OSError as error:
+        raise ModelError(f"spaCy has no pipeline {model!r}: `python -m spacy download {model}`, {mend}.") from error
+    return parser
+
+
+def phrase_of(expression: Expression, parse: Callable[[str], Doc] | None = None) -> str:
+    """An expression's noun phrase: the data file's own, else parsed.
+
+    Args:
+        expression: the sentence.
+        parse: from :func:`load_parser`; needed where the file gives no phrase.
+
+    Raises:
+        DataError: neither a phrase nor a parser.
+    """
+    if expression.phrase is not None:
+        return expression.phrase
+    if parse is None:
+        raise DataError(f"Expression {expression.id} has no noun phrase; add one to the data file or use a parser.")
+    return noun_phrase(parse(expression.text))
