@@ -1,0 +1,186 @@
+"""Views that show the region's surroundings, set apart: blurred, without colour, dark, or the region shaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bsap.blur import gaussian_blur
+from bsap.errors import ConfigError
+from bsap.kernels import constant
+from bsap.regions import Method
+from bsap.shapes import drawn_boxes, ellipses, grow, pixel_boxes, rectangles
+from bsap.views.view import Colour, Fill, View, check_colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SetApart(View):
+    """Views that show the picture inside a shape and something else outside.
+
+    Attributes:
+        shape: ``box`` as ReCLIP draws it, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
+    """
+
+    shape: Literal["box", "ellipse"] = "box"
+
+    def __post_init__(self) -> None:
+        """Check the shape too."""
+        super().__post_init__()
+        if self.shape not in ("box", "ellipse"):
+            raise ConfigError(f"The shape of the view {self.kind!r} is box or ellipse, not {self.shape!r}.")
+
+    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+        """The box or the ellipse."""
+        if self.shape == "ellipse":
+            return ellipses(pixel_boxes(boxes, height, width), height, width)
+        return rectangles(drawn_boxes(boxes, height, width), height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur(_SetApart):
+    """The whole picture, blurred outside the box.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it (Red Circle's ensemble
+            as FGVP reproduces it).
+        std: standard deviation of the blur in pixels of the picture.
+    """
+
+    kind = "blur"
+    source = "ReCLIP, Subramanian et al., ACL 2022"
+
+    std: float = 100.0
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on the blurred picture."""
+        return picture, gaussian_blur(picture, self.std, method=method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurWindow(Blur):
+    """A window around the box, blurred outside the box: for small objects and small encoders.
+
+    The picture is blurred as a whole, so the window's background does not depend on the window.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
+        std: standard deviation of the blur in pixels of the picture.
+        margin: what the window shows around the box, as a fraction of the box's width and height on each side.
+    """
+
+    kind = "blur_window"
+    source = "bsap"
+
+    margin: float = 0.6
+
+    def window(self, boxes: Tensor, height: int, width: int) -> Tensor:
+        """The box with its margin."""
+        return pixel_boxes(grow(boxes, self.margin), height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gray(_SetApart):
+    """The whole picture, without colour outside the box.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it (Red Circle's ensemble
+            as FGVP reproduces it).
+    """
+
+    kind = "gray"
+    source = "FGVP, Yang et al., NeurIPS 2023 (grayscale box and circle mask)"
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on its luma, as PIL's ``convert("L")`` computes it."""
+        weights = constant((19595, 38470, 7471), torch.int32, picture.device)[:, None, None]
+        luma = ((picture.int() * weights).sum(0, dtype=torch.int32) + 0x8000) >> 16
+        return picture, luma.to(torch.uint8).expand_as(picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dim(_SetApart):
+    """The whole picture, darkened outside the box.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
+        brightness: what is left of the light outside, 0 to 1.
+    """
+
+    kind = "dim"
+    source = "bsap; FGVP's reverse box mask with black"
+
+    brightness: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the brightness too."""
+        super().__post_init__()
+        if self.brightness > 1:
+            raise ConfigError(f"brightness of the view 'dim' lies between 0 and 1, but is {self.brightness}.")
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on the darkened picture."""
+        return picture, _blend(picture, (0, 0, 0), 1 - self.brightness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shade(_SetApart):
+    """The whole picture, the box shaded red, and the text saying so.
+
+    CPT colours proposals and asks for the colour; the tint, its opacity and the template are those of ReCLIP's
+    comparison, which carries CPT over to CLIP.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
+        colour: red, green, blue of the shade, 0..255.
+        opacity: of the shade, 0 to 1.
+    """
+
+    kind = "cpt"
+    source = "CPT, Yao et al., AI Open 2024, as in ReCLIP, Subramanian et al., ACL 2022"
+    template = "{} is in red color."
+
+    colour: Colour = (240, 0, 30)
+    opacity: float = 127 / 255
+
+    def __post_init__(self) -> None:
+        """Check colour and opacity too."""
+        super().__post_init__()
+        check_colour(self.kind, self.colour)
+        if self.opacity > 1:
+            raise ConfigError(f"opacity of the view 'cpt' lies between 0 and 1, but is {self.opacity}.")
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The shaded picture on the picture."""
+        return _blend(picture, self.colour, self.opacity), picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlurMask(View):
+    """The whole picture, blurred outside the mask (blur reverse mask).
+
+    Attributes:
+        std: standard deviation of the blur in pixels of the picture. FGVP blurs the picture after bringing its shorter
+            side to the encoder's size; at 100 both leave hardly more than the picture's colours.
+    """
+
+    kind = "blur_mask"
+    source = "FGVP, Yang et al., NeurIPS 2023"
+    needs_masks = True
+
+    std: float = 100.0
+
+    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+        """The mask."""
+        return masks
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on the blurred picture."""
+        return picture, gaussian_blur(picture, self.std, method=method)
+
+
+def _blend(picture: Tensor, colour: Colour, opacity: float) -> Tensor:
+    over = constant(colour, torch.float32, picture.device)[:, None, None]
+    return (picture * (1 - opacity) + over * opacity).round().to(torch.uint8)

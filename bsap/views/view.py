@@ -1,0 +1,213 @@
+"""What a view is: a way to show a region of a picture to an image encoder, and how it is drawn.
+
+Every view is one sentence: *inside* a shape show one thing, outside it another, then cut out a window. A view states
+its parts of that sentence, and rendering, resizing, batching and devices come from :class:`View`. One's own::
+
+    @dataclass(frozen=True, kw_only=True)
+    class Inverted(View):
+        "The colours outside the box are inverted."
+
+        kind = "inverted"
+
+        def inside(self, boxes, masks, height, width):
+            return rectangles(pixel_boxes(boxes, height, width), height, width)
+
+        def paint(self, picture, fill, method):
+            return picture, 255 - picture
+
+and from a configuration ``class_path: my_package.Inverted``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.scene import RLE
+from bsap.errors import ConfigError, DataError
+from bsap.kernels import Interpolation, Resize, constant
+from bsap.regions import Method, chunks, compose, layer, resample
+
+Colour = tuple[int, int, int]
+"""Red, green, blue, each 0..255."""
+Fill = tuple[float, float, float]
+"""An encoder's mean colour: red, green, blue, each 0..255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(ABC):
+    """A way to show a region to an image encoder. The fields of a subclass are its parameters."""
+
+    kind: ClassVar[str]
+    """First part of the name."""
+    source: ClassVar[str] = ""
+    """Where the view was published."""
+    needs_masks: ClassVar[bool] = False
+    """Whether boxes alone are not enough."""
+    encodes: ClassVar[bool] = False
+    """Whether the view looks into the encoder with a method ``encode`` of its own instead of drawing pictures."""
+    template: ClassVar[str | None] = None
+    """A text template that belongs to the view and stands in for the configured ones, or None."""
+
+    def __post_init__(self) -> None:
+        """Check the parameters, and make equal ones the same: 50 becomes 50.0 and a list of YAML a tuple."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, float):
+                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                    raise ConfigError(
+                        f"{field.name} of the view {self.kind!r} is a number of at least 0, but is {value!r}."
+                    )
+                object.__setattr__(self, field.name, float(value))
+            elif isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+    @property
+    def name(self) -> str:
+        """Unique for the view and its parameters: the kind, and every parameter that is not its default."""
+        values = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
+        changed = [
+            f"{name}={value:.10g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value, default in values
+            if value != default
+        ]
+        return self.kind + (f"({', '.join(changed)})" if changed else "")
+
+    @property
+    def key(self) -> str:
+        """Canonical JSON of the class path and all parameters, for keys of caches."""
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return json.dumps({"class_path": path, "init_args": dataclasses.asdict(self)}, sort_keys=True)
+
+    @property
+    def summary(self) -> str:
+        """One line for a list of views: the first of the class's documentation, and what is not its default."""
+        first = (inspect.getdoc(type(self)) or "").partition("\n")[0]
+        changed = self.name.removeprefix(self.kind)
+        return f"{first.removesuffix('.')} {changed}." if changed else first
+
+    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+        """The shape that sets each region apart.
+
+        Args:
+            boxes: ``(R, 4)`` float32, xyxy.
+            masks: ``(R, 1, H, W)`` bool where :attr:`needs_masks`, else None.
+            height: ``H`` of the picture.
+            width: ``W`` of the picture.
+
+        Returns:
+            ``(R, 1, H, W)`` bool, or None when the whole picture is shown as it is.
+        """
+        return None
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """What to show inside and outside of the shape; called once for all regions of a picture.
+
+        Args:
+            picture: ``(3, H, W)`` uint8.
+            fill: the mean colour, 0..255.
+            method: how to compute it.
+
+        Returns:
+            Two of ``(3, H, W)`` uint8, or of a colour ``(3, 1, 1)`` uint8.
+        """
+        return picture, picture
+
+    def window(self, boxes: Tensor, height: int, width: int) -> Tensor | None:
+        """The part of the picture to show, by default all of it.
+
+        Returns:
+            ``(R, 4)`` half-open pixel boxes, int64, or None for the whole picture.
+        """
+        return None
+
+    def render(
+        self,
+        picture: Tensor,
+        boxes: Tensor,
+        size: tuple[int, int],
+        *,
+        masks: Sequence[RLE] | None = None,
+        resize: Resize = "squash",
+        interpolation: Interpolation = "bicubic",
+        fill: Fill = (0.0, 0.0, 0.0),
+        method: Method = "auto",
+    ) -> Tensor:
+        """Show each region of a picture.
+
+        Args:
+            picture: ``(3, H, W)`` uint8, RGB.
+            boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device. Parts outside the picture are cut off;
+                a box without a pixel shows the nearest one.
+            size: ``(h, w)`` of the encoder's input.
+            masks: R encodings of the picture's size; needed where :attr:`needs_masks`, else not looked at.
+            resize: see :func:`bsap.regions.resample`.
+            interpolation: see :func:`bsap.regions.resample`.
+            fill: the mean colour, 0..255, for padding and for the background of masks.
+            method: see :func:`bsap.regions.resample`.
+
+        Returns:
+            ``(R, 3, h, w)`` uint8 on the picture's device.
+
+        Raises:
+            DataError: if the view needs masks and there are none, or their number or size is not the regions'.
+        """
+        height, width = picture.shape[-2:]
+        encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
+        inner, outer = (layer(x, height, width, method=method) for x in self.paint(picture, fill, method))
+        out = [picture.new_empty(0, 3, *size)]
+        for part in chunks(len(boxes), picture, size):
+            dense = None if encodings is None else _decode(encodings[part], picture.device)
+            inside = self.inside(boxes[part], dense, height, width)
+            images = inner[None] if inside is None else compose(inside, inner, outer)
+            windows = self.window(boxes[part], height, width)
+            if inside is None and windows is None:
+                images = images.expand(len(boxes[part]), -1, -1, -1)
+            out.append(
+                resample(images, windows, size, resize=resize, interpolation=interpolation, fill=fill, method=method)
+            )
+        return torch.cat(out[1:] or out)
+
+    def _masks(self, masks: Sequence[RLE] | None, count: int, height: int, width: int) -> Sequence[RLE]:
+        if masks is None:
+            raise DataError(
+                f"The view {self.name!r} needs a mask for every proposal, but these proposals have boxes only. "
+                "Choose a source of proposals with masks, or views that work with boxes, such as crop or blur."
+            )
+        if len(masks) != count:
+            raise DataError(f"The view {self.name!r} got {len(masks)} masks for {count} proposals.")
+        for index, mask in enumerate(masks):
+            if list(mask["size"]) != [height, width]:
+                raise DataError(
+                    f"The mask of proposal {index} is {mask['size'][1]} x {mask['size'][0]} pixels, but its picture is "
+                    f"{width} x {height}. Make the masks at the resolution of the annotated pictures."
+                )
+        return masks
+
+
+def check_colour(kind: str, colour: object) -> None:
+    """Raise a ConfigError unless ``colour`` is three whole numbers of 0..255."""
+    if not (isinstance(colour, tuple) and len(colour) == 3 and all(type(c) is int and 0 <= c <= 255 for c in colour)):
+        raise ConfigError(f"colour of the view {kind!r} is three whole numbers of 0 to 255, but is {colour!r}.")
+
+
+def colour_layer(colour: Sequence[float], picture: Tensor) -> Tensor:
+    """A colour of 0..255 as ``(3, 1, 1)`` uint8 on the picture's device."""
+    return constant(tuple(colour), torch.uint8, picture.device)[:, None, None]
+
+
+def _decode(masks: Sequence[RLE], device: torch.device) -> Tensor:
+    """Run-length encodings as ``(R, 1, H, W)`` bool."""
+    from pycocotools import mask as coco
+
+    dense = torch.from_numpy(coco.decode(list(masks)))  # (H, W, R), each mask column by column
+    return dense.permute(2, 0, 1).to(device)[:, None].contiguous().view(torch.bool)

@@ -1,0 +1,190 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pycocotools import mask as coco
+
+from bsap.encoder import Encoder
+from bsap.errors import DataError, ModelError
+from bsap.global_local import encode_scene, global_features, token_weights
+from bsap.views import make_view
+
+SIZE = 32
+VISION = {"image_size": SIZE, "layers": 4, "width": 64, "head_width": 16, "patch_size": 8}
+TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
+
+
+def make_encoder(folder, vision=(), **model):
+    config = {"embed_dim": 24, "vision_cfg": {**VISION, **dict(vision)}, "text_cfg": TEXT, **model}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    encoder = Encoder({"name": f"local-dir:{folder}", "random_init": True})
+    for block in encoder.model.visual.transformer.resblocks:  # open_clip's own start is too small to tell blocks apart
+        torch.nn.init.normal_(block.attn.in_proj_weight, std=0.2, generator=torch.Generator().manual_seed(1))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make_encoder(tmp_path_factory.mktemp("vit"))
+
+
+@pytest.fixture
+def picture():
+    return torch.randint(0, 256, (3, 48, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def rle(dense):
+    return coco.encode(np.asfortranarray(np.asarray(dense, np.uint8)))
+
+
+def rectangle(height, width, x1, y1, x2, y2):
+    dense = np.zeros((height, width), np.uint8)
+    dense[y1:y2, x1:x2] = 1
+    return dense
+
+
+def squashed(picture):
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+
+def cosine(a, b):
+    return float((a * b).sum(-1).min())
+
+
+FULL = np.array([[0, 0, 80, 48]], np.float32)
+
+
+def test_a_full_mask_and_v_one_is_the_plain_image_embedding(encoder, picture):
+    boxes = torch.from_numpy(FULL)
+    pixels = make_view("crop").render(picture, boxes, encoder.size, interpolation="bicubic")
+    got = encode_scene(encoder, picture, boxes, [rle(np.ones((48, 80)))], v=1.0, block=2)
+    assert torch.allclose(got, encoder.encode_image(pixels), atol=1e-5)
+    assert cosine(got, encoder.encode_image(squashed(picture))) > 0.999
+
+
+def test_masking_outside_changes_it_from_each_block_on_differently(encoder, picture):
+    masks = [rle(rectangle(48, 80, 0, 0, 40, 48))]
+    plain = F.normalize(global_features(encoder, picture, [rle(np.ones((48, 80)))], block=0), dim=-1)
+    near = [cosine(F.normalize(global_features(encoder, picture, masks, block=b), dim=-1), plain) for b in (3, 2, 1, 0)]
+    assert near[0] < 0.9999
+    assert len(set(near)) == 4
+
+
+def reference(encoder, picture, weights, block):
+    """One region at a time, every block written out, without hooks."""
+    visual = encoder.model.visual
+    x = (picture.float() / 255 - encoder.mean_pixel) / encoder.std_pixel
+    x = visual.conv1(x).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(1, 1, -1), x], dim=1) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    for index, layer in enumerate(visual.transformer.resblocks):
+        if index >= block:
+            x = torch.cat([x[:, :1], x[:, 1:] * weights[None, :, None]], dim=1)
+        normed = layer.ln_1(x)
+        x = x + layer.attn(normed, normed, normed, need_weights=False)[0]
+        x = x + layer.mlp(layer.ln_2(x))
+    return visual.ln_post(x[:, 0]) @ visual.proj
+
+
+def test_equals_a_plain_loop(encoder, picture):
+    dense = [rectangle(48, 80, 5, 3, 40, 30), rectangle(48, 80, 50, 20, 80, 48), np.ones((48, 80), np.uint8)]
+    boxes = torch.tensor([[5, 3, 40, 30], [50, 20, 80, 48], [0, 0, 80, 48]], dtype=torch.float32)
+    masks = [rle(d) for d in dense]
+    pixels = make_view("crop").render(picture, torch.from_numpy(FULL), encoder.size, interpolation="bicubic")
+    weights = token_weights(masks, (4, 4))
+    crops = make_view("masked_crop").render(
+        picture, boxes, encoder.size, masks=masks, interpolation="bicubic", fill=encoder.fill
+    )
+    for v in (0.85, 0.0, 1.0):
+        rows = []
+        for index in range(3):
+            whole = reference(encoder, pixels, weights[index], block=2)
+            part = encoder.encode_image(crops[index : index + 1], normalize=False)
+            rows.append(F.normalize(v * whole + (1 - v) * part, dim=-1))
+        got = encode_scene(encoder, picture, boxes, masks, v=v, block=2)
+        assert torch.allclose(got, torch.cat(rows), atol=1e-5)
+
+
+def test_early_blocks_run_once_for_all_regions_and_leave_no_hooks(encoder, picture):
+    blocks = encoder.model.visual.transformer.resblocks
+    seen = []
+    hooks = [
+        block.register_forward_hook(lambda m, i, o, n=n: seen.append((n, len(o)))) for n, block in enumerate(blocks)
+    ]
+    masks = [rle(rectangle(48, 80, 0, 0, 8 * k, 48)) for k in range(1, 6)]
+    global_features(encoder, picture, masks, block=2)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [(0, 1), (1, 1), (2, 5), (3, 5)]
+    assert not any(block._forward_pre_hooks for block in blocks)
+
+
+def test_regions_do_not_depend_on_their_company(encoder, picture):
+    masks = [rle(rectangle(48, 80, 0, 0, 8 * k, 40)) for k in range(1, 10)]
+    together = global_features(encoder, picture, masks, block=1)
+    alone = torch.cat([global_features(encoder, picture, [mask], block=1) for mask in masks])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_token_weights_sample_or_average():
+    thin = rectangle(16, 16, 0, 0, 1, 16)  # one column of a four pixel token, away from its centre
+    assert token_weights([rle(thin)], (4, 4)).sum() == 0
+    averaged = token_weights([rle(thin)], (4, 4), antialias=True)
+    assert averaged.view(4, 4)[:, 0].min() > 0.1
+    checker = np.kron(np.array([[1, 0], [0, 1]]), np.ones((8, 12)))
+    assert torch.equal(token_weights([rle(checker)], (2, 2)), torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
+
+
+def test_many_masks_equal_one_at_a_time():
+    rng = np.random.default_rng(0)
+    masks = [rle(rng.random((20, 30)) > 0.5) for _ in range(70)]
+    one_by_one = torch.cat([token_weights([mask], (3, 5)) for mask in masks])
+    assert torch.equal(token_weights(masks, (3, 5)), one_by_one)
+
+
+def test_no_regions(encoder, picture):
+    assert encode_scene(encoder, picture, torch.zeros(0, 4), [], block=2).shape == (0, 24)
+
+
+def test_autocast_gives_float32_unit_vectors(encoder, picture):
+    boxes = torch.from_numpy(FULL)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = encode_scene(encoder, picture, boxes, [rle(np.ones((48, 80)))], block=2)
+    assert got.dtype == torch.float32
+    assert torch.allclose(got.norm(dim=-1), torch.ones(1), atol=1e-6)
+    assert cosine(got, encode_scene(encoder, picture, boxes, [rle(np.ones((48, 80)))], block=2)) > 0.99
+
+
+def test_bad_input(encoder, picture):
+    boxes, ones = torch.from_numpy(FULL), [rle(np.ones((48, 80)))]
+    with pytest.raises(DataError, match="need masks, but the proposals are boxes only"):
+        encode_scene(encoder, picture, boxes, None)
+    with pytest.raises(DataError, match="one mask for each of 1 boxes, but got 2"):
+        encode_scene(encoder, picture, boxes, ones * 2)
+    with pytest.raises(DataError, match=r"Mask 0 is \(80, 48\)"):
+        encode_scene(encoder, picture, boxes, [rle(np.ones((80, 48)))])
+    with pytest.raises(ValueError, match=r"`v` to be in \[0, 1\], but got 1.5"):
+        encode_scene(encoder, picture, boxes, ones, v=1.5)
+    with pytest.raises(ValueError, match=r"`block` to be in \[0, 3\], but got 9"):
+        encode_scene(encoder, picture, boxes, ones)
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"layers": [1, 1, 1, 1], "width": 16},
+        {"pool_type": "avg"},
+        {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+    ],
+    ids=["resnet", "average", "attention"],
+)
+def test_other_towers_are_refused(tmp_path, picture, vision):
+    config = {"embed_dim": 24, "vision_cfg": {**VISION, **vision}, "text_cfg": TEXT}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    encoder = Encoder({"name": f"local-dir:{tmp_path}", "random_init": True})
+    with pytest.raises(ModelError, match="need one of open_clip's own vision transformers"):
+        encode_scene(encoder, picture, torch.from_numpy(FULL), [rle(np.ones((48, 80)))], block=0)
