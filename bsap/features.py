@@ -1,0 +1,218 @@
+"""From a batch of scenes to image features: every distinct region of a scene is shown to the encoder once per view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import RLE, Proposals
+
+if TYPE_CHECKING:
+    from bsap.encoder import Encoder
+    from bsap.feature_cache import FeatureCache
+    from bsap.views import View
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the ensemble: an encoder that looks at regions through one view."""
+
+    encoder: Encoder
+    view: View
+
+    @property
+    def label(self) -> str:
+        """Name for tables and results."""
+        return f"{self.encoder.label}/{self.view.name}"
+
+
+def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[int], list[int]]:
+    """Which regions to encode, and which of those each proposal is.
+
+    Args:
+        proposals: R candidate regions.
+        with_masks: whether the view looks at the mask too, so that two masks in one box differ.
+
+    Returns:
+        The indices of the U distinct regions, and for each of the R proposals its place among them.
+
+    Example:
+        >>> import numpy as np
+        >>> boxes = np.array([[0, 0, 4, 4], [1, 1, 3, 3], [0, 0, 4, 4]], np.float32)
+        >>> distinct_regions(Proposals(boxes), with_masks=False)
+        ([0, 1], [0, 1, 0])
+    """
+    place: dict[tuple[bytes, bytes], int] = {}
+    first: list[int] = []
+    inverse: list[int] = []
+    for index in range(len(proposals)):
+        mask = proposals.masks[index]["counts"] if with_masks and proposals.masks is not None else b""
+        key = (proposals.boxes[index].tobytes(), mask)
+        if key not in place:
+            place[key] = len(first)
+            first.append(index)
+        inverse.append(place[key])
+    return first, inverse
+
+
+def _packs(counts: Sequence[int], size: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut regions into packs of nearly equal length, at most ``size``, across scene boundaries.
+
+    Equal packs waste no encoder time on a short last one. Yields lists of (scene, start, stop).
+    """
+    total = sum(counts)
+    if not total:
+        return
+    packs = -(-total // size)
+    bounds = [total * i // packs for i in range(packs + 1)]
+    starts = [0]
+    for count in counts:
+        starts.append(starts[-1] + count)
+    for low, high in pairwise(bounds):
+        yield [
+            (scene, max(low, begin) - begin, min(high, end) - begin)
+            for scene, (begin, end) in enumerate(pairwise(starts))
+            if max(low, begin) < min(high, end)
+        ]
+
+
+def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int) -> Tensor:
+    """Encode all regions of a batch.
+
+    Args:
+        batch: B scenes on the encoder's device.
+        member: encoder and view.
+        resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
+        pack: the most regions that are drawn and encoded at once; bounds the memory.
+
+    Returns:
+        (sum of R, D) float32 unit vectors, scene after scene.
+    """
+    encoder, view = member.encoder, member.view
+    red, green, blue = (255 * mean for mean in encoder.mean)
+    fill = (red, green, blue)
+    distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
+    offsets = [0]
+    for count in batch.counts:
+        offsets.append(offsets[-1] + count)
+    boxes = [
+        batch.boxes[offset + torch.tensor(first, dtype=torch.long)]
+        if len(first) < count
+        else batch.boxes[offset : offset + count]
+        for offset, count, (first, _) in zip(offsets, batch.counts, distinct, strict=False)
+    ]
+
+    def masks(scene: int, start: int, stop: int) -> list[RLE] | None:
+        known = batch.scenes[scene].proposals.masks
+        return None if known is None else [known[i] for i in distinct[scene][0][start:stop]]
+
+    features: list[Tensor] = []
+    if view.encodes:
+        for scene, (first, _) in enumerate(distinct):
+            if first:
+                picture, regions = batch.pictures[scene], boxes[scene]
+                features.append(view.encode(encoder, picture, regions, masks(scene, 0, len(first))))  # type: ignore[attr-defined]
+    for segments in [] if view.encodes else _packs([len(first) for first, _ in distinct], pack):
+        pixels = [
+            view.render(
+                batch.pictures[scene],
+                boxes[scene][start:stop],
+                encoder.size,
+                masks=masks(scene, start, stop),
+                resize=resize,  # type: ignore[arg-type]
+                interpolation=encoder.interpolation,  # type: ignore[arg-type]
+                fill=fill,
+            )
+            for scene, start, stop in segments
+        ]
+        drawn = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
+        features.append(_encode_padded(encoder, drawn, pack) if encoder.config.compile else encoder.encode_image(drawn))
+    if not features:
+        return torch.zeros(0, encoder.dim, device=batch.boxes.device)
+    encoded = torch.cat(features)
+    if len(encoded) == len(batch.boxes):
+        return encoded
+    places, base = [], 0
+    for first, inverse in distinct:
+        places += [base + i for i in inverse]
+        base += len(first)
+    return encoded[torch.tensor(places, device=encoded.device)]
+
+
+def _encode_padded(encoder: Encoder, pixels: Tensor, size: int) -> Tensor:
+    """Encode packs of one size only: a compiled tower is compiled anew for each new shape."""
+    padding = pixels.new_zeros(size - len(pixels), *pixels.shape[1:])
+    return encoder.encode_image(torch.cat([pixels, padding]))[: len(pixels)]
+
+
+class RegionFeatures:
+    """Region features of a run: from the store where it has them, from the encoder otherwise.
+
+    Args:
+        members: the ensemble.
+        resize: how a region becomes the encoder's square.
+        pack: the most regions that are drawn and encoded at once.
+        cache: where features are kept, or None.
+    """
+
+    def __init__(self, members: Sequence[Member], *, resize: str, pack: int, cache: FeatureCache | None) -> None:
+        self.members, self.resize, self.pack, self.cache = members, resize, pack, cache
+        self._pending: list[tuple[str, Tensor]] = []
+
+    def __call__(self, batch: SceneBatch) -> list[Tensor]:
+        """(sum of R, D) float32 unit vectors for each member."""
+        return [self._member(batch, member) for member in self.members]
+
+    def _member(self, batch: SceneBatch, member: Member) -> Tensor:
+        if self.cache is None:
+            return region_features(batch, member, resize=self.resize, pack=self.pack)
+        keys = [self.cache.region_key(scene, member.encoder, member.view) for scene in batch.scenes]
+        found = [self.cache.get(key) for key in keys]
+        todo = [index for index, features in enumerate(found) if features is None]
+        if todo:
+            rest = batch.select(todo).with_pictures()
+            new = region_features(rest, member, resize=self.resize, pack=self.pack)
+            for index, features in zip(todo, new.split(rest.counts), strict=True):
+                found[index] = features
+                self._pending.append((keys[index], features))
+            if len(todo) == len(found):
+                return new
+        return torch.cat([features.to(batch.boxes.device) for features in found if features is not None])
+
+    def keep(self) -> None:
+        """Hand new features to the store; called once the device has caught up, so that copying waits for nothing."""
+        if self.cache is not None:
+            for key, features in self._pending:
+                self.cache.put(key, features)
+        self._pending = []
+
+
+def pad(flat: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Stack ragged rows into one tensor.
+
+    Args:
+        flat: (sum of counts, D), group after group.
+        counts: length of each of the B groups.
+
+    Returns:
+        (B, max of counts, D) with zeros in the padding, and a (B, max of counts) mask of what is real.
+
+    Example:
+        >>> rows, real = pad(torch.arange(3.0)[:, None], [1, 2])
+        >>> rows[..., 0].tolist(), real.tolist()
+        ([[0.0, 0.0], [1.0, 2.0]], [[True, False], [True, True]])
+    """
+    # Gathered, not assigned through the mask: a boolean index would make the host wait for the device.
+    lengths = torch.tensor(counts)
+    steps = torch.arange(max(counts, default=0))
+    real = (steps[None] < lengths[:, None]).to(flat.device)
+    if not len(flat):
+        return flat.new_zeros(*real.shape, flat.shape[-1]), real
+    rows = ((lengths.cumsum(0) - lengths)[:, None] + steps[None]).clamp(max=len(flat) - 1).to(flat.device)
+    return flat[rows] * real[..., None], real

@@ -1,0 +1,192 @@
+"""A split's features from the store, scored as often as one likes: no picture is opened, no image encoder loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from bsap.banks import Bank
+from bsap.datamodules.scene import RLE, Scene
+from bsap.errors import DataError
+from bsap.feature_cache import FeatureCache, ModelIdentity, masks_bytes
+from bsap.features import pad
+from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
+from bsap.overlaps import referent_ious
+from bsap.predictions import Task
+from bsap.scoring import Scorer, Similarities
+from bsap.scoring.scorers import Aggregate
+from bsap.similarity import TextSide, bank_similarities, query_similarities, scene_bank_mask
+from bsap.store import make_key
+from bsap.views import View
+
+CHUNK = 128
+"""Scenes that are scored at once; of similar numbers of regions, so that little is padding."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Scenes that are scored at once."""
+
+    scenes: list[Scene]
+    regions: list[Tensor]
+    query: Tensor
+    valid: Tensor
+    real: Tensor
+    iou: Tensor
+    overlap: Tensor | None
+    scored: Tensor
+
+
+class StoredSplit:
+    """A split whose region features are all stored.
+
+    Args:
+        scenes: the selected scenes.
+        models: the ensemble's models, in order.
+        views: the ensemble's views, in order.
+        sides: the members' text sides, models outside, views inside.
+        cache: where the features are.
+        tasks: what is measured.
+
+    Raises:
+        DataError: if features are missing; says how to make them.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        *,
+        models: Sequence[ModelIdentity],
+        views: Sequence[View],
+        sides: Sequence[TextSide],
+        cache: FeatureCache,
+        tasks: Sequence[Task],
+    ) -> None:
+        self.sides, self.cache, self.tasks = list(sides), cache, list(tasks)
+        members = [(model, view) for model in models for view in views]
+        ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
+        missing: list[str] = []
+        self.parts = []
+        for start in range(0, len(ordered), CHUNK):
+            part = ordered[start : start + CHUNK]
+            found = [[cache.get(cache.region_key(scene, *member)) for scene in part] for member in members]
+            missing += [
+                scene.path.name
+                for scene, rows in zip(part, zip(*found, strict=True), strict=True)
+                if len(scene.proposals) and any(row is None for row in rows)
+            ]
+            if not missing:
+                self.parts.append(self._part(part, found))
+        if missing:
+            raise DataError(
+                f"The features of {len(missing)} of {len(ordered)} pictures are not stored, first "
+                f"{', '.join(missing[:3])}. Make them with `bsap test` on the same data, models and views."
+            )
+
+    def _part(self, scenes: list[Scene], found: list[list[Tensor | None]]) -> _Part:
+        counts = [len(scene.proposals) for scene in scenes]
+        regions = []
+        for row, side in zip(found, self.sides, strict=True):
+            flat = [features for features in row if features is not None]
+            rows, valid = pad(torch.cat(flat) if flat else torch.zeros(0, side.dim), counts)
+            regions.append(rows)
+        shape = (len(scenes), max(len(scene.expressions) for scene in scenes), max(counts))
+        real = torch.zeros(shape[:2], dtype=torch.bool)
+        scored = torch.zeros(shape[:2], dtype=torch.bool)
+        iou = torch.zeros(shape, dtype=torch.float64)
+        overlap = torch.zeros(2, *shape[:2], max(shape[2], 1), dtype=torch.int64) if "ris" in self.tasks else None
+        for i, scene in enumerate(scenes):
+            real[i, : len(scene.expressions)] = True
+            # Expressions share referents: each table is made once per referent.
+            ious = referent_ious(scene)
+            pairs: dict[int, Tensor] = {}
+            for j, expression in enumerate(scene.expressions):
+                referent = expression.referent
+                iou[i, j, : counts[i]] = ious[id(referent)]
+                if overlap is not None and referent.has_mask:
+                    if id(referent) not in pairs:
+                        pairs[id(referent)] = self._overlaps(
+                            scene, [mask for mask in referent.masks if mask is not None]
+                        )
+                    scored[i, j] = True
+                    overlap[:, i, j, : max(counts[i], 1)] = pairs[id(referent)]
+        query = query_similarities(scenes, regions, self.sides)
+        return _Part(scenes, regions, query, valid, real, iou, overlap, scored)
+
+    def _overlaps(self, scene: Scene, targets: list[RLE]) -> Tensor:
+        """(2, R) intersection and union of each proposal with the referent's best mask; kept in the store.
+
+        Without proposals (2, 1): no pixel, and the referent's area.
+        """
+        masks = scene.proposals.masks
+        if len(scene.proposals) and masks is None:
+            raise DataError(f"Picture {scene.path.name}: RIS needs mask proposals, but these have boxes only.")
+        digest = sha256()
+        for mask in (*(masks or ()), *targets):
+            digest.update(masks_bytes(mask))
+        key = make_key(overlap=digest.hexdigest(), targets=len(targets))
+        found = self.cache.store.get(key)
+        if found is None:
+            if masks and len(targets) == 1:
+                found = torch.stack(mask_overlap_matrix(masks, targets))[..., 0]
+            else:
+                found = torch.tensor([best_overlap(mask, targets) for mask in masks or (None,)]).T
+            self.cache.store.put(key, found)
+        return found
+
+    def similarities(self, bank: Bank | None) -> Iterator[tuple[_Part, Similarities]]:
+        """The split's similarities, part by part."""
+        tau = torch.tensor([side.tau for side in self.sides])
+        for part in self.parts:
+            yield (
+                part,
+                Similarities(
+                    query=part.query,
+                    bank=bank_similarities(part.scenes, part.regions, self.sides, bank),
+                    tau=tau,
+                    bank_mask=scene_bank_mask(part.scenes, bank),
+                    valid=part.valid,
+                ),
+            )
+
+    def evaluate(
+        self, scorers: dict[str, Scorer], bank: Bank | None, *, aggregate: Aggregate = "before", strict: bool = False
+    ) -> dict[str, dict[str, dict[str, float | int]]]:
+        """The metrics of scorers with one bank, as ``{task: {scorer: {metric: value}}}``."""
+        chosen: dict[str, list[Tensor]] = {name: [] for name in scorers}
+        for part, similarities in self.similarities(bank):
+            for name, scorer in scorers.items():
+                choice = scorer(similarities, aggregate=aggregate).choice.clamp(min=0)[..., None]
+                chosen[name].append(self._outcome(part, choice))
+        found: dict[str, dict[str, dict[str, float | int]]] = {task: {} for task in self.tasks}
+        for name, parts in chosen.items():
+            missing, iou, intersection, union, scored = torch.cat(parts, dim=1)
+            absent = missing.bool()
+            if "rec" in self.tasks:
+                accuracy = RECAccuracy(strict=strict, sync_on_compute=False)
+                accuracy.update(iou, missing=absent)
+                found["rec"][name] = {key: value.item() for key, value in accuracy.compute().items()}
+            if "ris" in self.tasks:
+                kept = scored.bool()
+                segmentation = RISScores(sync_on_compute=False)
+                segmentation.update(intersection[kept].long(), union[kept].long(), missing=absent[kept])
+                found["ris"][name] = {key: value.item() for key, value in segmentation.compute().items()}
+        return found
+
+    def _outcome(self, part: _Part, choice: Tensor) -> Tensor:
+        """(5, n) float64 of the part's n expressions: missing, IoU, intersection, union, and whether RIS counts it.
+
+        Pixel counts are integers below 2^53, which float64 holds exactly.
+        """
+        found = torch.zeros(5, *choice.shape[:2], dtype=torch.float64)
+        found[0] = (~part.valid.any(-1, keepdim=True)).expand(choice.shape[:2])
+        if part.iou.shape[-1]:
+            found[1] = part.iou.gather(-1, choice)[..., 0]
+        if part.overlap is not None:
+            found[2:4] = part.overlap.gather(-1, choice[None].expand(2, *choice.shape))[..., 0]
+        found[4] = part.scored
+        return found[:, part.real]

@@ -1,0 +1,148 @@
+"""The feature store: found by content, written whole, read in any company."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from bsap.store import FeatureStore, PictureDigests, make_key
+
+
+def filled(folder: Path, **tensors: torch.Tensor) -> FeatureStore:
+    store = FeatureStore(folder)
+    for key, tensor in tensors.items():
+        store.put(key, tensor)
+    store.flush()
+    return store
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
+    x = torch.randn(7, 5)
+    filled(tmp_path, a=x, empty=torch.zeros(0, 5))
+    again = FeatureStore(tmp_path)
+    found = again.get("a")
+    assert found is not None
+    assert torch.equal(found, x)
+    assert again.get("empty").shape == (0, 5)  # type: ignore[union-attr]
+    assert again.get("b") is None
+
+
+def test_key_depends_on_every_part_and_not_on_order() -> None:
+    base = {"weights": "w", "view": {"std": 100.0}, "picture": "p"}
+    keys = {make_key(**base)} | {make_key(**{**base, name: "other"}) for name in base}
+    assert len(keys) == 4
+
+
+def test_truncated_shard_is_dropped_and_the_rest_read(tmp_path: Path) -> None:
+    filled(tmp_path, a=torch.ones(100))
+    filled(tmp_path, b=torch.ones(100))
+    victim = next(path for path in tmp_path.glob("*.safetensors") if b'"a"' in path.read_bytes())
+    victim.write_bytes(victim.read_bytes()[:-10])
+    with pytest.warns(UserWarning, match="damaged"):
+        store = FeatureStore(tmp_path)
+    assert store.get("a") is None
+    assert store.get("b") is not None
+
+
+@pytest.mark.parametrize("place", [3, 20, -5])
+def test_flipped_byte_is_detected_wherever_it_is(tmp_path: Path, place: int) -> None:
+    filled(tmp_path, a=torch.arange(100.0))
+    (shard,) = tmp_path.glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 0x41
+    shard.write_bytes(data)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert FeatureStore(tmp_path).get("a") is None
+
+
+def test_other_formats_are_not_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", {"format": "bsap-features-0", "crc32": "{}"})
+    assert len(FeatureStore(tmp_path)) == 0
+
+
+def test_unfinished_shards_are_never_read(tmp_path: Path) -> None:
+    filled(tmp_path, a=torch.ones(3))
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.rename(shard.with_suffix(".partial"))
+    assert len(FeatureStore(tmp_path)) == 0
+
+
+def test_full_disk_warns_goes_on_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore(tmp_path)
+    store.put("a", torch.ones(3))
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        store.flush()
+    assert list(tmp_path.iterdir()) == []
+    store.put("b", torch.ones(3))
+    assert "b" not in store
+    assert store.get("a") is not None, "what is in memory still serves this run"
+
+
+def test_folder_that_cannot_be_made_warns(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be written"):
+        store = FeatureStore(tmp_path / "file" / "store")
+    assert store.get("a") is None
+
+
+def _write(folder: Path, start: int) -> None:
+    store = FeatureStore(folder)
+    for i in range(start, start + 20):
+        store.put(f"k{i}", torch.full((3,), float(i)))
+        store.flush()
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(tmp_path, start)) for start in (0, 10)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    store = FeatureStore(tmp_path)
+    for i in range(30):
+        assert torch.equal(store.get(f"k{i}"), torch.full((3,), float(i)))  # type: ignore[arg-type]
+
+
+def test_refresh_sees_other_writers(tmp_path: Path) -> None:
+    reader = FeatureStore(tmp_path)
+    filled(tmp_path, a=torch.ones(2))
+    assert "a" not in reader
+    reader.refresh()
+    assert "a" in reader
+
+
+def test_picture_digest_follows_the_bytes_not_the_name(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    a.write_bytes(b"one")
+    b.write_bytes(b"one")
+    digests = PictureDigests(tmp_path)
+    first = digests(a)
+    assert digests(b) == first
+    digests.flush()
+    again = PictureDigests(tmp_path)
+    assert again(a) == first
+    a.write_bytes(b"two!")
+    assert again(a) != first
+
+
+def test_picture_digest_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = tmp_path / "a.png"
+    a.write_bytes(b"one")
+    digests = PictureDigests(tmp_path)
+    first = digests(a)
+    digests.flush()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("the picture was read again"))
+    assert PictureDigests(tmp_path)(a) == first
