@@ -1,0 +1,179 @@
+"""The drawn world as a dataset on disk, in the REFER layout that RefCOCO has.
+
+root/demo/refs(drawn).p          referents and their expressions
+root/demo/instances.json         pictures and objects in COCO form
+root/demo/detections.json        simulated detections: COCO results with boxes
+root/demo/masks.json             simulated mask proposals: COCO results with run-length encodings
+root/images/train2014/           pictures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+from rich.console import Console
+from rich.progress import track
+
+from bsap.demo.draw import DrawnScene, Mask, World, draw_scene
+from bsap.demo.kinds import CATEGORIES
+from bsap.demo.language import expressions
+from bsap.demo.proposals import Detection, detect
+from bsap.errors import DataError
+
+SIZES: Mapping[str, int] = {"train": 150, "val": 50, "test": 200}
+"""Scenes of each split, unless told otherwise."""
+
+DATASET, SPLIT_BY = "demo", "drawn"
+_SUPERCATEGORIES = {"person": "person", "car": "vehicle", "bus": "vehicle", "boat": "vehicle", "bird": "animal"}
+_SOURCES = ("kinds.py", "objects.py", "draw.py", "language.py", "proposals.py", "dataset.py")
+
+
+def cache_folder() -> Path:
+    """Where made things are kept: ``$BSAP_CACHE``, or ``~/.cache/bsap``."""
+    return Path(os.environ.get("BSAP_CACHE") or Path.home() / ".cache" / "bsap").expanduser()
+
+
+def make_demo_root(folder: Path | None = None, *, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> Path:
+    """The folder of the drawn dataset; drawn if it is not there yet.
+
+    The folder's name is a digest of the settings and of the code that draws, so that old scenes are never taken for new
+    ones. It appears at once and complete: several processes may ask for it at the same time.
+
+    Args:
+        folder: the cache; :func:`cache_folder` if None.
+        seed: of everything drawn and said.
+        sizes: scenes of each split.
+
+    Returns:
+        The ``root`` to read with dataset ``demo`` and split_by ``drawn``.
+
+    Raises:
+        DataError: if the cache cannot be written.
+    """
+    folder = cache_folder() if folder is None else folder
+    root = folder / f"demo-{_digest(seed, sizes)}"
+    if root.is_dir():
+        return root
+    draft = folder / f".{root.name}-{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        _write(draft, seed, sizes)
+        try:
+            draft.rename(root)
+        except OSError:
+            # Another process may have been faster; its scenes are the same.
+            if not root.is_dir():
+                raise
+    except OSError as error:
+        raise DataError(
+            f"Cannot write the drawn scenes to {folder}: {error}. Set BSAP_CACHE to a folder that can be written."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return root
+
+
+def _digest(seed: int, sizes: Mapping[str, int]) -> str:
+    digest = hashlib.sha256(json.dumps([seed, dict(sizes)]).encode())
+    for name in _SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
+    pictures = root / "images" / "train2014"
+    pictures.mkdir(parents=True)
+    (root / DATASET).mkdir()
+    refs: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    masks: list[dict[str, Any]] = []
+    said = 0
+    for image_id, (split, scene, rng) in enumerate(_scenes(seed, sizes), start=1):
+        name = f"drawn_{image_id:06d}"
+        scene.picture.save(pictures / f"{name}.jpg", quality=92)
+        width, height = scene.picture.size
+        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
+        for index, thing in enumerate(scene.things):
+            ann_id, category_id = len(annotations) + 1, CATEGORIES.index(thing.category) + 1
+            area = {"area": thing.area, "iscrowd": 0, "segmentation": _encode(thing.mask)}
+            bbox = _xywh(thing.mask)
+            annotations.append({"id": ann_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **area})
+            # Not everything in a picture is talked about.
+            if rng.random() < 0.15:
+                continue
+            texts = expressions(index, scene.things, rng)
+            sentences = [_sentence(text, said + n, rng) for n, text in enumerate(texts)]
+            said += len(texts)
+            refs.append(
+                {
+                    "ref_id": len(refs),
+                    "ann_id": ann_id,
+                    "category_id": category_id,
+                    "file_name": f"{name}_{ann_id}.jpg",
+                    "image_id": image_id,
+                    "split": split,
+                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                    "sentences": sentences,
+                }
+            )
+        for found in detect(scene, rng):
+            detections.append(_result(image_id, found) | {"bbox": list(found.bbox)})
+            masks.append(_result(image_id, found) | {"bbox": _xywh(found.mask), "segmentation": _encode(found.mask)})
+    instances = {
+        "info": {"description": "Drawn scenes with referring expressions: a demo, no benchmark."},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": n, "name": name, "supercategory": _SUPERCATEGORIES.get(name, "object")}
+            for n, name in enumerate(CATEGORIES, start=1)
+        ],
+    }
+    for file, content in (("instances", instances), ("detections", detections), ("masks", masks)):
+        (root / DATASET / f"{file}.json").write_text(json.dumps(content))
+    (root / DATASET / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
+
+
+def _scenes(seed: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, DrawnScene, np.random.Generator]]:
+    """Split, scene and a source of chance for what is said and detected, in order."""
+    wanted = [(split, n, index) for n, (split, size) in enumerate(sizes.items()) for index in range(size)]
+    console = Console(stderr=True)
+    for split, n, index in track(
+        wanted, "Drawing scenes", console=console, disable=not console.is_terminal, transient=True
+    ):
+        number = (World.DATASET, seed, n, index)
+        yield split, draw_scene(*number), np.random.default_rng((*number, 1))
+
+
+def _sentence(text: str, sent_id: int, rng: np.random.Generator) -> dict[str, Any]:
+    """A sentence as REFER files have it: as it was typed, cleaned, and in words."""
+    raw = text.capitalize() + "." * int(rng.random() < 0.5) if rng.random() < 0.15 else text
+    return {"sent_id": sent_id, "raw": raw, "sent": text, "tokens": text.split()}
+
+
+def _encode(mask: Mask) -> dict[str, Any]:
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def _xywh(mask: Mask) -> list[float]:
+    """The tightest box around a mask."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    x, y = int(columns[0]), int(rows[0])
+    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]
+
+
+def _result(image_id: int, found: Detection) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": CATEGORIES.index(found.category) + 1, "score": found.score}

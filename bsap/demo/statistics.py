@@ -1,0 +1,69 @@
+"""How sure a difference between two scorers is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Interval(NamedTuple):
+    """A difference of means with its bootstrap interval; in the unit of what was compared."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    correct_a: ArrayLike,
+    correct_b: ArrayLike,
+    scene_ids: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    n: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of ``mean(b) - mean(a)`` over the same expressions, clustered by scene.
+
+    Whole scenes are drawn, with replacement: the expressions of one scene share its picture and its regions, so they
+    are not independent of each other. See Cameron, Gelbach and Miller, "Bootstrap-Based Improvements for Inference with
+    Clustered Errors", Review of Economics and Statistics 90 (2008).
+
+    Args:
+        correct_a: (N,) what the first scorer got for each expression: 0 or 1, or an IoU.
+        correct_b: (N,) the same for the second scorer.
+        scene_ids: N names of the scenes that the expressions belong to.
+        seed: of the draws.
+        n: number of draws.
+        level: share of the draws inside the interval.
+
+    Raises:
+        ValueError: for arguments of unequal length, or none at all, or a level outside (0, 1).
+
+    Example:
+        >>> bootstrap_interval([0, 1, 0, 1], [1, 1, 1, 1], ["x", "x", "y", "y"])
+        Interval(difference=0.5, low=0.5, high=0.5)
+    """
+    a, b = np.asarray(correct_a, np.float64), np.asarray(correct_b, np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) != len(scene_ids) or len(a) == 0:
+        raise ValueError(
+            "Expected arguments `correct_a`, `correct_b` and `scene_ids` to be of one length, at least 1, "
+            f"but got shapes {a.shape}, {b.shape} and length {len(scene_ids)}."
+        )
+    if n < 1:
+        raise ValueError(f"Expected argument `n` to be at least 1, but got {n}.")
+    if not 0 < level < 1:
+        raise ValueError(f"Expected argument `level` to be between 0 and 1, but got {level}.")
+    number = {scene: index for index, scene in enumerate(dict.fromkeys(scene_ids))}
+    scene = np.array([number[scene] for scene in scene_ids])
+    gain, size = np.bincount(scene, b - a), np.bincount(scene)
+    rng = np.random.default_rng(seed)
+    means = np.empty(n)
+    for draw in range(n):
+        drawn = rng.integers(len(number), size=len(number))
+        means[draw] = gain[drawn].sum() / size[drawn].sum()
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float((b - a).mean()), float(low), float(high))
