@@ -1,0 +1,351 @@
+"""The LightningModule: scenes in, choices of every scorer and exact metrics out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import Tensor, nn
+
+from bsap.banks import Bank, check_learned_bank, load_bank
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import Scene
+from bsap.encoder import Encoder, EncoderConfig
+from bsap.errors import ConfigError, DataError
+from bsap.feature_cache import FeatureCache, StoredTexts
+from bsap.features import Member, RegionFeatures, pad
+from bsap.overlaps import referent_ious
+from bsap.phrases import load_parser, phrase_of
+from bsap.predictions import Record, ScorerMetrics, Task, make_record
+from bsap.run_folder import RunConfig, RunFolder
+from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
+from bsap.settings import plain
+from bsap.similarity import (
+    PhraseSide,
+    TextSide,
+    bank_similarities,
+    member_templates,
+    query_similarities,
+    scene_bank_mask,
+)
+from bsap.text import Phrases, Templates, TextCache, TextEncoder
+from bsap.views import View, make_view
+
+OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+class BSAPModule(LightningModule):
+    """Evaluates CLIP-like models on referring expressions, several scorers at once.
+
+    Every region of a scene is encoded once for each view and encoder and serves all expressions, both tasks and all
+    scorers. The encoders run in the Trainer's precision; everything after them runs in float32.
+
+    Args:
+        tasks: ``rec`` (pick the box), ``ris`` (pick the mask), or both.
+        encoders: CLIP-like models; more than one makes an ensemble. The default is OpenAI's ViT-B/32.
+        views: how a region is shown to the encoders: names (``bsap list views``) or ``class_path`` with ``init_args``.
+        resize: how a region becomes the encoder's square: ``squash``, ``longest`` (pads) or ``shortest`` (cuts).
+        templates: the sentence around a query and around an auxiliary prompt.
+        phrases: whether queries are ensembled with their noun phrases.
+        bank: the auxiliary prompts: a shipped name (``bsap list banks``), a YAML file, ``captions``, ``scene`` or
+            ``learned:PATH``.
+        bank_seed: which captions the bank ``captions`` draws.
+        scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
+        aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
+            or ``after`` (mean of the members' distributions over regions).
+        strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
+        missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
+        compile: compile the image towers with torch.compile, which pays off on long runs only.
+        region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result.
+        run: where the run folder is written; null writes none.
+        store: folder of the feature store, which makes another bank or scorer a matter of seconds; ``auto`` keeps it
+            beside the runs (``features`` in the runs' root), null keeps none.
+
+    Raises:
+        ConfigError: for unknown names, repeated members and precisions that would change the boxes.
+
+    Source: BSAP, arXiv 2402.18400 (Neurocomputing 671, 132640).
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[Task] = ("rec",),
+        encoders: Sequence[dict[str, Any] | EncoderConfig] | None = None,
+        views: Sequence[str | dict[str, Any]] = ("crop", "blur"),
+        resize: Literal["squash", "longest", "shortest"] = "squash",
+        templates: Templates = Templates(),  # noqa: B008 - frozen
+        phrases: Phrases = Phrases(),  # noqa: B008 - frozen
+        bank: str = "coco_categories",
+        bank_seed: int = 0,
+        scorers: Sequence[str | dict[str, Any]] = ("clip", "bsap", "bsap_h"),
+        aggregate: Literal["before", "sum", "after"] = "before",
+        strict: bool = False,
+        missing_mask: Literal["error", "skip"] = "error",
+        region_batch: int = 64,
+        compile: bool = False,
+        run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
+        store: str | None = "auto",
+    ) -> None:
+        super().__init__()
+        models = [EncoderConfig.of(config) for config in _some("encoder", (OPENAI,) if encoders is None else encoders)]
+        if compile:
+            models = [replace(model, compile=True) for model in models]
+        self.settings = plain(
+            {
+                "tasks": tasks,
+                "encoders": models,
+                "views": views,
+                "resize": resize,
+                "templates": templates,
+                "phrases": phrases,
+                "bank": bank,
+                "bank_seed": bank_seed,
+                "scorers": scorers,
+                "aggregate": aggregate,
+                "strict": strict,
+                "missing_mask": missing_mask,
+                "region_batch": region_batch,
+                "store": store,
+            }
+        )
+        self.tasks = _some("task", tasks)
+        self.encoder_configs = models
+        self.views: list[View] = [make_view(view) for view in _some("view", views)]
+        self.resize, self.templates, self.aggregate = resize, templates, aggregate
+        self.phrases = phrases
+        self.bank_spec, self.bank_seed = bank, bank_seed
+        self.scorers: dict[str, Scorer] = {scorer_name(spec): make_scorer(spec) for spec in _some("scorer", scorers)}
+        if len(self.scorers) < len(scorers):
+            raise ConfigError(f"Two scorers have the same name: {', '.join(scorer_name(spec) for spec in scorers)}.")
+        self.missing_mask, self.region_batch = missing_mask, region_batch
+        self.run = RunConfig(**run) if isinstance(run, Mapping) else run
+        self.store = store
+        self.features: RegionFeatures | None = None
+        self.bank: Bank | None = None
+        self.encoders = nn.ModuleList()
+        self.texts: list[TextCache] = []
+        self.phrase_sides: list[PhraseSide] = []
+        self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict)
+        self.results: dict[str, dict[str, dict[str, float | int]]] = {}
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The run folder's writer, so that plain Python leaves the same files as the command line."""
+        return [] if self.run is None else [RunFolder(self.run)]
+
+    def configure_model(self) -> None:
+        """Load the encoders; called once in every process, on each node first in one of them."""
+        if not len(self.encoders):
+            self._load()
+        self._connect()
+
+    def _load(self) -> None:
+        trainer = self._trainer
+        first = trainer is None or trainer.local_rank == 0
+        if trainer is not None and not first:
+            trainer.strategy.barrier("weights")  # one download per node
+        try:
+            encoders = [Encoder(config) for config in self.encoder_configs]
+        finally:
+            if trainer is not None and first:
+                trainer.strategy.barrier("weights")  # also after an error, so that nobody waits for it
+        self.encoders = nn.ModuleList(encoders)
+        labels = [member.label for member in self.members]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
+
+    def _connect(self) -> None:
+        """Put stores and caches before the encoders: anew for each Trainer, whose precision and data may be others."""
+        trainer = self._trainer
+        encoders: list[Encoder] = list(self.encoders)  # type: ignore[arg-type]
+        if self.bank is not None:
+            check_learned_bank(self.bank, encoders)
+        datamodule = None if trainer is None else getattr(trainer, "datamodule", None)
+        if datamodule is not None:
+            datamodule.stored = None
+        cache = None
+        if (folder := self.store_folder) is not None:
+            precision = "32-true" if trainer is None else str(trainer.precision)
+            cache = FeatureCache(folder, precision=precision, resize=self.resize)
+            if datamodule is not None:
+                datamodule.stored = lambda scene: cache.has_regions(scene, self.members)
+        stored: list[TextEncoder] = [encoder if cache is None else StoredTexts(encoder, cache) for encoder in encoders]
+        self.texts = [TextCache(texts) for texts in stored]
+        if self.phrases.weight:
+            parse = None if self.phrases.parser is None else load_parser(self.phrases.parser)
+            of = partial(phrase_of, parse=parse)
+            self.phrase_sides = [
+                PhraseSide(TextCache(texts, normalize=False), self.phrases.weight, of) for texts in stored
+            ]
+        self.features = RegionFeatures(self.members, resize=self.resize, pack=self.region_batch, cache=cache)
+
+    @property
+    def store_folder(self) -> Path | None:
+        """The feature store's folder, or None when none is kept."""
+        if self.store == "auto":
+            return None if self.run is None else Path(self.run.root) / "features"
+        return None if self.store is None else Path(self.store)
+
+    @property
+    def members(self) -> list[Member]:
+        """The ensemble: every encoder with every view."""
+        return [Member(encoder, view) for encoder in self.encoders for view in self.views]  # type: ignore[arg-type]
+
+    def setup(self, stage: str) -> None:
+        """Check the precision and the masks, load the bank, forget an earlier test."""
+        if self.trainer.precision not in PRECISIONS:
+            raise ConfigError(
+                f"Precision {self.trainer.precision!r} would round the boxes themselves; "
+                f"use one of {', '.join(PRECISIONS)}."
+            )
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if self.run is None:
+            self.metrics.reset()
+            if datamodule is not None:
+                datamodule.finished = frozenset()
+        if stage == "test" and "ris" in self.tasks:
+            self._check_masks(getattr(datamodule, "scenes", ()))
+        if any(scorer.needs_bank for scorer in self.scorers.values()):
+            texts = getattr(self.trainer.datamodule, "texts", None)  # type: ignore[attr-defined]
+            self.bank = load_bank(self.bank_spec, split_texts=texts, seed=self.bank_seed)
+
+    def _check_masks(self, scenes: Sequence[Scene]) -> None:
+        """Say before anything is encoded what RIS lacks."""
+        boxes_only = [scene.path.name for scene in scenes if len(scene.proposals) and scene.proposals.masks is None]
+        referents = {e.referent.id: e.referent for scene in scenes for e in scene.expressions}
+        maskless = [key for key, referent in referents.items() if not referent.has_mask]
+        lacks = []
+        if boxes_only:
+            lacks.append(
+                f"the proposals of {len(boxes_only)} of {len(scenes)} pictures have boxes only, first {boxes_only[0]}: "
+                "give mask proposals (`--data.proposals.path`), or, where only some lack a mask, leave those out with "
+                "`--data.proposals.masked_only true`"
+            )
+        if maskless and self.missing_mask == "error":
+            lacks.append(
+                f"{len(maskless)} of {len(referents)} referents have no mask, first {maskless[0]}: leave them out with "
+                "`--model.missing_mask skip`"
+            )
+        if lacks:
+            raise DataError("RIS needs masks, but " + "; and ".join(lacks) + ". Or evaluate `--model.tasks '[rec]'`.")
+
+    # --- the forward pass -------------------------------------------------------------------------------------------
+
+    def similarities(self, batch: SceneBatch) -> Similarities:
+        """Cosines of all regions with all expressions and all auxiliary prompts.
+
+        Args:
+            batch: B scenes.
+
+        Returns:
+            Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members.
+        """
+        assert self.features is not None, "configure_model has not run"
+        images = self.features(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            padded = [pad(flat, batch.counts) for flat in images]
+            regions = [rows for rows, _ in padded]
+            sides = self.text_sides
+            mask = scene_bank_mask(batch.scenes, self.bank)
+            return Similarities(
+                query=query_similarities(batch.scenes, regions, sides),
+                bank=bank_similarities(batch.scenes, regions, sides, self.bank),
+                tau=torch.tensor([side.tau for side in sides], device=self.device),
+                bank_mask=None if mask is None else mask.to(self.device),
+                valid=padded[0][1],
+            )
+
+    @property
+    def text_sides(self) -> list[TextSide]:
+        """The text side of each member."""
+        phrases: Sequence[PhraseSide | None] = self.phrase_sides or [None] * len(self.texts)
+        return [
+            TextSide(cache.features, member_templates(view, self.templates), encoder.dim, encoder.tau, phrase)  # type: ignore[arg-type]
+            for encoder, cache, phrase in zip(self.encoders, self.texts, phrases, strict=True)
+            for view in self.views
+        ]
+
+    def predict_scenes(self, batch: SceneBatch) -> list[Record]:
+        """One record for each expression of a batch, in order: what every scorer chose."""
+        choices: Tensor | None = None
+        if sum(batch.counts) and any(scene.expressions for scene in batch.scenes):
+            similarities = self.similarities(batch)
+            with torch.autocast(self.device.type, enabled=False):
+                scores = [scorer(similarities, aggregate=self.aggregate) for scorer in self.scorers.values()]
+                # One transfer for all scorers: the host waits for the device once per batch.
+                choices = torch.stack([torch.stack(_picked(score)) for score in scores]).cpu()
+            if self.features is not None:
+                self.features.keep()
+        records = []
+        for b, scene in enumerate(batch.scenes):
+            ious = referent_ious(scene) if "rec" in self.tasks else {}
+            for e, expression in enumerate(scene.expressions):
+                chosen = {
+                    name: (0, 0.0) if choices is None else (int(choices[s, 0, b, e]), float(choices[s, 1, b, e]))
+                    for s, name in enumerate(self.scorers)
+                }
+                records.append(
+                    make_record(
+                        scene,
+                        expression,
+                        chosen,
+                        tasks=self.tasks,
+                        missing_mask=self.missing_mask,
+                        ious=ious.get(id(expression.referent)),
+                        text_cut=self._is_cut(expression.text),
+                    )
+                )
+        return records
+
+    def _is_cut(self, text: str) -> bool:
+        """Whether any model lost the end of a sentence at its context length."""
+        return any(
+            member_templates(view, self.templates).query.format(text) in encoder.truncated  # type: ignore[operator]
+            for encoder in self.encoders
+            for view in self.views
+        )
+
+    # --- Lightning's steps ------------------------------------------------------------------------------------------
+
+    def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
+        """Score a batch and count it."""
+        records = self.predict_scenes(batch)
+        self.metrics.update(records)
+        return {"records": records}
+
+    def predict_step(self, batch: SceneBatch, batch_idx: int) -> list[Record]:
+        """Score a batch of one's own pictures, which have no referents to count."""
+        return self.predict_scenes(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Join the integer counters of all processes, then divide: every process holds the same value."""
+        self.results = self.metrics.compute()
+        for task, scorers in self.results.items():
+            for scorer, values in scorers.items():
+                for name, value in values.items():
+                    # Already the same on every rank; Lightning's own averaging over ranks would be wrong.
+                    self.log(f"{task}/{scorer}/{name}", float(value), rank_zero_only=True)
+        self.metrics.reset()
+        if self.features is not None and self.features.cache is not None:
+            self.features.cache.flush()
+
+
+def _picked(scores: Scores) -> tuple[Tensor, Tensor]:
+    """(..., E) choices and their values; both mean nothing for a picture without regions."""
+    choice = scores.choice
+    value = scores.value.gather(-1, choice.clamp(min=0)[..., None])[..., 0]
+    return choice.float(), value.float()
+
+
+def _some(what: str, items: Sequence[Any]) -> list[Any]:
+    if isinstance(items, str) or not len(items):
+        raise ConfigError(f"Expected a list of at least one {what}, but got {items!r}.")
+    return list(items)

@@ -1,0 +1,339 @@
+"""The run folder: what ran, what every expression became, and the result, on disk as soon as it is known.
+
+``runs/<name>/`` holds ``config.yaml``, ``predictions.jsonl`` and ``results.json``; while a run is under way its records
+lie in ``parts/``, one file per process and attempt, so that a killed run continues where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from bsap.errors import BSAPError, ConfigError, DataError
+from bsap.identity import identity, origin, resolved_settings
+from bsap.meeting import Meeting, Outcome, all_or_none, on_first_rank, part_from_children
+from bsap.parts import FolderLock, PartFile, read_parts, write_atomic
+from bsap.predictions import Record, dump_records
+from bsap.settings import differences, digest
+from bsap.signals import Stopped, StopSignals
+
+if TYPE_CHECKING:
+    from bsap.module import BSAPModule
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is written.
+
+    Attributes:
+        root: the folder of all runs.
+        name: the run's own folder; by default a digest of the resolved configuration, never a clock.
+        overwrite: start anew where the folder already holds a run; otherwise the run is continued.
+        breakdown: fields by which results are also broken down: ``category``, ``words``, ``distractors``.
+        timeout: minutes that a process which has done its share waits for the others.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    overwrite: bool = False
+    breakdown: list[str] = field(default_factory=list)
+    timeout: float = 60.0
+
+
+class RunFolder(Callback):
+    """Writes the run folder of a test run, continues a killed one, and refuses one that ran something else.
+
+    SIGTERM and SIGUSR1 end a run in good order: all processes finish their batch, and exit with status 75.
+
+    Args:
+        config: where to write.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings, or cannot be written.
+        DataError: if at the end an expression was not seen, or seen twice.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder: Path | None = None
+        self._signals = StopSignals()
+        self._meeting: Meeting | None = None
+        self._lock: FolderLock | None = None
+        self._part: PartFile | None = None
+        self._settings: dict[str, Any] = {}
+        self._started = 0.0
+        self._resumed = 0
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prepare the folder and tell the data module what is already done."""
+        if stage != "test":
+            return
+        self._signals = StopSignals()
+        self._signals.catch()
+        _no_requeue(trainer)
+        self._settings = resolved_settings(trainer, pl_module)
+        self.folder = folder = Path(self.config.root) / (self.config.name or digest(identity(self._settings)))
+        done: dict[str, Record] = {}
+
+        def prepare() -> None:
+            _refuse_stray_checkpoints(Path(trainer.default_root_dir))
+            self._prepare(folder)
+            done.update(self._finished(trainer))
+
+        on_first_rank(trainer, prepare)
+        # Only the first process reads what is done: on a network's disk another node may see older files.
+        finished = trainer.strategy.broadcast(sorted(done), src=0)
+        self._resumed = len(finished)
+        if getattr(trainer, "datamodule", None) is not None:
+            trainer.datamodule.finished = frozenset(finished)  # type: ignore[attr-defined]
+        pl_module.metrics.reset()  # type: ignore[operator, union-attr]
+        if done:
+            pl_module.metrics.update(list(done.values()))  # type: ignore[operator, union-attr]
+        failure = None
+        try:
+            self._part = PartFile(folder / "parts", trainer.global_rank)
+        except ConfigError as error:
+            failure = error
+        all_or_none(trainer, failure)
+        self._meeting = Meeting(
+            folder / "parts" / "stop", self._signals, timeout=timedelta(minutes=self.config.timeout)
+        )
+
+    def _prepare(self, folder: Path) -> None:
+        config = folder / "config.yaml"
+        if not config.exists() and folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                f"{folder} exists and is not a run folder (it has no config.yaml). Choose another `--run.name`."
+            )
+        try:
+            (folder / "parts").mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(folder)
+            if self.config.overwrite:
+                for old in ("results.json", "predictions.jsonl", "origin.json", "config.yaml"):
+                    (folder / old).unlink(missing_ok=True)
+                for part in (folder / "parts").glob("*.jsonl"):
+                    part.unlink()
+            (folder / "parts" / "stop").unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"Cannot write the run folder {folder}: {error}. Choose another `--run.root`.") from error
+        # A run that failed before its first record has nothing that other settings could spoil.
+        if config.exists() and any(True for _ in read_parts(folder)):
+            before = yaml.safe_load(config.read_text(encoding="utf-8"))
+            lines = differences(identity(before), identity(self._settings))
+            if lines:
+                raise ConfigError(
+                    f"{folder} holds a run with other settings:\n  "
+                    + "\n  ".join(lines)
+                    + "\nChoose another `--run.name`, or start anew with `--run.overwrite true`."
+                )
+        write_atomic(config, yaml.safe_dump(self._settings | {"run": asdict(self.config)}, sort_keys=False))
+
+    def _finished(self, trainer: Trainer) -> dict[str, Record]:
+        """Records of an earlier attempt, of scenes that were finished whole."""
+        assert self.folder is not None
+        records = {record["id"]: record for record in read_parts(self.folder)}
+        scenes = getattr(trainer.datamodule, "scenes", None)  # type: ignore[attr-defined]
+        if not records or scenes is None:
+            return {}
+        ids = [[expression.id for expression in scene.expressions] for scene in scenes]
+        return {key: records[key] for keys in ids if all(key in records for key in keys) for key in keys}
+
+    # --- on the way -------------------------------------------------------------------------------------------------
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to continue a run of other data or weights, or with processes that read others; start the clock."""
+        self._signals.catch()  # Lightning sets handlers of its own between setup and here
+        if self.folder is not None:
+            found = origin(trainer, pl_module)  # type: ignore[arg-type]
+            on_first_rank(trainer, lambda: self._check_origin(found))
+            first = trainer.strategy.broadcast(found, src=0)
+            lines = differences(first, found)
+            all_or_none(
+                trainer,
+                DataError(
+                    f"Rank {trainer.global_rank} read other data or weights than the first process:\n  "
+                    + "\n  ".join(lines)
+                    + "\nAll nodes must see the same files."
+                )
+                if lines
+                else None,
+            )
+        if self._meeting is not None:
+            self._meeting.open = True
+        self._started = time.perf_counter()
+
+    def _check_origin(self, found: dict[str, Any]) -> None:
+        """The same settings may name files that are not the same any more: their digests tell."""
+        assert self.folder is not None
+        path = self.folder / "origin.json"
+        if path.exists() and self._resumed:
+            lines = differences(json.loads(path.read_text(encoding="utf-8")), found)
+            if lines:
+                raise ConfigError(
+                    f"{self.folder} holds a run of other data or weights under the same settings:\n  "
+                    + "\n  ".join(lines)
+                    + "\nStart anew with `--run.overwrite true`."
+                )
+        write_atomic(path, json.dumps(found, indent=2) + "\n")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Put the batch's records on disk at once, and stop here if that is wished."""
+        if self._part is None or self._meeting is None:
+            return
+        self._part.write(dump_records(outputs["records"]))
+        self._meeting.check_parent(trainer)
+        if self._meeting.called():
+            self._leave(trainer, self._meeting.meet(Outcome.STOPPED, self._meeting.reason()))
+
+    def _leave(self, trainer: Trainer, outcome: Outcome) -> None:
+        """End this process early, as all others do.
+
+        Raises:
+            Stopped: on all processes, if the run was asked to stop.
+            BSAPError: on the first process, if another one failed; that one tells what happened.
+        """
+        assert self._meeting is not None
+        assert self.folder is not None
+        self._close()
+        part_from_children(trainer, wait=outcome is Outcome.STOPPED)
+        if outcome is Outcome.FAILED:
+            if trainer.is_global_zero:
+                raise BSAPError(
+                    f"Another process failed: {self._meeting.reason()} Finished scenes are kept in {self.folder}."
+                )
+            raise SystemExit(2)
+        if trainer.is_global_zero:
+            done = len({record["id"] for record in read_parts(self.folder)})
+            print(
+                f"bsap: stopped by {self._meeting.reason()}; {done} expressions are done. "
+                "Run the same command again to continue.",
+                file=sys.stderr,
+            )
+        raise Stopped
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the other processes along, and leave what was written."""
+        meeting, self._meeting = self._meeting, None
+        if meeting is None or not meeting.open or isinstance(exception, KeyboardInterrupt):
+            self._close()
+            return
+        if meeting.signals.received is not None:
+            # A signal to the whole job also ends the processes that decode pictures, and that looks like a failure.
+            self._meeting = meeting
+            self._leave(trainer, meeting.meet(Outcome.STOPPED, meeting.reason()))
+        text = f"rank {trainer.global_rank}: {type(exception).__name__}: {exception}"
+        with contextlib.suppress(BSAPError):  # what happened here says more
+            meeting.meet(Outcome.FAILED, text)
+        self._close()
+        part_from_children(trainer, wait=False)
+
+    # --- end --------------------------------------------------------------------------------------------------------
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the others before anything that needs them all."""
+        if self._meeting is None:
+            return
+        outcome = self._meeting.meet(Outcome.DONE)
+        if outcome is not Outcome.DONE:
+            self._leave(trainer, outcome)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge all processes' records and write the result."""
+        if self.folder is None or self._part is None:
+            return
+        seconds = time.perf_counter() - self._started
+        self._part.close()
+        trainer.strategy.barrier("records written")
+        on_first_rank(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
+        self._close()
+
+    def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
+        from bsap.results import breakdowns, make_results, recompute
+
+        assert self.folder is not None
+        expected = getattr(trainer.datamodule, "expression_ids", None)  # type: ignore[attr-defined]
+        records = {record["id"]: record for record in read_parts(self.folder)}
+        ordered = list(records.values()) if expected is None else [records[key] for key in expected if key in records]
+        if expected is not None and len(ordered) != len(expected):
+            absent = [key for key in expected if key not in records]
+            raise DataError(
+                f"{len(absent)} of {len(expected)} expressions were not seen, among them {', '.join(absent[:5])}."
+            )
+        again = recompute(ordered, strict=module.settings["strict"], tasks=module.tasks)
+        if json.dumps(again) != json.dumps(module.results):
+            raise DataError(
+                "The metrics counted during the run differ from those of its predictions: an expression was counted "
+                f"twice or lost. Counted {module.results}, predictions say {again}. "
+                f"The records are kept in {self.folder}."
+            )
+        write_atomic(self.folder / "predictions.jsonl", dump_records(ordered))
+        results = make_results(
+            trainer, module, ordered, settings=self._settings, seconds=seconds, resumed=self._resumed
+        )
+        if self.config.breakdown:
+            results["breakdown"] = breakdowns(ordered, self.config.breakdown, strict=module.settings["strict"])
+        write_atomic(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.folder / "parts")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave what was written.
+
+        Raises:
+            DataError: if Lightning passed over the test, which it does without a word when there is no batch.
+        """
+        skipped = self._part is not None
+        self._close()
+        if self.folder is not None and getattr(trainer, "datamodule", None) is not None:
+            trainer.datamodule.finished = frozenset()  # type: ignore[attr-defined]
+        if skipped:
+            raise DataError("The test did not run: its loader gave no batch. Is `--trainer.limit_test_batches` 0?")
+
+    def _close(self) -> None:
+        """Give back the part file, the lock and the signals."""
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._signals.release()
+
+
+def _no_requeue(trainer: Trainer) -> None:
+    """Lightning requeues a SLURM job by writing a checkpoint and loading it again: no way to continue a test."""
+    environment = getattr(getattr(trainer, "_accelerator_connector", None), "cluster_environment", None)
+    if isinstance(environment, SLURMEnvironment):
+        environment.auto_requeue = False
+
+
+def _refuse_stray_checkpoints(root: Path) -> None:
+    """Under SLURM, Lightning's test loads any such file it finds, and with it other weights."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return
+    stray = sorted(root.glob("hpc_ckpt_*"))
+    if stray:
+        raise ConfigError(
+            f"{stray[0]} would be loaded into the model under SLURM. Move it away, or set another default_root_dir."
+        )

@@ -1,0 +1,67 @@
+"""Stopping in good order: a signal is a wish, heard when the batch in hand is done and on disk."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+STOPPED = 75
+"""Exit status of a run that was asked to stop and can be continued (``EX_TEMPFAIL`` of sysexits.h: try again)."""
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""What a cluster sends before it kills: SLURM's time limit, preemption and requeueing."""
+
+
+class Stopped(SystemExit):
+    """A run that ended early in good order; the process exits with status 75."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
+class StopSignals:
+    """Notes that SIGTERM or SIGUSR1 came, instead of dying of it.
+
+    Handlers can only be set in the main thread; elsewhere nothing is caught.
+
+    Example:
+        >>> import os
+        >>> signals = StopSignals()
+        >>> signals.catch()
+        >>> os.kill(os.getpid(), signal.SIGTERM)
+        >>> signals.received
+        'SIGTERM'
+        >>> signals.release()
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def catch(self) -> None:
+        """Take the signals over; again, where somebody else took them in between."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, before)
+
+    def release(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if hasattr(signal, "SIGCHLD") and signal.SIGCHLD not in self._before:
+            # A signal to the whole job also ends the processes that decode pictures. torch would raise an error in the
+            # middle of the batch in hand, for which nobody needs them.
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A function, where SIG_IGN would take the exit status of child processes away."""

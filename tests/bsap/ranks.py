@@ -1,0 +1,98 @@
+"""A server of processes: imports the heavy packages once, then forks the ranks of many runs. Started by `conftest.py`.
+
+Every rank is a real process with the environment that `torchrun` gives it. Requests and answers are lines of JSON on
+standard input and output:
+
+    {"world": 2, "args": ["test", ...], "folder": "for rank0.err", "prelude": "code for every rank"}  -> [pid, ...]
+    {"wait": [pid, ...], "timeout": 60}  -> [exit status (negative: signal) or null, ...]; what still runs is killed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def be_rank(rank: int, port: int, request: dict[str, Any]) -> int:
+    """Run the command line as one of several processes; returns its exit status."""
+    import torch
+
+    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
+        file = os.open(Path(request["folder"]) / f"rank{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, stream.fileno())
+    os.environ.update(
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(request["world"]), "NODE_RANK": "0"}
+        | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    )
+    torch.set_num_threads(1)
+    try:
+        exec(request.get("prelude") or "", {"rank": rank})
+        from bsap.cli import main
+
+        return main([*request["args"], "--trainer.devices", str(request["world"])])
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def start(request: dict[str, Any]) -> list[int]:
+    port, pids = free_port(), []
+    for rank in range(request["world"]):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = be_rank(rank, port, request)
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    return pids
+
+
+def wait(pids: list[int], timeout: float) -> list[int | None]:
+    codes: dict[int, int] = {}
+    end = time.monotonic() + timeout
+    while len(codes) < len(pids) and time.monotonic() < end:
+        for pid in pids:
+            if pid not in codes:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for pid in set(pids) - set(codes):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return [codes.get(pid) for pid in pids]
+
+
+def serve() -> None:
+    # The slow part of every start, done once.
+    import open_clip  # noqa: F401
+
+    import bsap.commands.lightning  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = wait(request["wait"], request["timeout"]) if "wait" in request else start(request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

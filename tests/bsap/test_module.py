@@ -1,0 +1,161 @@
+"""The module: what it counts beside the metrics, what it shares, what it does not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import Proposals
+from bsap.features import distinct_regions, region_features
+
+
+def module(planted: Any, **settings: Any) -> BSAPModule:
+    defaults: dict[str, Any] = {"views": ["crop"], "scorers": ["clip"], "run": None, "store": None}
+    found = BSAPModule(encoders=[EncoderConfig(f"local-dir:{planted.model}")], **{**defaults, **settings})
+    found.configure_model()
+    return found
+
+
+def batches(planted: Any, **settings: Any) -> DataLoader[Any]:
+    proposals = ProposalConfig("masks", path=str(planted.proposals))
+    data = RefCOCODataModule(str(planted.root), proposals, num_workers=0, **settings)
+    data.setup("test")
+    return data.test_dataloader()
+
+
+@pytest.fixture
+def whole(planted: Any) -> SceneBatch:
+    """All four scenes in one batch, the third without proposals."""
+    (batch,) = batches(planted, batch_size=8)
+    assert isinstance(batch, SceneBatch)
+    return batch
+
+
+@pytest.mark.parametrize("pack", [1, 2, 3, 100])
+def test_packs_change_no_feature(planted: Any, whole: SceneBatch, pack: int) -> None:
+    found = module(planted, views=["crop", "blur", "masked_crop"])
+    for member in found.members:
+        one = region_features(whole, member, resize="squash", pack=pack)
+        other = region_features(whole, member, resize="squash", pack=7)
+        assert one.shape == (len(whole.boxes), 3)
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_batches_change_no_choice(planted: Any) -> None:
+    found = module(planted, scorers=["clip", "dsl", "qb_norm"], bank_seed=1)
+    from bsap.banks import load_bank
+
+    found.bank = load_bank(str(planted.bank))
+    by_size = []
+    for size in (1, 3, 8):
+        records = [record for batch in batches(planted, batch_size=size) for record in found.predict_scenes(batch)]
+        by_size.append({r["id"]: {name: row["region"] for name, row in r["scorers"].items()} for r in records})
+    assert by_size[0] == by_size[1] == by_size[2]
+    assert len(by_size[0]) == 8
+
+
+def test_identical_regions_are_encoded_once(planted: Any, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    scene = whole.scenes[whole.counts.index(3)]
+    masks = scene.proposals.masks
+    assert masks is not None
+    index = [0, 1, 0, 2, 1]
+    repeated = replace(scene, proposals=Proposals(scene.proposals.boxes[index], tuple(masks[i] for i in index)))
+    picture = whole.pictures[whole.counts.index(3)]
+    batch = SceneBatch((repeated,), (picture,), torch.from_numpy(repeated.proposals.boxes))
+    found = module(planted)
+    (member,) = found.members
+    seen: list[int] = []
+    encode = member.encoder.encode_image
+    monkeypatch.setattr(member.encoder, "encode_image", lambda pixels: seen.append(len(pixels)) or encode(pixels))
+    features = region_features(batch, member, resize="squash", pack=64)
+    assert seen == [3]
+    assert torch.equal(features[0], features[2])
+    assert torch.equal(features[1], features[4])
+
+
+def test_two_masks_in_one_box_are_two_regions_for_views_of_masks() -> None:
+    import numpy as np
+
+    boxes = np.array([[0, 0, 4, 4]] * 2, np.float32)
+    masks = ({"size": [4, 4], "counts": b"04"}, {"size": [4, 4], "counts": b"22"})
+    assert distinct_regions(Proposals(boxes, masks), with_masks=True)[0] == [0, 1]  # type: ignore[arg-type]
+    assert distinct_regions(Proposals(boxes, masks), with_masks=False)[0] == [0]  # type: ignore[arg-type]
+
+
+def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) -> None:
+    long = module(planted, templates=__import__("bsap").Templates("red " * 20 + "{}", "{}"))
+    with pytest.warns(UserWarning, match="lose their end"):
+        records = long.predict_scenes(whole)
+    assert all(record["text_cut"] for record in records)
+    assert not any(record["text_cut"] for record in module(planted).predict_scenes(whole))
+
+
+def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: SceneBatch) -> None:
+    from bsap.banks import load_bank
+    from bsap.similarity import scene_bank_mask
+
+    bank = load_bank("scene")
+    mask = scene_bank_mask(whole.scenes, bank)
+    assert mask is not None
+    for b, scene in enumerate(whole.scenes):
+        for e, expression in enumerate(scene.expressions):
+            for k, text in enumerate(scene.texts):
+                assert bool(mask[b, e, k]) == (text.strip().lower() != expression.text.strip().lower())
+            assert not mask[b, e, len(scene.texts) :].any()
+
+
+def test_choices_are_the_argmax_of_a_plain_loop(planted: Any, whole: SceneBatch) -> None:
+    """An ensemble of two views, scored by numpy from features encoded one by one."""
+    import numpy as np
+
+    from bsap.banks import load_bank
+
+    found = module(planted, views=["crop", "blur_window"], scorers=["clip", "bsap"])
+    found.bank = load_bank(str(planted.bank))
+    encoder = found.members[0].encoder
+    records = {record["id"]: record for record in found.predict_scenes(whole)}
+    bank = encoder.encode_text(["white"]).double().numpy()
+    checked = 0
+    for scene, picture in zip(whole.scenes, whole.pictures, strict=True):
+        if not len(scene.proposals):
+            continue
+        for expression in scene.expressions:
+            query = encoder.encode_text([expression.text]).double().numpy()[0]
+            scores = []
+            for box in torch.from_numpy(scene.proposals.boxes):
+                s = a = 0.0
+                for view in found.views:
+                    fill = tuple(255 * mean for mean in encoder.mean)
+                    pixels = view.render(picture, box[None], encoder.size, fill=fill)  # type: ignore[arg-type]
+                    image = encoder.encode_image(pixels).double().numpy()[0]
+                    s += encoder.tau * float(image @ query) / 2
+                    a += encoder.tau * float(image @ bank[0]) / 2
+                scores.append((s, s - a))
+            row = records[expression.id]["scorers"]
+            clip, bsap = np.array(scores).T
+            # Where two regions are equally good to rounding, either is right.
+            assert clip[row["clip"]["region"]] > clip.max() - 1e-3
+            assert bsap[row["bsap"]["region"]] > bsap.max() - 1e-3
+            checked += 1
+    assert checked == 7
+
+
+@pytest.mark.slow
+def test_compiling_changes_no_choice(planted: Any, whole: SceneBatch) -> None:
+    plain = [record["scorers"] for record in module(planted).predict_scenes(whole)]
+    compiled = [record["scorers"] for record in module(planted, compile=True).predict_scenes(whole)]
+    assert [r["clip"]["region"] for r in plain] == [r["clip"]["region"] for r in compiled]
+
+
+def test_encoders_do_not_train(planted: Any, tmp_path: Path) -> None:
+    found = module(planted).train()
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    assert not any(part.training for encoder in found.encoders for part in encoder.modules())

@@ -1,0 +1,137 @@
+"""The same number whatever the number of processes, and no process left behind."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DIE = """
+import os, signal
+from bsap.module import BSAPModule
+step, seen = BSAPModule.test_step, []
+def test_step(self, batch, batch_idx):
+    if rank == {rank} and batch_idx == 2:
+        {act}
+    return step(self, batch, batch_idx)
+BSAPModule.test_step = test_step
+"""
+
+
+def named(config: dict[str, Any], root: Path, name: str, **run: Any) -> dict[str, Any]:
+    return config | {"run": config["run"] | {"root": str(root), "name": name} | run}
+
+
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)), 7])
+def test_any_number_of_processes(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, world: int) -> None:
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=world)
+    job.check()
+    found = read_run(tmp_path / "run")
+    greatest = found.check_same(alone)
+    print(f"{world} processes: greatest difference of a score {greatest:.1e}")
+    assert found.results["timing"]["processes"] == world
+    assert set(found.results["breakdown"]) == {"category", "words", "distractors"}
+    assert not (tmp_path / "run" / "parts").exists()
+    assert job.errors() == [""] * world, "a log stays readable"
+    for rank in range(1, world):
+        assert (job.folder / f"rank{rank}.out").read_text() == "", "only the first process speaks"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split_by", "split"),
+    [("refcoco", "unc", "testA"), pytest.param("refcocog", "umd", "val", marks=pytest.mark.slow)],
+)
+def test_real_pictures(
+    ranks: Any, drawn: Any, read_run: Any, real_data: Path, tmp_path: Path, dataset: str, split_by: str, split: str
+) -> None:
+    source = {"root": str(real_data / "refer"), "dataset": dataset, "split_by": split_by, "split": split}
+    data = drawn["data"] | source | {"proposals": {"source": "ground_truth"}}
+    config = drawn | {"data": data, "model": drawn["model"] | {"tasks": ["rec"]}}
+    found = {}
+    for world in (1, 2, 5):
+        ranks.start(named(config, tmp_path, f"run{world}"), tmp_path, world=world).check()
+        found[world] = read_run(tmp_path / f"run{world}")
+        found[world].check_same(found[1])
+    refs = pickle.loads((real_data / "refer" / dataset / f"refs({split_by}).p").read_bytes())
+    assert found[1].results["counts"]["seen"] == sum(len(ref["sentences"]) for ref in refs if ref["split"] == split)
+
+
+def test_more_processes_than_scenes(ranks: Any, planted: Any, read_run: Any, tmp_path: Path) -> None:
+    """Four scenes on six processes: two of them see nothing and hold up nobody."""
+    config = planted.config(run={"root": str(tmp_path)})
+    for world in (1, 6):
+        ranks.start(named(config, tmp_path, f"run{world}"), tmp_path, world=world).check()
+    read_run(tmp_path / "run6").check_same(read_run(tmp_path / "run1"))
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_dies_ends_the_others(
+    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, victim: int
+) -> None:
+    config = named(drawn, tmp_path, "run", timeout=1)
+    prelude = DIE.format(rank=victim, act="import time; time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)")
+    job = ranks.start(config, tmp_path, world=3, prelude=prelude)
+    codes = job.wait(100)
+    assert codes[victim] == -signal.SIGKILL
+    others = [rank for rank in range(3) if rank != victim]
+    assert [codes[rank] for rank in others] == [2, 2], job.errors()
+    for rank in others:
+        assert "is gone or does not answer" in job.errors()[rank]
+    ranks.start(config, tmp_path, world=2).check()
+    resumed = read_run(tmp_path / "run")
+    resumed.check_same(alone)
+    assert resumed.results["timing"]["resumed_expressions"] > 0
+
+
+def test_a_process_that_fails_takes_the_others_along(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+    act = "from bsap.errors import DataError; raise DataError('picture 7 is broken')"
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=3, prelude=DIE.format(rank=1, act=act))
+    job.check(2)
+    first, failed, third = job.errors()
+    assert failed == "bsap: picture 7 is broken\n"
+    assert first.startswith("bsap: Another process failed: rank 1: DataError: picture 7 is broken")
+    assert third == ""
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_processes_that_read_other_data_are_refused(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+    """As when a node has an older copy of the files."""
+    prelude = """
+from bsap.datamodules import RefCOCODataModule
+setup = RefCOCODataModule.setup
+def other(self, stage):
+    setup(self, stage)
+    if rank == 1:
+        self.scenes = self.scenes[1:]
+RefCOCODataModule.setup = other
+"""
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, prelude=prelude)
+    job.check(2)
+    assert "Rank 1 read other data or weights than the first process:\n  expressions:" in job.errors()[1]
+
+
+def test_one_process_of_a_node_loads_first(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+    """So that only one downloads; the others find the weights in the cache."""
+    prelude = f"""
+import os, time
+import bsap.module
+load = bsap.module.Encoder
+def note(text):
+    with open({str(tmp_path / "loads")!r}, "a") as file:
+        file.write(f"{{text}} {{rank}}\\n")
+def slow(config):
+    note("begin")
+    time.sleep(0.3)
+    encoder = load(config)
+    note("end")
+    return encoder
+bsap.module.Encoder = slow
+"""
+    config = drawn | {"data": drawn["data"] | {"limit": 30}}
+    ranks.start(named(config, tmp_path, "run"), tmp_path, world=3, prelude=prelude).check()
+    lines = (tmp_path / "loads").read_text().splitlines()
+    assert lines[:2] == ["begin 0", "end 0"]
+    assert sorted(lines[2:]) == ["begin 1", "begin 2", "end 1", "end 2"]

@@ -1,0 +1,201 @@
+"""A run that ends early, in whatever way, costs only what was not yet on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsap.signals import STOPPED
+
+SLOW = """
+import time
+from bsap.module import BSAPModule
+step = BSAPModule.test_step
+def test_step(self, batch, batch_idx):
+    with open({log!r}, "a") as file:
+        file.writelines(f"{{scene.image_id}}\\n" for scene in batch.scenes)
+    time.sleep({pauses}[rank])
+    return step(self, batch, batch_idx)
+BSAPModule.test_step = test_step
+"""
+
+
+def slow(folder: Path, *pauses: float, log: str = "encoded") -> str:
+    """Prelude: wait so many seconds in every batch, and note the pictures that are encoded."""
+    return SLOW.format(log=str(folder / log), pauses=list(pauses))
+
+
+def named(config: dict[str, Any], root: Path, name: str = "run", **run: Any) -> dict[str, Any]:
+    return config | {"run": config["run"] | {"root": str(root), "name": name} | run}
+
+
+def until(condition: Callable[[], bool], timeout: float = 120) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)
+
+
+def on_disk(folder: Path, rank: str = "*") -> list[dict[str, Any]]:
+    """Whole records of a run that is under way."""
+    records = []
+    for path in (folder / "parts").glob(f"{rank}-*.jsonl"):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                records.append(json.loads(line))
+    return records
+
+
+def whole_scenes(alone: Any, records: list[dict[str, Any]]) -> tuple[set[str], int]:
+    """Pictures of which every expression is recorded, and how many expressions those are."""
+    wanted: dict[str, set[str]] = {}
+    for record in alone.records:
+        wanted.setdefault(record["image_id"], set()).add(record["id"])
+    have = {record["id"] for record in records}
+    done = {picture: ids for picture, ids in wanted.items() if ids <= have}
+    return set(done), sum(map(len, done.values()))
+
+
+@pytest.mark.parametrize("moment", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))])
+def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, moment: int) -> None:
+    chance = random.Random(moment)
+    folder = tmp_path / "run"
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=slow(tmp_path, 0.1, 0.1))
+    enough = chance.randrange(1, len(alone.records) * 3 // 4)
+    until(lambda: len(on_disk(folder)) >= enough)
+    time.sleep(chance.random() * 0.1)
+    for pid in chance.sample(job.pids, 2):
+        os.kill(pid, signal.SIGKILL)
+    job.check(-signal.SIGKILL)
+    left = on_disk(folder)
+    with next((folder / "parts").glob("1-*.jsonl")).open("a") as part:
+        part.write('{"id": "demo/drawn/test/1", "scor')  # as when a kill comes in the middle of a write
+    done, expressions = whole_scenes(alone, left)
+
+    world = chance.choice((1, 3))
+    again = slow(tmp_path, 0, 0, 0, log="again")
+    ranks.start(named(drawn, tmp_path), tmp_path, world=world, prelude=again).check()
+
+    resumed = read_run(folder)
+    resumed.check_same(alone)
+    assert (
+        resumed.results["timing"] | {"processes": world, "resumed_expressions": expressions}
+        == resumed.results["timing"]
+    )
+    encoded = (tmp_path / "again").read_text().split()
+    every = {record["image_id"] for record in alone.records}
+    assert len(encoded) == len(set(encoded))
+    assert set(encoded) == every - done, "finished scenes are not encoded again"
+
+
+@pytest.mark.parametrize(
+    ("number", "told", "pauses"),
+    [
+        (signal.SIGTERM, [1], (0.2, 0.2)),
+        (signal.SIGUSR1, [0], (0.0, 0.5)),  # the first process has done its share and waits
+        pytest.param(signal.SIGUSR1, [0, 1], (0.2, 0.2), marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, [0], (0.2, 0.2), marks=pytest.mark.slow),
+    ],
+)
+def test_asked_to_stop(
+    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, number: int, told: list[int], pauses: Any
+) -> None:
+    folder = tmp_path / "run"
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=slow(tmp_path, *pauses))
+    if pauses[0]:
+        until(lambda: all(on_disk(folder, str(rank)) for rank in range(2)))
+    else:
+        until(lambda: len(whole_scenes(alone, on_disk(folder, "0"))[0]) == 15)
+        time.sleep(0.3)
+    for rank in told:
+        os.kill(job.pids[rank], number)
+    asked = time.monotonic()
+    job.check(STOPPED)
+    assert time.monotonic() - asked < 30
+    name = signal.Signals(number).name
+    left = on_disk(folder)
+    assert job.errors()[0].startswith(f"bsap: stopped by {name}; {len(left)} expressions are done.")
+    assert job.errors()[1] == ""
+    pictures = (tmp_path / "encoded").read_text().split()
+    assert whole_scenes(alone, left)[0] == set(pictures), "the batch in hand is finished"
+    assert len(pictures) < 30
+    ranks.start(named(drawn, tmp_path), tmp_path, world=1).check()
+    read_run(folder).check_same(alone)
+
+
+def test_a_signal_to_the_decoding_processes_too(
+    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path
+) -> None:
+    """A cluster signals whole process groups."""
+    config = drawn | {"data": drawn["data"] | {"num_workers": 1}}
+    prelude = "import os; os.setpgid(0, 0)" + slow(tmp_path, 0.2, 0.2)
+    job = ranks.start(named(config, tmp_path), tmp_path, world=2, prelude=prelude)
+    until(lambda: all(on_disk(tmp_path / "run", str(rank)) for rank in range(2)))
+    for pid in job.pids:
+        os.killpg(pid, signal.SIGTERM)
+    job.check(STOPPED)
+    ranks.start(named(drawn, tmp_path), tmp_path, world=1).check()
+    read_run(tmp_path / "run").check_same(alone)
+
+
+def test_two_runs_of_one_folder_at_once(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=1, prelude=slow(tmp_path, 60))
+    until(lambda: (tmp_path / "encoded").exists())
+    second = ranks.start(named(drawn, tmp_path, overwrite=True), tmp_path, world=1)
+    second.check(2)
+    assert f"Another process is writing {tmp_path / 'run'}" in second.errors()[0]
+    os.kill(job.pids[0], signal.SIGKILL)
+    job.check(-signal.SIGKILL)
+    third = ranks.start(
+        named(drawn | {"data": drawn["data"] | {"limit": 5}}, tmp_path, overwrite=True), tmp_path, world=1
+    )
+    third.check()
+
+
+def test_a_full_disk(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the write fails in the middle of a record."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_001, 50_001))\n"
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=limit + slow(tmp_path, 0, 0.05))
+    job.check(2)
+    errors = "".join(job.errors())
+    assert f"Cannot write {tmp_path / 'run' / 'parts'}" in errors
+    assert "run the same command again" in errors
+    torn = [p.read_bytes() for p in (tmp_path / "run" / "parts").glob("*.jsonl")]
+    assert any(not text.endswith(b"\n") for text in torn)
+    ranks.start(named(drawn, tmp_path), tmp_path, world=1).check()
+    read_run(tmp_path / "run").check_same(alone)
+
+
+@pytest.mark.slow
+def test_the_launcher_passes_a_stop_on(drawn: Any, alone: Any, read_run: Any, tmp_path: Path) -> None:
+    """`bsap test` starts its own processes: the signal comes to the first one only, and its status is what one sees."""
+    import subprocess
+    import sys
+
+    import yaml
+
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(named(drawn, tmp_path) | {"trainer": drawn["trainer"] | {"devices": 2}}))
+    code = (
+        slow(tmp_path, 0.3, 0.3).replace("[rank]", "[0]") + "\nimport sys; from bsap.cli import main; sys.exit(main())"
+    )
+    script = tmp_path / "slow.py"
+    script.write_text(code)
+    command = [sys.executable, str(script), "test", "-c", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until(lambda: all(on_disk(tmp_path / "run", str(rank)) for rank in range(2)))
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, errors
+    assert errors.startswith("bsap: stopped by SIGTERM")
+    assert errors.count("\n") == 1
+    subprocess.run([sys.executable, "-m", "bsap", "test", "-c", str(path)], check=True, timeout=300)
+    read_run(tmp_path / "run").check_same(alone)

@@ -1,0 +1,146 @@
+"""What may not survive from one test to the next: half-counted metrics, finished scenes, other precision's features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule, RunConfig
+from bsap.cli import main
+
+
+def trainer(**settings: Any) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", devices=1, **quiet, **settings)
+
+
+def module(planted: Any, **settings: Any) -> BSAPModule:
+    encoder = EncoderConfig(f"local-dir:{planted.model}")
+    defaults: dict[str, Any] = {"views": ["crop"], "scorers": ["clip"], "run": None, "store": None}
+    return BSAPModule(encoders=[encoder], **{**defaults, **settings})
+
+
+def data(planted: Any) -> RefCOCODataModule:
+    return RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0)
+
+
+def count(model: BSAPModule) -> float:
+    return model.results["rec"]["clip"]["n"]
+
+
+def test_an_interrupted_test_leaves_nothing_counted(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = module(planted)
+    scenes = data(planted)
+    scenes.batch_size = 1
+    step = BSAPModule.test_step
+
+    def fail(self: BSAPModule, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2:
+            raise RuntimeError("planted")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(BSAPModule, "test_step", fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        trainer().test(model, scenes, verbose=False)
+    monkeypatch.setattr(BSAPModule, "test_step", step)
+    trainer().test(model, scenes, verbose=False)
+    assert count(model) == 8
+
+
+def test_a_finished_run_does_not_empty_the_data_module(planted: Any, tmp_path: Path) -> None:
+    scenes = data(planted)
+    run = RunConfig(root=str(tmp_path), name="r")
+    for _ in range(2):  # the second only reads what is done
+        trainer().test(module(planted, run=run), scenes, verbose=False)
+    model = module(planted)
+    trainer().test(model, scenes, verbose=False)
+    assert count(model) == 8
+
+
+def test_another_precision_finds_no_features(planted: Any, tmp_path: Path) -> None:
+    model = module(planted, store=str(tmp_path / "features"))
+    trainer(precision="32-true").test(model, data(planted), verbose=False)
+    trainer(precision="bf16-mixed").test(model, data(planted), verbose=False)
+    assert model.features is not None
+    assert model.features.cache is not None
+    assert model.features.cache.precision == "bf16-mixed"
+    assert model.features.cache.hits == 0
+
+
+def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Any, tmp_path: Path) -> None:
+    scenes = data(planted)
+    for _ in range(2):
+        trainer().test(module(planted, store=str(tmp_path / "features")), scenes, verbose=False)
+    model = module(planted)
+    trainer().test(model, scenes, verbose=False)
+    assert count(model) == 8
+
+
+def test_an_edited_bank_is_another_run(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = tmp_path / "mine.yaml"
+    bank.write_text("{name: mine, source: a test, prompts: [white]}")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        yaml.safe_dump(planted.config(run={"root": str(tmp_path), "name": "r"}, model={"bank": str(bank)}))
+    )
+    assert main(["test", "-c", str(config)]) == 0
+    bank.write_text("{name: mine, source: a test, prompts: [red]}")
+    assert main(["test", "-c", str(config)]) == 2
+    assert "bank" in capsys.readouterr().err
+
+
+def test_corrected_annotations_are_another_run(
+    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    root = tmp_path / "root"
+    shutil.copytree(planted.root, root)
+    config = tmp_path / "run.yaml"
+    settings = planted.config(run={"root": str(tmp_path), "name": "r"}, data={"root": str(root)})
+    config.write_text(yaml.safe_dump(settings))
+    assert main(["test", "-c", str(config)]) == 0
+    file = root / "refcoco" / "instances.json"
+    instances = json.loads(file.read_text())
+    instances["annotations"][0]["bbox"][2] -= 1
+    file.write_text(json.dumps(instances))
+    assert main(["test", "-c", str(config)]) == 2
+    assert "expressions" in capsys.readouterr().err
+
+
+def test_another_architecture_finds_no_features(planted: Any, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(planted.model, folder)
+    keys = []
+    for heads in (1, 2):
+        file = folder / "open_clip_config.json"
+        settings = json.loads(file.read_text())
+        settings["model_cfg"]["text_cfg"]["heads"] = heads
+        file.write_text(json.dumps(settings))
+        model = BSAPModule(
+            encoders=[{"name": f"local-dir:{folder}"}], views=["crop"], run=None, store=str(tmp_path / "f")
+        )
+        model.configure_model()
+        assert model.features is not None
+        assert model.features.cache is not None
+        keys.append(model.features.cache.text_key("red", model.members[0].encoder))
+    assert keys[0] != keys[1]
+
+
+def test_a_run_that_failed_before_its_first_record_can_be_mended(planted: Any, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(planted.config(run={"root": str(tmp_path), "name": "r"})))
+    assert main(["test", "-c", str(config), "--model.encoders", "[{name: 'local-dir:/nowhere'}]"]) == 2
+    assert main(["test", "-c", str(config)]) == 0

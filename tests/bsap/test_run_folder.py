@@ -1,0 +1,248 @@
+"""The run folder on one process: continue the same, refuse another, and say why."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+
+from bsap.cli import main
+from bsap.errors import ConfigError, DataError
+from bsap.parts import FolderLock, PartFile, read_parts, write_atomic
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(planted: Any, tmp_path: Path) -> Run:
+    """Runs `bsap test` on the planted world in ``tmp_path/run``; keyword arguments change the configuration."""
+
+    def start(*flags: str, **changes: Any) -> int:
+        sections = {"run": {"root": str(tmp_path), "name": "run"}, "trainer": {"default_root_dir": str(tmp_path)}}
+        for section, values in changes.items():
+            sections.setdefault(section, {}).update(values)
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(planted.config(**sections)))
+        return main(["test", "-c", str(tmp_path / "config.yaml"), *flags])
+
+    return start
+
+
+def test_another_configuration_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    assert run(model={"strict": True, "scorers": ["clip"]}) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'run'} holds a run with other settings:\n" in message
+    assert "  model.scorers: ['clip', 'bsap', 'bsap_h'] -> ['clip']\n  model.strict: False -> True\n" in message
+    assert "--run.overwrite true" in message
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_overwrite_starts_anew(run: Run, tmp_path: Path) -> None:
+    assert run() == 0
+    (tmp_path / "run" / "pictures").mkdir()
+    assert run("--run.overwrite", "true", model={"strict": True}) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["metrics"]["rec"]["clip"]["acc@0.5"] == 4 / 8
+    assert results["timing"]["resumed_expressions"] == 0
+
+
+def test_speed_settings_do_not_make_another_run(run: Run, tmp_path: Path) -> None:
+    assert run() == 0
+    first = (tmp_path / "run" / "predictions.jsonl").read_bytes()
+    assert run(data={"batch_size": 1}, model={"region_batch": 3}) == 0
+    assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == first
+
+
+def test_a_finished_run_is_only_read_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run() == 0
+    first = json.loads((tmp_path / "run" / "results.json").read_text())
+    monkeypatch.setattr("bsap.module.BSAPModule.similarities", lambda *_: pytest.fail("encoded again"))
+    assert run() == 0
+    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert again["timing"]["resumed_expressions"] == 8
+    for key in ("metrics", "counts", "protocol", "models"):
+        assert again[key] == first[key]
+
+
+def test_other_files_under_the_same_settings_are_refused(
+    run: Run, planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "proposals.json"
+    copy.write_bytes(planted.proposals.read_bytes())
+    assert run(data={"proposals": {"source": "detections", "path": str(copy)}}) == 0
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "predictions.jsonl").write_text("".join(lines[:3]))  # the first scene, whole
+    copy.write_text(json.dumps(json.loads(copy.read_text())[:-1]))
+    assert run(data={"proposals": {"source": "detections", "path": str(copy)}}) == 2
+    message = capsys.readouterr().err
+    assert "holds a run of other data or weights under the same settings" in message
+    assert "data.proposals.sha256: " in message
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    assert run("--run.overwrite", "true") == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_record_of_nonsense_is_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    path = tmp_path / "run" / "predictions.jsonl"
+    path.write_text("nonsense\n" + path.read_text())
+    assert run() == 2
+    assert f"{path}, line 1: not a prediction record" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs root to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_at_the_end(run: Run, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The records fit once, but not twice: merging fails, nothing is lost, and room is all it takes to go on."""
+    assert run(run={"root": str(small_disk)}) == 2
+    assert f"Cannot write {small_disk / 'run'}" in capsys.readouterr().err
+    assert not (small_disk / "run" / "results.json").exists()
+    assert len(list(read_parts(small_disk / "run"))) == 8
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    assert run(run={"root": str(small_disk)}) == 0
+    results = json.loads((small_disk / "run" / "results.json").read_text())
+    assert results["timing"]["resumed_expressions"] == 8
+
+
+def test_a_read_only_disk(run: Run, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert run(run={"root": str(small_disk)}) == 2
+    message = capsys.readouterr().err
+    assert f"Cannot write the run folder {small_disk / 'run'}" in message
+    assert "Read-only file system" in message
+    assert "--run.root" in message
+
+
+def test_a_stray_checkpoint_is_refused_under_slurm(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hpc_ckpt_3.ckpt").touch()
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert run() == 2
+    assert "hpc_ckpt_3.ckpt would be loaded into the model" in capsys.readouterr().err
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert run() == 0
+
+
+def test_lightning_does_not_requeue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's own way would save a checkpoint, which the requeued job would load."""
+    for name, value in {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bsap"}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    register = "lightning.pytorch.trainer.connectors.signal_connector._SignalConnector.register_signal_handlers"
+    monkeypatch.setattr(
+        register, lambda self: asked.append(self.trainer._accelerator_connector.cluster_environment.auto_requeue)
+    )
+    assert run() == 0
+    assert asked == [False]
+
+
+def test_plain_python_leaves_the_same_folder(planted: Any, run: Run, tmp_path: Path) -> None:
+    from bsap.datamodules import RefCOCODataModule
+    from bsap.encoder import EncoderConfig
+    from bsap.module import BSAPModule
+    from bsap.run_folder import RunConfig
+    from bsap.text import Templates
+
+    assert run() == 0
+    config = planted.config()
+    data = RefCOCODataModule(**config["data"])
+    model = config["model"] | {
+        "encoders": [EncoderConfig(**config["model"]["encoders"][0])],
+        "templates": Templates(**config["model"]["templates"]),
+        "run": RunConfig(root=str(tmp_path), name="python"),
+    }
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.test(BSAPModule(**model), datamodule=data, verbose=False)
+    here, there = tmp_path / "python", tmp_path / "run"
+    assert {path.name for path in here.iterdir()} == {path.name for path in there.iterdir()}
+    assert (here / "predictions.jsonl").read_bytes() == (there / "predictions.jsonl").read_bytes()
+
+
+def test_a_count_that_differs_from_the_predictions_is_an_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As if a batch had been counted twice."""
+    from bsap.predictions import ScorerMetrics
+
+    update = ScorerMetrics.update
+
+    def twice(self: ScorerMetrics, records: Any) -> None:
+        update(self, records)
+        if len(records) < 8 and records[0]["id"].endswith("/0"):
+            update(self, records)
+
+    monkeypatch.setattr(ScorerMetrics, "update", twice)
+    assert run() == 2
+    assert "an expression was counted twice or lost" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert (tmp_path / "run" / "parts").exists()
+
+
+def test_part_files_and_lock(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    first, second = PartFile(tmp_path / "parts", 3), PartFile(tmp_path / "parts", 3)
+    assert [first.path.name, second.path.name] == ["3-0.jsonl", "3-1.jsonl"]
+    first.write('{"id": "a", "scorers": {}}\n')
+    second.write('{"id": "b", "scorers": {}}\n{"id": "c", "sco')
+    first.close()
+    first.close()
+    assert [record["id"] for record in read_parts(tmp_path)] == ["a", "b"]
+    with pytest.raises(ConfigError, match="Cannot write"):
+        PartFile(tmp_path / "absent", 0)
+    FolderLock(tmp_path).release()
+    FolderLock(tmp_path).release()
+
+
+def test_a_file_is_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_atomic(path, "old")
+    write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="Cannot write"):
+        write_atomic(path, "text")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_test_that_lightning_passes_over_is_an_error(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(trainer={"limit_test_batches": 0}) == 2
+    assert "The test did not run" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_missing_expressions_are_an_error(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As when another node's file is not seen."""
+    monkeypatch.setenv("BSAP_TRACEBACK", "1")
+    monkeypatch.setattr("bsap.run_folder.read_parts", lambda folder: list(read_parts(folder))[1:])
+    with pytest.raises(DataError, match=r"1 of 8 expressions were not seen, among them refcoco/unc/val/0"):
+        run()
