@@ -1,0 +1,194 @@
+"""Many scorers, banks, temperatures and mixtures over a run's stored features."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bsap.banks import check_learned_bank, load_bank
+from bsap.datamodules import RefCOCODataModule
+from bsap.encoder import Encoder, EncoderConfig
+from bsap.errors import ConfigError
+from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
+from bsap.phrases import load_parser, phrase_of
+from bsap.saved_run import SavedRun
+from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
+from bsap.settings import plain
+from bsap.similarity import PhraseSide, TextSide, member_templates
+from bsap.stored_split import StoredSplit
+from bsap.text import Phrases, Templates, TextCache
+from bsap.views import make_view
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting and its metrics.
+
+    Attributes:
+        scorer: the scorer's unique name.
+        spec: what a configuration says for it.
+        bank: the bank's name, or None for a scorer without one.
+        aggregate: how the ensemble was joined.
+        metrics: values by ``task/metric``.
+    """
+
+    scorer: str
+    spec: Any
+    bank: str | None
+    aggregate: str
+    metrics: dict[str, float | int]
+
+
+def scorer_grid(scorers: Sequence[str], *, taus: Sequence[float] = (), lams: Sequence[float] = ()) -> dict[str, Scorer]:
+    """Scorers with each temperature and each weight of the hybrid that they know.
+
+    Args:
+        scorers: names of ready-made scorers.
+        taus: temperatures of the bank, besides the model's own.
+        lams: weights of BSAP in BSAP-H, besides the ready-made one.
+
+    Returns:
+        Scorers by their unique names; a setting that a scorer does not know makes no second row.
+
+    Example:
+        >>> list(scorer_grid(["clip", "bsap", "bsap_h"], taus=[50.0], lams=[0.7]))
+        ['clip', 'bsap', 'bsap(tau=50.0)', 'bsap_h', 'bsap_h(lam=0.7)', 'bsap_h(tau=50.0)', 'bsap_h(tau=50.0,lam=0.7)']
+    """
+    found: dict[str, Scorer] = {}
+    for name in scorers:
+        base = make_scorer(name)
+        known = {field.name for field in dataclasses.fields(base) if field.init}
+        tau_choices: list[dict[str, float]] = [{}, *({"tau": tau} for tau in taus if "tau" in base.temperatures)]
+        lam_choices: list[dict[str, float]] = [{}, *({"lam": lam} for lam in lams if "lam" in known)]
+        for tau, lam in product(tau_choices, lam_choices):
+            scorer = dataclasses.replace(base, **tau, **lam)
+            found.setdefault(name if not tau and not lam else scorer_name(scorer), scorer)
+    return found
+
+
+class Sweep:
+    """Evaluates settings over the features that a run has left in the store.
+
+    Args:
+        run: a finished run: its data, models, views and templates are swept over.
+        split: a split other than the run's own; its features must be stored too.
+
+    Raises:
+        DataError: if features are missing; says how to make them.
+    """
+
+    def __init__(self, run: SavedRun, *, split: str | None = None) -> None:
+        results = run.finished()
+        self.settings = run.settings
+        model = run.settings["model"]
+        self.models = [ModelIdentity.of(description) for description in results["models"]]
+        views = [make_view(view) for view in model["views"]]
+        folder = _store_folder(run)
+        self.cache = FeatureCache(folder, precision=results["precision"]["effective"], resize=model["resize"])
+        data = dict(run.settings["data"]) | ({} if split is None else {"split": split})
+        self.data = RefCOCODataModule(**data)
+        self.data.setup("test")
+        templates = Templates(**model["templates"])
+        texts = [
+            TextCache(_Texts(identity, config, self.cache))
+            for identity, config in zip(self.models, model["encoders"], strict=True)
+        ]
+        phrases = Phrases(**model.get("phrases", {}))
+        of = partial(phrase_of, parse=None if phrases.parser is None else load_parser(phrases.parser))
+        sides = [
+            TextSide(
+                cache.features,
+                member_templates(view, templates),
+                identity.dim,
+                identity.tau,
+                PhraseSide(TextCache(cache.encoder, normalize=False), phrases.weight, of) if phrases.weight else None,
+            )
+            for identity, cache in zip(self.models, texts, strict=True)
+            for view in views
+        ]
+        self.split = StoredSplit(
+            self.data.scenes, models=self.models, views=views, sides=sides, cache=self.cache, tasks=model["tasks"]
+        )
+
+    def rows(
+        self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
+    ) -> Iterator[Row]:
+        """Evaluate all settings; a scorer without a bank is evaluated once."""
+        strict = bool(self.settings["model"]["strict"])
+        for aggregate in aggregates:
+            for number, name in enumerate(banks):
+                bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed)
+                check_learned_bank(bank, self.models)
+                todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or not number}
+                found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
+                for key, scorer in todo.items():
+                    metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
+                    yield Row(key, _spec(scorer, key), name if scorer.needs_bank else None, aggregate, metrics)
+        self.cache.flush()
+
+    def config(self, row: Row, *, split: str | None = None) -> dict[str, Any]:
+        """The configuration that evaluates a row with ``bsap test``."""
+        config = {key: dict(value) if isinstance(value, dict) else value for key, value in self.settings.items()}
+        config["model"] |= {"scorers": [row.spec], "aggregate": row.aggregate}
+        if row.bank is not None:
+            config["model"]["bank"] = row.bank
+        if split is not None:
+            config["data"]["split"] = split
+        return config
+
+
+def _spec(scorer: Scorer, name: str) -> Any:
+    if name in SCORERS:
+        return name
+    fields = {f.name: plain(getattr(scorer, f.name)) for f in dataclasses.fields(scorer) if f.init}
+    changed = {key: value for key, value in fields.items() if value != getattr(type(scorer)(), key)}
+    return {"class_path": type(scorer).__name__, "init_args": changed}
+
+
+def _store_folder(run: SavedRun) -> Path:
+    store = run.settings["model"].get("store")
+    if store is None:
+        raise ConfigError(
+            f"{run.folder} kept no features: run it again with `--model.store auto --run.overwrite true`."
+        )
+    return run.folder.parent / "features" if store == "auto" else Path(store)
+
+
+class _Texts:
+    """Texts from the store; the model is loaded only when a text is asked for that no run has encoded."""
+
+    device = torch.device("cpu")
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.identity.dim
+
+    def __init__(self, identity: ModelIdentity, config: Mapping[str, Any], cache: FeatureCache) -> None:
+        self.identity, self.config, self.cache = identity, config, cache
+        self._encoder: Encoder | None = None
+
+    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+        """(N, D) float32 features."""
+        keys = [self.cache.text_key(text, self.identity, normalize=normalize) for text in texts]
+        found = [self.cache.get(key) for key in keys]
+        if all(feature is not None for feature in found):
+            return torch.stack([feature for feature in found if feature is not None])
+        if self._encoder is None:
+            encoder = Encoder(EncoderConfig.of(self.config))
+            if encoder.weights_sha256 != self.identity.weights_sha256:
+                raise ConfigError(
+                    f"Model {encoder.label} has other weights than in the run: SHA-256 {encoder.weights_sha256[:12]} "
+                    f"instead of {self.identity.weights_sha256[:12]}."
+                )
+            encoder.model.visual = None  # texts only
+            self._encoder = encoder
+        return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)

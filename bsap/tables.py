@@ -1,0 +1,96 @@
+"""Results as tables on a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bsap.predictions import Record
+    from bsap.results import Metrics
+
+TASKS = {"rec": "REC", "ris": "RIS"}
+COUNTS = ("n", "missing")
+
+
+def percent(value: float) -> str:
+    """A share as the field prints it: in per cent with two digits."""
+    return f"{100 * value:.2f}"
+
+
+def results_table(metrics: Metrics, *, title: str | None = None) -> Table:
+    """One row per scorer, one column per task and metric."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("scorer", no_wrap=True)
+    columns = [
+        (task, name) for task, rows in metrics.items() for name in next(iter(rows.values()), {}) if name not in COUNTS
+    ]
+    for task, name in columns:
+        table.add_column(f"{TASKS[task]}\n{name}", justify="right", no_wrap=True)
+    for scorer in dict.fromkeys(scorer for rows in metrics.values() for scorer in rows):
+        table.add_row(scorer, *(percent(metrics[task][scorer][name]) for task, name in columns))
+    return table
+
+
+def counted(metrics: Metrics) -> str:
+    """What the metrics were counted over.
+
+    Example:
+        >>> counted({"rec": {"clip": {"acc@0.5": 0.5, "n": 8, "missing": 1}}})
+        'REC: 8 expressions, 1 without proposals'
+    """
+    rows = [(TASKS[task], next(iter(scorers.values()))) for task, scorers in metrics.items() if scorers]
+    return "; ".join(
+        f"{task}: {row['n']} expressions" + (f", {row['missing']} without proposals" if row["missing"] else "")
+        for task, row in rows
+    )
+
+
+def incomplete(results: Mapping[str, Any]) -> str | None:
+    """Why a result is not that of the published split, or None where it is or none is published.
+
+    Example:
+        >>> incomplete({"complete": False, "partial": False, "counts": {"seen": 121, "published": 5657}})
+        'Not the published split: 121 of its 5657 expressions.'
+    """
+    counts = results["counts"]
+    if results["complete"]:
+        return None
+    if results["partial"]:
+        left = counts["skipped"] + counts["no_mask"]
+        return f"Partial: {left} expressions were left out by filters, or for want of proposals or masks."
+    return f"Not the published split: {counts['seen']} of its {counts['published']} expressions."
+
+
+def print_results(metrics: Metrics, *, folder: Path | None = None, title: str | None = None) -> None:
+    """Print the table of a run and where its files are."""
+    console = Console()
+    console.print(results_table(metrics, title=title))
+    console.print(counted(metrics), highlight=False, soft_wrap=True)
+    if folder is not None:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if (line := incomplete(results)) is not None:
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(
+            f"Written to {folder}/ (results.json, predictions.jsonl, config.yaml)", highlight=False, soft_wrap=True
+        )
+
+
+def print_choices(records: Sequence[Record]) -> None:
+    """Print what every scorer chose, expression by expression."""
+    table = Table()
+    for column in ("expression", "scorer", "region", "score", "box (xyxy)"):
+        table.add_column(column, justify="right" if column in ("region", "score") else "left")
+    for record in records:
+        rows: Mapping[str, dict[str, object]] = record["scorers"]
+        for number, (scorer, row) in enumerate(rows.items()):
+            box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])  # type: ignore[attr-defined]
+            score = "" if row["score"] is None else f"{row['score']:.4f}"
+            table.add_row("" if number else record["text"], scorer, str(row["region"]), score, box)
+    Console().print(table)

@@ -1,0 +1,100 @@
+"""Sweeping over stored features gives what running gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bsap.cli import main
+from bsap.errors import DataError
+from bsap.saved_run import read_run
+from bsap.sweep import Sweep, scorer_grid
+
+
+@pytest.fixture(scope="module")
+def stored(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its features stored."""
+    folder = tmp_path_factory.mktemp("stored")
+    config = planted.config(
+        run={"root": str(folder), "name": "run"}, model={"store": "auto", "views": ["crop", "blur"]}
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(folder / "config.yaml")]) == 0
+    return folder / "run"
+
+
+def results(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "results.json").read_text())["metrics"]
+    return metrics
+
+
+def test_sweep_equals_the_run(stored: Path) -> None:
+    sweep = Sweep(read_run(stored))
+    model = read_run(stored).settings["model"]
+    rows = list(sweep.rows(scorer_grid(["clip", "bsap", "bsap_h"]), [model["bank"]], ["before"]))
+    expected = results(stored)
+    assert len(rows) == 3
+    for row in rows:
+        assert row.metrics == {f"{t}/{k}": v for t, scorers in expected.items() for k, v in scorers[row.scorer].items()}
+
+
+@pytest.mark.parametrize("bank", ["generic", "captions", "scene"])
+@pytest.mark.parametrize("aggregate", ["before", "after"])
+def test_sweep_of_another_bank_equals_its_own_run(stored: Path, tmp_path: Path, bank: str, aggregate: str) -> None:
+    (row,) = Sweep(read_run(stored)).rows(scorer_grid(["bsap_h_product"]), [bank], [aggregate])
+    flags = ["--model.bank", bank, "--model.aggregate", aggregate, "--model.scorers", "[bsap_h_product]"]
+    where = ["--run.root", str(tmp_path), "--run.name", "r", "--model.store", "null"]
+    assert main(["test", "-c", str(stored / "config.yaml"), *flags, *where]) == 0
+    expected = results(tmp_path / "r")
+    assert row.metrics == {f"{t}/{k}": v for t, s in expected.items() for k, v in s["bsap_h_product"].items()}
+
+
+def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.open", lambda *a, **k: pytest.fail("a picture was opened"))
+    monkeypatch.setattr("bsap.sweep.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    bank = read_run(stored).settings["model"]["bank"]
+    assert len(list(Sweep(read_run(stored)).rows(scorer_grid(["clip", "bsap"]), [bank], ["before"]))) == 2
+
+
+def test_a_second_run_opens_no_picture(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bsap.datamodules.loader.load_picture", lambda *a, **k: pytest.fail("a picture was opened"))
+    flags = ["--run.root", str(tmp_path), "--model.store", str(stored.parent / "features"), "--run.name", "again"]
+    assert main(["test", "-c", str(stored / "config.yaml"), *flags]) == 0
+    assert results(tmp_path / "again") == results(stored)
+
+
+def test_command_writes_table_rows_and_best(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    flags = ["--scorers", "clip", "bsap", "bsap_h", "--tau", "5", "50", "--lam", "0.3", "--output", str(output)]
+    assert main(["sweep", str(stored), *flags]) == 0
+    assert "chosen on" not in capsys.readouterr().err, "val is there to choose on"
+    with (output / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # clip; bsap at 3 temperatures; bsap_h at 3 temperatures and 2 weights
+    assert len(rows) == 1 + 3 + 6
+    values = [float(row["rec/acc@0.5"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert json.loads((output / "sweep.json").read_text())["selected_on"] == "val"
+    where = ["--run.root", str(tmp_path), "--run.name", "best"]
+    assert main(["test", "-c", str(output / "best.yaml"), *where]) == 0
+    (scorer,) = results(tmp_path / "best")["rec"].values()
+    assert scorer["acc@0.5"] == values[0]
+
+
+def test_missing_features_say_how_to_make_them(stored: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    moved.mkdir()
+    for name in ("config.yaml", "results.json", "predictions.jsonl"):
+        (moved / name).write_bytes((stored / name).read_bytes())
+    with pytest.raises(DataError, match="Make them with `bsap test`"):
+        Sweep(read_run(moved))
+
+
+def test_unknown_metric(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(stored), "--metric", "rec/acc"]) == 2
+    assert "rec/acc@0.5" in capsys.readouterr().err
