@@ -1,0 +1,195 @@
+"""Pictures of a finished run: what every scorer chose, and what the model saw of it, drawn again without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.scene import Expression, Scene
+from bsap.kernels import Interpolation
+from bsap.metrics.functional import best_overlap, box_iou_pairs
+from bsap.panels import OVERLAP, Mark, PanelRow, overlap, panel
+from bsap.pictures import _CHOICES, _REFERENT, contact_sheet, draw_scene
+from bsap.predictions import Record
+from bsap.show import ShownRun, key_of
+from bsap.views import VIEWS, View, make_view
+
+_INSIDE = {
+    "global_local": (
+        ("tokens outside the line are faded", VIEWS["contour"]),
+        ("and its crop", VIEWS["masked_crop"]),
+    )
+}
+"""Views that look into the encoder, by kind: drawn by what comes closest."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way in which a run's models saw regions.
+
+    Attributes:
+        label: for people.
+        view: the view.
+        size: (h, w) of the encoder's input.
+        fill: the encoder's mean colour, 0..255.
+        interpolation: how the encoder's input is resized.
+    """
+
+    label: str
+    view: View
+    size: tuple[int, int]
+    fill: tuple[float, float, float]
+    interpolation: Interpolation
+
+
+def looks_of(run: ShownRun) -> list[Look]:
+    """Every encoder with every view; encoders of one size and preprocessing saw the same."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for model in run.results["models"]:
+        seen.setdefault((tuple(model["size"]), tuple(model["mean"]), model["interpolation"]), model["label"])
+    views = [
+        (": ".join(filter(None, (view.name, part))), drawn)
+        for view in map(make_view, run.model["views"])
+        for part, drawn in _INSIDE.get(view.kind, (("", view),))
+    ]
+    return [
+        Look(
+            label=name if len(seen) == 1 else f"{name}, {label}",
+            view=view,
+            size=size,
+            fill=(255 * mean[0], 255 * mean[1], 255 * mean[2]),
+            interpolation=interpolation,
+        )
+        for (size, mean, interpolation), label in seen.items()
+        for name, view in views
+    ]
+
+
+def draw_choices(run: ShownRun, record: Record, *, title: str | None = None, width: int = 480) -> Image.Image:
+    """The scene with its proposals, the referent, and every scorer's choice with its score.
+
+    Args:
+        run: the run.
+        record: one of its records.
+        title: by default the expression.
+        width: of the picture, in pixels.
+    """
+    scene, _ = run.scene(record)
+    choices: dict[str, int] = {}
+    hits: dict[str, bool] = {}
+    for name, row in record["scorers"].items():
+        label = _scored(name, row)
+        choices[label] = -1 if row["region"] is None else row["region"]
+        if (hit := run.hit(record, name)) is not None:
+            hits[label] = hit
+    return draw_scene(
+        _image(load_picture(scene.path, scene.width, scene.height)),
+        boxes=scene.proposals.boxes,
+        referent=record["referent"]["boxes"] or None,
+        choices=choices,
+        hits=hits,
+        title=title or record["text"],
+        width=width,
+    )
+
+
+def draw_sheet(run: ShownRun, records: Sequence[Record], *, columns: int = 3) -> Image.Image:
+    """A contact sheet of scenes; each title begins with the expression's key."""
+    return contact_sheet(
+        [draw_choices(run, record, title=f"[{key_of(record['id'])}] {record['text']}") for record in records], columns
+    )
+
+
+def draw_expression(run: ShownRun, record: Record) -> Image.Image:
+    """The scene beside the views that the model saw of the chosen regions and of the referent's best proposal.
+
+    For segmentation a last column shows where the region's mask and the referent's agree.
+    """
+    scene, expression = run.scene(record)
+    picture = load_picture(scene.path, scene.width, scene.height)
+    marks: dict[int, list[Mark]] = {}
+    for n, (name, row) in enumerate(record["scorers"].items()):
+        if row["region"] is not None:
+            marks.setdefault(row["region"], []).append((_scored(name, row), _CHOICES[n % len(_CHOICES)]))
+    masks = scene.proposals.masks if expression.referent.has_mask and "ris" in run.tasks else None
+    overlaps = _overlaps(scene, expression, by_mask="rec" not in run.tasks and masks is not None)
+    if overlaps:
+        marks.setdefault(overlaps.index(max(overlaps)), []).append(("best proposal", _REFERENT))
+
+    looks = looks_of(run)
+    seen = [_seen(run, look, scene, picture, list(marks)) for look in looks] if marks else []
+    rows = []
+    for place, (region, said) in enumerate(marks.items()):
+        title, images = f"region {region}", [images[place] for images in seen]
+        if overlaps and "rec" in run.tasks:
+            title += f"   IoU {overlaps[region]:.2f}"
+        if masks is not None:
+            meant = [mask for mask in expression.referent.masks if mask is not None]
+            part, whole = best_overlap(masks[region], meant)
+            title += f"   mask I/U {part / whole:.2f}"
+            dense = [coco_mask.decode(mask).astype(bool) for mask in (masks[region], *meant)]
+            images.append(overlap(_image(picture), dense[0], dense[1:]))
+        rows.append(PanelRow(title, said, images))
+    columns = [look.label for look in looks] + (["mask"] if masks is not None else [])
+    legend = list(OVERLAP.items()) if masks is not None and rows else []
+    return panel(
+        draw_choices(run, record, width=560),
+        columns=columns if rows else [],
+        rows=rows,
+        notes=_notes(run, record, looks),
+        legend=legend,
+    )
+
+
+def _seen(run: ShownRun, look: Look, scene: Scene, picture: Tensor, regions: Sequence[int]) -> list[Image.Image]:
+    masks = scene.proposals.masks
+    pixels = look.view.render(
+        picture,
+        torch.from_numpy(scene.proposals.boxes[list(regions)]),
+        look.size,
+        masks=None if masks is None else [masks[region] for region in regions],
+        resize=run.model["resize"],
+        interpolation=look.interpolation,
+        fill=look.fill,
+    )
+    return [_image(image) for image in pixels]
+
+
+def _overlaps(scene: Scene, expression: Expression, *, by_mask: bool) -> list[float]:
+    """How well each proposal meets the referent; empty without either."""
+    proposals, referent = scene.proposals, expression.referent
+    if not len(proposals) or not len(referent.boxes):
+        return []
+    if by_mask and proposals.masks is not None:
+        meant = [mask for mask in referent.masks if mask is not None]
+        return [part / whole for part, whole in (best_overlap(mask, meant) for mask in proposals.masks)]
+    boxes = torch.from_numpy(proposals.boxes).repeat_interleave(len(referent.boxes), 0)
+    targets = torch.from_numpy(referent.boxes).repeat(len(proposals), 1)
+    best: list[float] = box_iou_pairs(boxes, targets).reshape(len(proposals), -1).amax(1).tolist()
+    return best
+
+
+def _scored(name: str, row: Mapping[str, Any]) -> str:
+    return name if row["score"] is None else f"{name} {row['score']:.3g}"
+
+
+def _notes(run: ShownRun, record: Record, looks: Sequence[Look]) -> list[str]:
+    query = run.model["templates"]["query"]
+    queries = dict.fromkeys((look.view.template or query).format(record["text"]) for look in looks)
+    bank = run.results["protocol"].get("bank") or {}
+    phrases = (run.model.get("phrases") or {}).get("weight")
+    return [
+        f"{record['id']}   {record['picture']}   {record['n_regions']} proposals   bank: {bank.get('name', 'none')}",
+        "text as encoded: " + " | ".join(queries) + (f", and its noun phrase by {phrases:g}" if phrases else ""),
+    ]
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,209 @@
+"""Pictures for people: a drawn scene beside rows of small pictures that say more of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Mark = tuple[str, Colour]
+Mask = NDArray[np.bool_]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+OVERLAP: Mapping[str, Colour] = {
+    "choice and referent": (86, 180, 233),
+    "choice only": (240, 228, 66),
+    "referent only": (0, 158, 115),
+}
+"""Colours of :func:`overlap`; Okabe and Ito's, which people with any kind of colour vision can tell apart."""
+
+_PAPER: Colour = (255, 255, 255)
+_INK: Colour = (20, 20, 20)
+_FAINT: Colour = (100, 100, 100)
+_PAD = 10
+_NARROWEST = 340  # pixels of the rows' side, so that few columns do not squeeze the text
+_LEAST, _MOST = 128, 224  # pixels of a small picture's longer side: smaller ones are enlarged to show their pixels
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One row beside the scene.
+
+    Attributes:
+        title: its heading.
+        marks: what to say below the heading, each with a colour.
+        images: a picture for each column.
+    """
+
+    title: str
+    marks: Sequence[Mark]
+    images: Sequence[Image.Image]
+
+
+def panel(
+    scene: Image.Image,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[PanelRow],
+    notes: Sequence[str] = (),
+    legend: Sequence[Mark] = (),
+) -> Image.Image:
+    """Put a drawn scene and rows of small pictures side by side.
+
+    Args:
+        scene: goes to the left, as it is.
+        columns: what each column shows.
+        rows: top down.
+        notes: small print below.
+        legend: what colours inside the small pictures mean.
+
+    Returns:
+        A new RGB picture.
+
+    Raises:
+        ValueError: if a row has not one picture for each column.
+
+    Example:
+        >>> row = PanelRow("region 0", [("clip 0.9", (213, 94, 0))], [Image.new("RGB", (224, 224))])
+        >>> panel(Image.new("RGB", (480, 400)), columns=["crop"], rows=[row]).size
+        (850, 420)
+    """
+    for row in rows:
+        if len(row.images) != len(columns):
+            raise ValueError(
+                f"Expected argument `rows` to have {len(columns)} pictures each, but got {len(row.images)}."
+            )
+    canvas = _Canvas(scene.width + 2 * _PAD)
+    images = [[_shown(image) for image in row.images] for row in rows]
+    widths = [max(row[n].width for row in images) for n in range(len(columns))] if rows else []
+    lefts = [canvas.left + sum(width + _PAD for width in widths[:n]) for n in range(len(widths))]
+    canvas.right = canvas.left + max(_NARROWEST, sum(widths) + _PAD * (len(widths) - 1)) if rows else scene.width
+    canvas.paste(scene, 0, 0)
+
+    top = _PAD
+    if rows:
+        top = canvas.marks(legend, top, small=True)
+        top = max(
+            canvas.text(name, top, left=left, right=left + width, small=True)
+            for name, left, width in zip(columns, lefts, widths, strict=True)
+        )
+    for row, shown in zip(rows, images, strict=True):
+        top = canvas.marks(row.marks, canvas.text(row.title, top + _PAD // 2)) + 2
+        for image, left in zip(shown, lefts, strict=True):
+            canvas.paste(image, left, top)
+        top += max((image.height for image in shown), default=0) + _PAD
+    top = max(top, scene.height + _PAD)
+    for note in notes:
+        top = canvas.text(note, top, left=_PAD, small=True)
+    return canvas.finish(top + _PAD)
+
+
+def overlap(picture: Image.Image, chosen: Mask, referents: Sequence[Mask], *, size: int = _MOST) -> Image.Image:
+    """A window of the picture around a chosen mask and the referent's, each part in its colour of :data:`OVERLAP`.
+
+    Args:
+        picture: W x H.
+        chosen: (H, W).
+        referents: the referent's masks, each (H, W).
+        size: pixels of the result's longer side.
+
+    Example:
+        >>> mask = np.zeros((40, 60), bool); mask[10:20, 10:30] = True
+        >>> overlap(Image.new("RGB", (60, 40)), mask, [mask]).size
+        (224, 112)
+    """
+    meant = np.any(np.stack([np.zeros_like(chosen), *referents]), axis=0)
+    pixels = np.repeat(np.asarray(picture.convert("L"), np.float32)[:, :, None], 3, axis=2)
+    for part, colour in zip((chosen & meant, chosen & ~meant, meant & ~chosen), OVERLAP.values(), strict=True):
+        pixels[part] = 0.4 * pixels[part] + 0.6 * np.array(colour, np.float32)
+    rows, columns = np.nonzero(chosen | meant)
+    if not len(rows):
+        rows, columns = np.array([0, picture.height - 1]), np.array([0, picture.width - 1])
+    y0, y1, x0, x1 = int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+    dx, dy = (x1 - x0) // 10, (y1 - y0) // 10
+    window = (max(0, x0 - dx), max(0, y0 - dy), min(picture.width, x1 + dx), min(picture.height, y1 + dy))
+    cut = Image.fromarray(pixels.round().astype(np.uint8)).crop(window)
+    scale = size / max(cut.size)
+    return cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.NEAREST)
+
+
+class _Canvas:
+    """Paper that grows downwards; what is put on it returns where the next thing goes."""
+
+    def __init__(self, left: int) -> None:
+        self.left = self.right = left
+        self._pasted: list[tuple[Image.Image, int, int]] = []
+        self._texts: list[tuple[str, int, int, bool, Colour]] = []
+        self._squares: list[tuple[int, int, int, Colour]] = []
+
+    def paste(self, image: Image.Image, left: int, top: int) -> None:
+        self._pasted.append((image, left, top))
+
+    def text(
+        self, text: str, top: int, *, left: int | None = None, right: int | None = None, small: bool = False
+    ) -> int:
+        start = self.left if left is None else left
+        for part in _wrapped(text, _font(small), (right or self.right) - start):
+            self._texts.append((part, start, top, small, _FAINT if small else _INK))
+            top += _height(small)
+        return top
+
+    def marks(self, marks: Sequence[Mark], top: int, *, small: bool = False) -> int:
+        """Coloured squares with their texts, as many to a line as fit."""
+        left, side = self.left, _height(small) - 7
+        for text, colour in marks:
+            width = side + 6 + math.ceil(_font(small).getlength(text)) + 14
+            if left > self.left and left + width > self.right:
+                left, top = self.left, top + _height(small)
+            self._squares.append((left, top + 3, side, colour))
+            self._texts.append((text, left + side + 6, top, small, _FAINT if small else _INK))
+            left += width
+        return top + _height(small) if marks else top
+
+    def finish(self, height: int) -> Image.Image:
+        sheet = Image.new("RGB", (self.right + _PAD if self.right >= self.left else self.right, height), _PAPER)
+        draw = ImageDraw.Draw(sheet)
+        for image, left, top in self._pasted:
+            sheet.paste(image, (left, top))
+        for left, top, side, colour in self._squares:
+            draw.rectangle((left, top, left + side - 1, top + side - 1), fill=colour)
+        for text, left, top, small, colour in self._texts:
+            draw.text((left, top), text, fill=colour, font=_font(small))
+        return sheet
+
+
+def _font(small: bool) -> Font:
+    return ImageFont.load_default(size=13 if small else 16)
+
+
+def _height(small: bool) -> int:
+    return 18 if small else 22
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    longer = max(image.size)
+    if longer > _MOST:
+        return image.resize((max(1, image.width * _MOST // longer), max(1, image.height * _MOST // longer)))
+    factor = math.ceil(_LEAST / longer)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Lines no wider than ``width``; a word that is wider itself, such as a path, is cut."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [word] if lines[-1] else []
+        lines[-1] = word
+        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
+            fits = next((n for n in range(len(lines[-1]) - 1, 1, -1) if font.getlength(lines[-1][:n]) <= width), 1)
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+    return lines

@@ -1,0 +1,157 @@
+"""Candidate regions for any pictures: what a detector finds, as a file that the data modules read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bsap.datamodules.loader import sensible_workers
+from bsap.datamodules.pictures import PictureError, load_picture
+from bsap.detectors import Detector
+from bsap.errors import ModelError
+from bsap.picture_list import Picture
+from bsap.proposals_file import ProposalsFile
+
+
+def propose(
+    pictures: Sequence[Picture],
+    output: Path,
+    detector: Detector,
+    *,
+    score: float = 0.5,
+    max_per_picture: int = 100,
+    batch_size: int = 4,
+    device: torch.device | str = "cpu",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Find objects in pictures and write them down; an attempt that was cut off is continued.
+
+    Pictures of one batch have one size, so that none is padded and the batch size changes no detection.
+
+    Args:
+        pictures: where to look.
+        output: the file to write: COCO results, or, where it ends in ``.jsonl``, a line per picture, which also lists
+            pictures without any object.
+        detector: what finds them.
+        score: lowest score to keep.
+        max_per_picture: how many of the highest scores to keep per picture.
+        batch_size: the most pictures at once.
+        device: where the detector runs.
+        num_workers: processes that decode pictures; None chooses.
+        overwrite: start anew instead of going on.
+        advance: told how many more pictures are done.
+
+    Returns:
+        What made the file, as ``NAME.origin.json`` says it.
+
+    Raises:
+        ConfigError: if the output was made, or begun, with other settings.
+        DataError: for a picture that cannot be decoded; what was done before is kept.
+        ModelError: if the device's memory does not suffice; likewise.
+    """
+    settings = {**detector.describe(), "score": score, "max_per_picture": max_per_picture}
+    result = ProposalsFile(output, pictures, settings, overwrite=overwrite)
+    if result.origin is not None:
+        advance(len(pictures))
+        return result.origin
+    advance(len(result.done))
+    todo = [picture for picture in pictures if picture.image_id not in result.done]
+    try:
+        for batch, images in _batches(todo, batch_size, num_workers):
+            found = _detect(detector, images, device)
+            for picture, objects in zip(batch, found, strict=True):
+                result.add(picture, rows_of(objects, picture, score=score, most=max_per_picture))
+            result.flush()
+            advance(len(batch))
+    except (PictureError, ModelError) as error:
+        raise type(error)(
+            f"{error} {len(result.done)} of {len(pictures)} pictures are done and kept in {result.part}: "
+            "run the same command again to go on."
+        ) from error
+    finally:
+        result.close()
+    return result.finish(batch_size=batch_size, device=str(device))
+
+
+def rows_of(found: Mapping[str, Tensor], picture: Picture, *, score: float, most: int) -> list[dict[str, Any]]:
+    """A picture's objects as COCO results, the highest scores first.
+
+    Args:
+        found: N objects, as :data:`bsap.detectors.Found` returns them.
+        picture: the picture.
+        score: lowest score to keep.
+        most: how many to keep.
+
+    Returns:
+        Proposals with ``category_id``, ``bbox`` (x, y, width, height in pixels), ``score`` and, where there are masks,
+        ``segmentation``. Boxes are cut at the picture's edge; one without area is no object.
+
+    Example:
+        >>> found = {"boxes": torch.tensor([[2.0, 1.0, 99.0, 4.0]]), "scores": torch.ones(1), "labels": torch.ones(1)}
+        >>> rows_of(found, Picture("7", Path("7.jpg"), 10, 10), score=0.5, most=5)
+        [{'category_id': 1, 'bbox': [2.0, 1.0, 8.0, 3.0], 'score': 1.0}]
+    """
+    scores = found["scores"].float().cpu().numpy()
+    boxes = np.clip(found["boxes"].double().cpu().numpy().reshape(-1, 4), 0, [picture.width, picture.height] * 2)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).round(2)
+    order = np.argsort(-scores, kind="stable")
+    kept = order[(scores[order] >= score) & (xywh[order, 2:] > 0).all(axis=1)][:most]
+    labels = found["labels"].cpu()
+    rows: list[dict[str, Any]] = [
+        {"category_id": int(labels[n]), "bbox": xywh[n].tolist(), "score": round(float(scores[n]), 6)}
+        for n in kept.tolist()
+    ]
+    if "masks" in found:
+        inside = (found["masks"][torch.from_numpy(kept).to(found["masks"].device), 0] > 0.5).byte()
+        encodings = coco_mask.encode(np.asfortranarray(inside.permute(1, 2, 0).cpu().numpy()))
+        for row, rle in zip(rows, encodings, strict=True):
+            row["segmentation"] = {"size": [picture.height, picture.width], "counts": rle["counts"].decode("ascii")}
+    return rows
+
+
+class _Decoded(Dataset[tuple[Picture, Tensor]]):
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Picture, Tensor]:
+        picture = self.pictures[index]
+        return picture, load_picture(picture.path, picture.width, picture.height)
+
+
+def _batches(
+    pictures: Sequence[Picture], size: int, workers: int | None
+) -> Iterator[tuple[list[Picture], list[Tensor]]]:
+    """Decoded pictures in batches of one size each, the largest first: memory that does not suffice is found early."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault((picture.width, picture.height), []).append(index)
+    large = sorted(groups, key=lambda wh: -wh[0] * wh[1])
+    plan = [groups[wh][n : n + size] for wh in large for n in range(0, len(groups[wh]), size)]
+    workers = sensible_workers(len(plan)) if workers is None else workers
+    loader: Iterable[list[tuple[Picture, Tensor]]] = DataLoader(
+        _Decoded(pictures), batch_sampler=plan, num_workers=workers, collate_fn=list
+    )
+    for items in loader:
+        yield [picture for picture, _ in items], [image for _, image in items]
+
+
+@torch.inference_mode()
+def _detect(detector: Detector, images: Sequence[Tensor], device: torch.device | str) -> Sequence[Mapping[str, Tensor]]:
+    try:
+        return detector.find([image.to(device).float() / 255 for image in images])
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            f"The memory of {device} does not suffice for {len(images)} pictures at once: use fewer."
+        ) from error
