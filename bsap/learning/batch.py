@@ -1,0 +1,101 @@
+"""Scenes as a learner sees them: features instead of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.scene import Scene
+from bsap.features import pad
+from bsap.metrics import box_iou_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One scene, or one pseudo-scene made of texts.
+
+    Attributes:
+        id: what a message calls it.
+        texts: E expressions, without template.
+        regions: (N, R, D) features of the regions, for each of N members.
+        iou: (E, R), overlap of each region with each expression's referent.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+    regions: Tensor
+    iou: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LearningBatch:
+    """B examples, padded.
+
+    Attributes:
+        ids: B names.
+        texts: all expressions, example after example.
+        counts: E of each example.
+        regions: (B, N, R, D), zero in the padding.
+        valid: (B, R) bool, where a region is real.
+        iou: (B, E, R).
+        real: (B, E) bool, where an expression is real.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    counts: tuple[int, ...]
+    regions: Tensor
+    valid: Tensor
+    iou: Tensor
+    real: Tensor
+
+    @property
+    def positives(self) -> Tensor:
+        """(B, E, R) bool: the region covers the referent with an IoU of at least 0.5."""
+        return (self.iou >= 0.5) & self.real[..., None] & self.valid[:, None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> LearningBatch:
+        """The same batch on ``device``."""
+        names = ("regions", "valid", "iou", "real")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> LearningBatch:
+        """Pad and stack examples."""
+        counts = [example.regions.shape[1] for example in examples]
+        flat = torch.cat([example.regions.transpose(0, 1).flatten(1) for example in examples])
+        rows, valid = pad(flat, counts)
+        members = examples[0].regions.shape[0]
+        expressions = [len(example.texts) for example in examples]
+        iou = examples[0].iou.new_zeros(len(examples), max(expressions), max(counts))
+        for index, example in enumerate(examples):
+            iou[index, : expressions[index], : counts[index]] = example.iou
+        return cls(
+            ids=tuple(example.id for example in examples),
+            texts=tuple(text for example in examples for text in example.texts),
+            counts=tuple(expressions),
+            regions=rows.unflatten(-1, (members, -1)).transpose(1, 2),
+            valid=valid,
+            iou=iou,
+            real=torch.arange(max(expressions))[None] < torch.tensor(expressions)[:, None],
+        )
+
+
+def scene_example(scene: Scene, regions: Tensor) -> Example:
+    """A scene with the (N, R, D) features of its regions."""
+    boxes = torch.from_numpy(scene.proposals.boxes).reshape(-1, 4)
+    tables: dict[int, Tensor] = {}  # expressions share referents
+    for expression in scene.expressions:
+        targets = torch.from_numpy(expression.referent.boxes)
+        if id(expression.referent) not in tables:
+            ious = [box_iou_pairs(boxes, target.expand(len(boxes), 4)) for target in targets]
+            tables[id(expression.referent)] = torch.stack(ious).amax(0)
+    return Example(
+        id=scene.path.name,
+        texts=tuple(expression.text for expression in scene.expressions),
+        regions=regions,
+        iou=torch.stack([tables[id(expression.referent)] for expression in scene.expressions]),
+    )

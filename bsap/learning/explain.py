@@ -1,0 +1,156 @@
+"""What auxiliary prompts mean: words near their context, expressions near their features, what they explain away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bsap.banks import LEARNED, Bank
+from bsap.errors import ConfigError
+from bsap.learning.prompts import FrozenTower
+from bsap.scoring import BSAP, CLIP, Similarities
+from bsap.scoring.functional import clip_logits
+from bsap.stored_split import StoredSplit
+
+
+@dataclass(frozen=True)
+class PromptMeaning:
+    """One auxiliary prompt.
+
+    Attributes:
+        prompt: its text, or ``#k`` for a learned one.
+        words: for each learned context vector the nearest words of the vocabulary.
+        expressions: the nearest expressions of the split with their cosines.
+        explains: share of the expressions for which BSAP leaves CLIP's choice and this prompt is the one that fits that
+            choice best.
+        mended: share of the expressions for which that turned a miss into a hit.
+        broken: share for which it turned a hit into a miss.
+    """
+
+    prompt: str
+    words: tuple[tuple[str, ...], ...]
+    expressions: tuple[tuple[str, float], ...]
+    explains: float
+    mended: float
+    broken: float
+
+
+def explain(
+    split: StoredSplit, bank: Bank, *, file: Path | None = None, tower: FrozenTower | None = None, nearest: int = 3
+) -> list[PromptMeaning]:
+    """Every prompt of a bank, the one that explains most away first.
+
+    Args:
+        split: the expressions and their regions.
+        bank: prompts that are the same for all expressions.
+        file: the tensors of a learned bank, and
+        tower: the model's text tower, for the words near learned context; without both there are no words.
+        nearest: how many words and expressions to name.
+
+    Raises:
+        ConfigError: for a bank whose prompts differ between expressions.
+    """
+    if bank.per_scene or bank.transductive:
+        raise ConfigError(f"Bank {bank.name!r} differs from expression to expression; explain a fixed or learned one.")
+    side = split.sides[0]
+    features = side.prompts(bank.prompts) if bank.features is None else bank.features
+    names = bank.prompts or tuple(f"#{index}" for index in range(len(features)))
+    words = nearest_words(file, tower, nearest)
+    texts = list(dict.fromkeys(e.text for part in split.parts for scene in part.scenes for e in scene.expressions))
+    rows = side.features([side.templates.query.format(text) for text in texts])
+    cosines = F.normalize(features, dim=-1) @ rows.T
+    best = cosines.topk(min(nearest, len(texts)), dim=1)
+    counts: dict[str, Counter[int]] = {name: Counter() for name in ("explains", "mended", "broken")}
+    total = 0
+    for part, similarities in split.similarities(bank):
+        total += int(part.real.sum())
+        if not part.valid.shape[-1]:
+            continue
+        hits = part.iou >= 0.5
+        moved, prompt, before, after = explained_away(similarities)
+        moved &= part.real & part.valid.any(-1, keepdim=True)
+        was, is_ = (hits.gather(-1, choice[..., None])[..., 0] for choice in (before, after))
+        for name, chosen in (("explains", moved), ("mended", moved & ~was & is_), ("broken", moved & was & ~is_)):
+            counts[name].update(prompt[chosen].tolist())
+    meanings = [
+        PromptMeaning(
+            prompt=name,
+            words=words[k] if words else (),
+            expressions=tuple(
+                (texts[int(i)], float(value)) for value, i in zip(best.values[k], best.indices[k], strict=True)
+            ),
+            **{key: count[k] / max(total, 1) for key, count in counts.items()},
+        )
+        for k, name in enumerate(names)
+    ]
+    return sorted(meanings, key=lambda meaning: -meaning.explains)
+
+
+def explained_away(similarities: Similarities) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each expression, whether BSAP leaves CLIP's choice, and which prompt speaks loudest there.
+
+    Args:
+        similarities: of a padded batch of scenes, without a bank mask.
+
+    Returns:
+        Four tensors (B, E): moved (bool), the prompt with the highest logit at CLIP's choice, CLIP's choice, BSAP's.
+    """
+    clip = CLIP()(replace(similarities, bank_mask=None)).choice
+    bsap = BSAP()(similarities).choice
+    logits = clip_logits(similarities.bank, similarities.tau)
+    loudest = logits.argmax(-2)
+    return clip != bsap, loudest.gather(-1, clip), clip, bsap
+
+
+def nearest_words(file: Path | None, tower: FrozenTower | None, count: int) -> list[tuple[tuple[str, ...], ...]]:
+    """For each prompt and each of its context vectors the words with the most similar token embeddings.
+
+    Empty for banks of texts, and where the tokenizer cannot say its words.
+    """
+    decoder = None if tower is None else getattr(tower.encoder.tokenizer, "decoder", None)
+    if tower is None or decoder is None or file is None:
+        return []
+    tensors = load_file(file)
+    if "context" not in tensors:
+        return []
+    seen = tower.vocabulary.any(dim=1).nonzero()[:, 0]
+    vocabulary = F.normalize(tower.vocabulary[seen].float().cpu(), dim=-1)
+    found = []
+    for rows, length in zip(tensors["context"], tensors["lengths"].tolist(), strict=True):
+        indices = (F.normalize(rows[:length], dim=-1) @ vocabulary.T).topk(min(count, len(seen)), dim=1).indices
+        found.append(tuple(tuple(_word(decoder[int(seen[i])]) for i in row) for row in indices))
+    return found
+
+
+def _word(token: str) -> str:
+    """A token as one reads it."""
+    return token.replace("</w>", "")
+
+
+def learned_file(spec: str) -> Path | None:
+    """The tensors of a ``learned:`` bank, None for another bank."""
+    if not spec.startswith(LEARNED):
+        return None
+    path = Path(spec.removeprefix(LEARNED))
+    return path / "bank.safetensors" if path.is_dir() else path
+
+
+def rows_of(meanings: Sequence[PromptMeaning]) -> list[tuple[str, str, str, float, float, float]]:
+    """The table: prompt, words, expressions, and the three shares."""
+    return [
+        (
+            meaning.prompt,
+            " | ".join("/".join(words) for words in meaning.words),
+            ", ".join(f"{text} ({value:.2f})" for text, value in meaning.expressions),
+            meaning.explains,
+            meaning.mended,
+            meaning.broken,
+        )
+        for meaning in meanings
+    ]

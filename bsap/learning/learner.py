@@ -1,0 +1,133 @@
+"""What learns: three ways to bend the frozen model's features, and the scorer that compares them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bsap.errors import ConfigError
+from bsap.learning.prompts import FrozenTower, LearnedPrompts, QueryContext
+from bsap.scoring import Scorer, make_scorer
+from bsap.scoring.registry import ScorerSpec
+
+
+@dataclass(frozen=True)
+class FrozenTexts:
+    """The frozen text side.
+
+    Attributes:
+        tower: the text tower, to run learned context through.
+        features: texts with a template applied to (N, D) unit vectors, without gradients.
+        templates: the query template of each of N members.
+        bank_template: the auxiliary prompts' template.
+        tau: the model's logit scale.
+    """
+
+    tower: FrozenTower
+    features: Callable[[Sequence[str]], Tensor]
+    templates: tuple[str, ...]
+    bank_template: str
+    tau: float
+
+    def queries(self, texts: Sequence[str]) -> Tensor:
+        """(N, E, D) features of E expressions for each member."""
+        known = {form: self.features([form.format(text) for text in texts]) for form in set(self.templates)}
+        return torch.stack([known[form] for form in self.templates])
+
+
+class Learner(nn.Module):
+    """Base of all learners: gives back what the frozen model says. Override what learns.
+
+    Whatever is a parameter of a learner is trained and saved, nothing else.
+
+    Args:
+        texts: the frozen text side.
+        scorer: ranks the regions.
+    """
+
+    def __init__(self, texts: FrozenTexts, scorer: ScorerSpec = "bsap") -> None:
+        super().__init__()
+        self.texts = texts
+        self.ranking = make_scorer(scorer)
+
+    def bank(self) -> Tensor:
+        """(K, D) auxiliary prompts; none for a learner whose scorer needs none."""
+        return torch.zeros(0, self.texts.tower.encoder.dim)
+
+    def queries(self, texts: Sequence[str]) -> Tensor:
+        """(N, E, D) features of E expressions, without template, for each of N members."""
+        return self.texts.queries(texts)
+
+    def regions(self, regions: Tensor) -> Tensor:
+        """(B, N, R, D) features of regions."""
+        return regions
+
+    def scorer(self) -> Scorer:
+        """What ranks; its temperatures and weight may be tensors that learn."""
+        return self.ranking
+
+
+class PromptBank(Learner):
+    """Learned auxiliary prompts, and on request learned query context, tau and lam.
+
+    Args:
+        texts: the frozen text side.
+        scorer: ranks the regions; must use a bank.
+        prompts: the auxiliary prompts.
+        query: context before the queries' words, in place of their template.
+        learn_tau: whether tau learns; starts at the scorer's or the model's.
+        learn_lam: whether BSAP-H's lam learns; starts at the scorer's.
+
+    Raises:
+        ConfigError: if the scorer has no use for a bank, or no lam.
+    """
+
+    def __init__(
+        self,
+        texts: FrozenTexts,
+        scorer: ScorerSpec,
+        prompts: LearnedPrompts,
+        *,
+        query: QueryContext | None = None,
+        learn_tau: bool = False,
+        learn_lam: bool = False,
+    ) -> None:
+        super().__init__(texts, scorer)
+        self.prompts, self.query = prompts, query
+        ranking: Any = self.ranking
+        if not ranking.needs_bank:
+            raise ConfigError(f"Scorer {scorer!r} uses no bank, so there is nothing to learn; choose bsap or bsap_h.")
+        self.log_tau: nn.Parameter | None = None
+        self.lam_logit: nn.Parameter | None = None
+        if learn_tau:
+            self.log_tau = nn.Parameter(torch.tensor(math.log(float(ranking.tau or texts.tau))))
+        if learn_lam:
+            if "lam" not in [field.name for field in fields(ranking)]:
+                raise ConfigError(f"`learn_lam`: scorer {scorer!r} has no weight `lam`; choose bsap_h.")
+            self.lam_logit = nn.Parameter(torch.logit(torch.tensor(float(ranking.lam)), eps=1e-3))
+
+    def bank(self) -> Tensor:
+        """(K, D) unit vectors."""
+        features: Tensor = self.prompts(self.texts.tower)
+        return features
+
+    def queries(self, texts: Sequence[str]) -> Tensor:
+        """(N, E, D) unit vectors."""
+        if self.query is None:
+            return super().queries(texts)
+        features: Tensor = self.query(self.texts.tower, texts)
+        return features.expand(len(self.texts.templates), *features.shape)
+
+    def scorer(self) -> Scorer:
+        """The scorer with what is learned of tau and lam."""
+        learned: dict[str, Any] = {}
+        if self.log_tau is not None:
+            learned["tau"] = self.log_tau.exp()
+        if self.lam_logit is not None:
+            learned["lam"] = self.lam_logit.sigmoid()
+        return replace(self.ranking, **learned) if learned else self.ranking

@@ -1,0 +1,154 @@
+"""What batches are made of: every scene's features and overlaps in memory, or pseudo-scenes drawn from texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.scene import Scene
+from bsap.errors import ConfigError, DataError
+from bsap.feature_cache import FeatureCache
+from bsap.features import Member
+from bsap.learning.batch import Example, LearningBatch, scene_example
+from bsap.learning.projector import gap_projector
+from bsap.learning.regions import encode_regions, stored_regions
+from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths
+from bsap.text import TextCache
+
+
+class Material:
+    """Features for all stages of learning.
+
+    Args:
+        members: the encoder with each view.
+        cache: the feature store, or None.
+        resize: how a region becomes the encoder's square.
+
+    Attributes:
+        projector: W of :func:`~bsap.learning.projector.gap_projector`, or None where no gap is ignored.
+    """
+
+    def __init__(self, members: Sequence[Member], cache: FeatureCache | None, *, resize: str) -> None:
+        self.members, self.cache, self.resize = members, cache, resize
+        self.projector: Tensor | None = None
+        self._examples: dict[str, dict[str, Example]] = {}
+        self._pseudo: dict[str, PseudoScenes] = {}
+        self._text_rows: Tensor | None = None
+        self._items: dict[str, list[int]] = {}
+
+    @property
+    def text_only(self) -> bool:
+        """Whether texts stand in for regions."""
+        return bool(self._pseudo)
+
+    @property
+    def skipped(self) -> int:
+        """Expressions to learn from that no region is right for."""
+        examples = self._examples.get("train", {}).values()
+        return sum(int((~(example.iou >= 0.5).any(-1)).sum()) for example in examples)
+
+    def knows(self, stage: str, items: Sequence[Scene | TextScene]) -> bool:
+        """Whether a stage was added with these very items: a second run of the trainer needs no second reading."""
+        return self._items.get(stage) is not None and self._items[stage] == [id(item) for item in items]
+
+    def add_scenes(
+        self, stage: str, scenes: list[Scene], split: str, *, pictures: bool, barrier: Callable[[str], Any] | None
+    ) -> None:
+        """Read or make the features of a stage's scenes.
+
+        Args:
+            stage: ``train``, ``val``, ``test`` or ``gap``.
+            scenes: the scenes.
+            split: their split, for messages.
+            pictures: whether features that are not stored may be made from pictures.
+            barrier: waits for all processes, which then share the encoding through the store; None for one process.
+
+        Raises:
+            DataError: if features are missing.
+        """
+        if not pictures:
+            found = stored_regions(scenes, self.members, self.cache, split=split)
+        else:
+            if barrier is not None and self.cache is not None:
+                encode_regions(scenes, self.members, self.cache, resize=self.resize, share=True)
+                barrier("features")
+                self.cache.store.refresh()
+            found = encode_regions(scenes, self.members, self.cache, resize=self.resize)
+        empty = torch.zeros(len(self.members), 0, self.members[0].encoder.dim)
+        self._items[stage] = [id(item) for item in scenes]
+        self._examples[stage] = {s.image_id: scene_example(s, found.get(s.image_id, empty)) for s in scenes}
+
+    def add_texts(
+        self, stage: str, scenes: list[TextScene], config: TextConfig, cache: TextCache, template: str, *, seed: int
+    ) -> None:
+        """Make a stage of texts alone.
+
+        Raises:
+            DataError: for a text that the model would cut.
+        """
+        encoder = self.members[0].encoder
+        if (encode := getattr(encoder.tokenizer, "encode", None)) is not None:
+            check_lengths(scenes, encoder.context_length, lambda text: len(encode(template.format(text))) + 2)
+
+        def features(texts: Sequence[str]) -> Tensor:
+            return cache.features([template.format(text) for text in texts]).cpu()
+
+        self._items[stage] = [id(item) for item in scenes]
+        self._pseudo[stage] = PseudoScenes(scenes, config, features, seed=seed)
+        if stage == "train":
+            self._text_rows = features([text for scene in scenes for texts in scene.referents for text in texts])
+
+    def fit_projector(self, config: TextConfig) -> None:
+        """Fit W to the texts to learn from and to the gap, where one is to be ignored.
+
+        Raises:
+            ConfigError: if the gap is to be estimated and there are no regions.
+        """
+        if self._text_rows is None or config.gap == "none":
+            return
+        if config.gap == "regions":
+            rows = [example.regions.flatten(0, 1) for example in self._examples.get("gap", {}).values()]
+            if not rows:
+                raise ConfigError(
+                    "The modality gap is to be estimated from regions, but none are read: set `data.gap_expressions`, "
+                    "give `model.text.gap` a file, or switch it off with `--model.text.gap none`."
+                )
+            gap = torch.cat(rows).mean(0) - self._text_rows.mean(0)
+        else:
+            gap = read_gap(Path(config.gap), self._text_rows.shape[1])
+        self.projector = gap_projector(self._text_rows, gap, mu=config.mu, rho=config.rho)
+
+    def collate(self, stage: str, items: Sequence[Scene | TextScene], *, epoch: int) -> LearningBatch | None:
+        """A batch of a stage's items; None where none of them can be learned from."""
+        examples = []
+        for item in items:
+            if isinstance(item, Scene):
+                examples.append(self._examples[stage][item.image_id])
+            elif (example := self._pseudo[stage].example(item, epoch)) is not None:
+                rows = example.regions if self.projector is None else example.regions @ self.projector.T
+                rows = rows.expand(len(self.members), *rows.shape[1:])
+                examples.append(Example(example.id, example.texts, rows, example.iou))
+        return LearningBatch.of(examples) if examples else None
+
+
+def read_gap(path: Path, dim: int) -> Tensor:
+    """The tensor ``gap`` (D,) of a ``.safetensors`` file.
+
+    Raises:
+        DataError: if there is none.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        gap = load_file(path).get("gap")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"The modality gap {path} cannot be read: {error}.") from error
+    if gap is None or tuple(gap.shape) != (dim,):
+        got = "no such tensor" if gap is None else tuple(gap.shape)
+        raise DataError(f"The modality gap {path}: expected a tensor `gap` of shape ({dim},), but got {got}.")
+    return gap.float()

@@ -1,0 +1,399 @@
+"""The LightningModule that learns prompts; another learner overrides one hook."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from bsap.encoder import Encoder, EncoderConfig
+from bsap.errors import BSAPError, ConfigError
+from bsap.feature_cache import FeatureCache, StoredTexts
+from bsap.features import Member
+from bsap.learning.batch import LearningBatch
+from bsap.learning.learner import FrozenTexts, Learner, PromptBank
+from bsap.learning.loss import multi_positive_loss
+from bsap.learning.material import Material
+from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
+from bsap.learning.texts import TextConfig, TextScene
+from bsap.metrics import RECAccuracy
+from bsap.module import OPENAI, PRECISIONS
+from bsap.results import versions
+from bsap.run_folder import RunConfig
+from bsap.scoring import Similarities
+from bsap.settings import plain
+from bsap.similarity import member_templates
+from bsap.text import Templates, TextCache
+from bsap.views import View, make_view
+
+MONITOR = "val/acc@0.5"
+
+
+class PromptLearner(LightningModule):
+    """Learns auxiliary prompts for a frozen CLIP-like model, from region features or from text alone.
+
+    Only context vectors (and on request tau and lam) train. They pass through the frozen text tower, so that the
+    learned prompts stay texts of a kind. Checkpoints hold nothing of the model.
+
+    Args:
+        encoders: the model, a list of one. The default is OpenAI's ViT-B/32.
+        views: as for ``bsap test``.
+        resize: as for ``bsap test``.
+        templates: the query's; the bank's serves prompts that start from a bank.
+        scorer: whose regions' distribution is trained: ``bsap``, ``bsap_h``, or ``class_path`` with ``init_args``.
+        aggregate: as for ``bsap test``, ``before`` or ``sum``.
+        prompts: number, length and start of the prompts.
+        query_context: vectors of context to learn before the words of every query, in place of its template; 0: none.
+        learn_tau: learn the bank's temperature, too.
+        learn_lam: learn the weight of BSAP in BSAP-H, too.
+        features: ``stored`` opens no picture; ``pictures`` encodes, once, what the store does not have.
+        text: settings of learning from text alone, with ``data.text_only`` or ``data.text_file``.
+        lr: peak learning rate of AdamW, followed by a cosine to 0.
+        weight_decay: of the context vectors.
+        patience: epochs without a better validation accuracy after which training stops.
+        strict: whether a hit in validation needs IoU > 0.5.
+        run: where the run folder is written; null writes none.
+        store: as for ``bsap test``.
+
+    Raises:
+        ConfigError: for settings that contradict each other.
+
+    Source: context vectors, CoOp (arXiv 2109.01134); text alone, TLDR (arXiv 2311.18291); BSAP, arXiv 2402.18400.
+    """
+
+    learner: Learner
+
+    def __init__(
+        self,
+        *,
+        encoders: Sequence[EncoderConfig] | None = None,
+        views: Sequence[str | dict[str, Any]] = ("crop", "blur"),
+        resize: Literal["squash", "longest", "shortest"] = "squash",
+        templates: Templates = Templates(),  # noqa: B008 - frozen
+        scorer: str | dict[str, Any] = "bsap",
+        aggregate: Literal["before", "sum"] = "before",
+        prompts: PromptConfig = PromptConfig(),  # noqa: B008 - frozen
+        query_context: int = 0,
+        learn_tau: bool = False,
+        learn_lam: bool = False,
+        features: Literal["stored", "pictures"] = "stored",
+        text: TextConfig = TextConfig(),  # noqa: B008 - frozen
+        lr: float = 0.01,
+        weight_decay: float = 0.0,
+        patience: int = 10,
+        strict: bool = False,
+        run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
+        store: str | None = "auto",
+    ) -> None:
+        super().__init__()
+        configs = [EncoderConfig.of(config) for config in ((OPENAI,) if encoders is None else encoders)]
+        if len(configs) != 1:
+            raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
+        self.settings = plain(
+            {
+                "encoders": configs,
+                "views": views,
+                "resize": resize,
+                "templates": templates,
+                "scorer": scorer,
+                "aggregate": aggregate,
+                "prompts": prompts,
+                "query_context": query_context,
+                "learn_tau": learn_tau,
+                "learn_lam": learn_lam,
+                "features": features,
+                "text": text,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "patience": patience,
+                "strict": strict,
+                "store": store,
+            }
+        )
+        self.config, self.resize, self.templates, self.aggregate = configs[0], resize, templates, aggregate
+        self.views: list[View] = [make_view(view) for view in views]
+        self.scorer_spec, self.prompt_config, self.text_config = scorer, prompts, text
+        self.query_context, self.learn_tau, self.learn_lam = query_context, learn_tau, learn_lam
+        self.feature_source = features
+        self.lr, self.weight_decay, self.patience = lr, weight_decay, patience
+        self.run = RunConfig(**run) if isinstance(run, Mapping) else run
+        self.store = store
+        self.accuracy = RECAccuracy(strict=strict)
+        # In a list, which makes no submodule: the frozen model is neither trained, nor saved, nor wrapped.
+        self._frozen: list[Encoder] = []
+        self._texts: TextCache | None = None
+        self._cache: FeatureCache | None = None
+        self.material: Material | None = None
+
+    # --- the hook ---------------------------------------------------------------------------------------------------
+
+    def configure_learner(self, texts: FrozenTexts) -> Learner:
+        """What learns. Override this for another learner: its parameters train, its features are compared."""
+        tower = texts.tower
+        context = initial_prompts(self.prompt_config, tower, self.templates)
+        query = None
+        if self.query_context:
+            words = PromptConfig(1, self.query_context, words=self.templates.query.partition("{}")[0])
+            query = QueryContext(tower, initial_prompts(words, tower, self.templates)[0])
+        prompts = LearnedPrompts(tower, context)
+        return PromptBank(
+            texts, self.scorer_spec, prompts, query=query, learn_tau=self.learn_tau, learn_lam=self.learn_lam
+        )
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen model."""
+        return self._frozen[0]
+
+    @property
+    def store_folder(self) -> Path | None:
+        """The feature store's folder, or None when none is kept."""
+        if self.store == "auto":
+            return None if self.run is None else Path(self.run.root) / "features"
+        return None if self.store is None else Path(self.store)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Early stopping and the best checkpoint; the run folder's writer."""
+        from bsap.learning.folder import LearningFolder
+
+        callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
+        return callbacks if self.run is None else [*callbacks, LearningFolder(self.run), *checkpoints()]
+
+    def configure_model(self) -> None:
+        """Load the frozen model once in every process, and the features of what each run of the trainer looks at."""
+        trainer = self._trainer
+        precision = "32-true" if trainer is None else str(trainer.precision)
+        if precision not in PRECISIONS:
+            raise ConfigError(f"Precision {precision!r} would round the boxes; use one of {', '.join(PRECISIONS)}.")
+        known = bool(self._frozen)
+        if not known:
+            self._load(precision)
+        data = getattr(trainer, "datamodule", None)
+        if data is not None:
+            self._read(data)
+        if self.feature_source == "stored":
+            self.encoder.model.visual = None  # all that is left to do is text
+        if not known:
+            self.learner = self.configure_learner(self._frozen_texts()).to(self.device)
+        if self._cache is not None:
+            self._cache.flush()
+
+    def _load(self, precision: str) -> None:
+        trainer = self._trainer
+        if trainer is not None and trainer.local_rank:
+            trainer.strategy.barrier("weights")  # one download per node
+        encoder = Encoder(self.config)
+        if trainer is not None and not trainer.local_rank:
+            trainer.strategy.barrier("weights")
+        self._frozen = [encoder.to(self.device)]
+        folder = self.store_folder
+        self._cache = cache = None if folder is None else FeatureCache(folder, precision=precision, resize=self.resize)
+        self._texts = TextCache(encoder if cache is None else StoredTexts(encoder, cache))
+        self.material = Material([Member(encoder, view) for view in self.views], cache, resize=self.resize)
+
+    def _frozen_texts(self) -> FrozenTexts:
+        assert self._texts is not None
+        return FrozenTexts(
+            tower=FrozenTower(self.encoder),
+            features=self._texts.features,
+            templates=tuple(member_templates(view, self.templates).query for view in self.views),
+            bank_template=self.templates.bank,
+            tau=self.encoder.tau,
+        )
+
+    def _read(self, data: Any) -> None:
+        """The features of all stages, and what makes batches of them."""
+        material, texts = self.material, self._texts
+        assert material is not None
+        assert texts is not None
+        stages = {
+            "train": ("train_items", data.train_split),
+            "val": ("val_items", data.val_split),
+            "test": ("scenes", data.split),
+            "gap": ("gap_scenes", data.train_split),
+        }
+        barrier = self.trainer.strategy.barrier if self.trainer.world_size > 1 else None
+        with self.trainer.precision_plugin.forward_context():
+            for stage, (name, split) in stages.items():
+                items = list(getattr(data, name, ()))
+                if not items or material.knows(stage, items):
+                    continue
+                if isinstance(items[0], TextScene):
+                    form = member_templates(self.views[0], self.templates).query
+                    material.add_texts(stage, items, self.text_config, texts, form, seed=data.seed)
+                else:
+                    pictures = self.feature_source == "pictures"
+                    material.add_scenes(stage, items, split, pictures=pictures, barrier=barrier)
+            material.fit_projector(self.text_config)
+        data.collate = lambda stage, items: material.collate(
+            stage, items, epoch=self.current_epoch if stage == "train" else -1
+        )
+
+    # --- the forward pass -------------------------------------------------------------------------------------------
+
+    def forward(self, batch: LearningBatch) -> Tensor:
+        """(B, E, R) ranks, -inf where a region is padding."""
+        learner = self.learner
+        bank, queries = learner.bank(), learner.queries(batch.texts)
+        with torch.autocast(self.device.type, enabled=False):
+            regions = learner.regions(batch.regions).float()
+            bank = bank.float().to(regions.device)
+            size = batch.real.shape
+            places = batch.real.flatten().nonzero()[:, 0]
+            rows = queries.float().new_zeros(len(queries), size.numel(), queries.shape[-1])
+            rows = rows.index_copy(1, places, queries.float()).unflatten(1, size).transpose(0, 1)
+            similarities = Similarities(
+                query=_finite(rows @ regions.mT),
+                bank=_finite(bank @ regions.mT),
+                tau=torch.full((regions.shape[1],), learner.texts.tau, device=regions.device),
+                valid=batch.valid,
+            )
+            rank: Tensor = learner.scorer()(similarities, aggregate=self.aggregate).rank
+        return rank
+
+    def training_step(self, batch: LearningBatch | None, batch_idx: int) -> Tensor:
+        """The mean loss over the expressions that have a right region; the others are skipped (``material.skipped``).
+
+        Raises:
+            BSAPError: if the loss or a feature is not finite; on all processes.
+        """
+        problem, losses = None, torch.zeros(0, device=self.device)
+        try:
+            if batch is not None:
+                losses = multi_positive_loss(self(batch), batch.positives)
+                if not bool(losses.isfinite().all()):
+                    raise BSAPError("the loss")
+        except BSAPError as error:
+            problem = error
+        if not self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+            raise self._not_finite(problem, batch)
+        if not len(losses):
+            # All processes must take a step, also one whose share holds nothing to learn from.
+            return sum((p.sum() for p in self.learner.parameters()), torch.zeros((), device=self.device)) * 0.0
+        loss = losses.mean()
+        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
+        return loss
+
+    def _not_finite(self, problem: BSAPError | None, batch: LearningBatch | None) -> BSAPError:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        ids = "none" if batch is None else ", ".join(batch.ids)
+        where = f"step {self.global_step}, learning rate {rate:g}, batch {ids}"
+        what = f"{problem} is not finite" if problem is not None else "another process has a loss that is not finite"
+        return BSAPError(f"Training stopped: {what} at {where}. Try a smaller `--model.lr`.")
+
+    def _count(self, batch: LearningBatch | None) -> None:
+        if batch is None:
+            return
+        missing = ~batch.valid.any(-1, keepdim=True).expand_as(batch.real)
+        hit = torch.zeros(batch.real.shape, dtype=torch.float64, device=batch.iou.device)
+        if batch.valid.shape[-1]:
+            choice = self(batch).argmax(-1, keepdim=True)
+            hit = batch.iou.gather(-1, choice)[..., 0].double().masked_fill(missing, 0.0)
+        self.accuracy.update(hit[batch.real], missing=missing[batch.real])
+
+    def validation_step(self, batch: LearningBatch | None, batch_idx: int) -> None:
+        """Count the hits of a batch."""
+        self._count(batch)
+
+    def test_step(self, batch: LearningBatch | None, batch_idx: int) -> None:
+        """Count the hits of a batch."""
+        self._count(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the integer counters of all processes, then divide."""
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Join the integer counters of all processes, then divide."""
+        self._log_accuracy("test")
+
+    def _log_accuracy(self, stage: str) -> None:
+        for name, value in self.accuracy.compute().items():
+            # Already the same on every process; Lightning's own averaging would be wrong.
+            self.log(f"{stage}/{name}", float(value), prog_bar=name.startswith("acc"))
+        self.accuracy.reset()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a cosine to 0."""
+        optimizer = torch.optim.AdamW(self.learner.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # --- what is learned --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bank_tensors(self) -> dict[str, Tensor]:
+        """What a learned bank's file holds; empty for a learner without a bank.
+
+        Regions look at W b instead of b where a projector W was trained with: b . (W r) = (W' b) . r, so that the bank
+        ignores the gap of real regions as it did in training.
+        """
+        features = self.learner.bank()
+        if not len(features):
+            return {}
+        projector = None if self.material is None else self.material.projector
+        found = {"features": features if projector is None else features @ projector.to(features)}
+        if isinstance(self.learner, PromptBank):
+            found |= {"context": self.learner.prompts.context, "lengths": self.learner.prompts.lengths}
+            if self.learner.query is not None:
+                found["query_context"] = self.learner.query.context
+        return found
+
+    def bank_meta(self) -> dict[str, Any]:
+        """What made the bank, as far as the learner knows."""
+        scorer = self.learner.scorer()
+        learned = {
+            name: float(value) for name in ("tau", "lam") if isinstance(value := getattr(scorer, name, None), Tensor)
+        }
+        return {
+            "model": self.encoder.describe(),
+            "scorer": plain(self.scorer_spec),
+            "loss": "-log of the sum over regions with IoU >= 0.5 of softmax over regions of the scorer's rank",
+            "learned": learned,
+            "query_context": self.query_context,
+            "text_only": self.material is not None and self.material.text_only,
+            "projector": self.material is not None and self.material.projector is not None,
+            "skipped_expressions": 0 if self.material is None else self.material.skipped,
+            "settings": self.settings,
+            "versions": versions(),
+        }
+
+    # --- devices ----------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Bring the frozen model along: no module owns it, so that nothing else does."""
+        self.encoder.to(self.device)
+
+    def on_validation_start(self) -> None:
+        """Likewise."""
+        self.encoder.to(self.device)
+
+    def on_test_start(self) -> None:
+        """Likewise."""
+        self.encoder.to(self.device)
+
+
+def checkpoints() -> list[Callback]:
+    """Keep the epoch of the best validation accuracy, and the last one to continue from.
+
+    Two callbacks: one alone writes its last checkpoint only when the best changes.
+    """
+    best = ModelCheckpoint(monitor=MONITOR, mode="max", filename="best", enable_version_counter=False)
+    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise BSAPError("a feature")
+    return x

@@ -1,0 +1,207 @@
+"""Learned context: vectors in the place of words, run through the frozen text tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bsap.banks import load_bank
+from bsap.encoder import Encoder
+from bsap.errors import ConfigError, ModelError, unknown
+from bsap.text import Templates, run_text_tower, text_tower
+
+INITS = ("words", "random", "bank:NAME")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The auxiliary prompts to learn.
+
+    Attributes:
+        count: K, how many; a bank to start from brings its own number.
+        length: n, context vectors of each; a bank to start from brings its own.
+        init: where they start: ``words``, ``random``, or ``bank:NAME`` with what ``--model.bank`` of ``bsap test``
+            takes (a shipped name or a file).
+        words: for ``words``: the first vectors of every prompt; those after them start at random.
+        noise: standard deviation that is added to words and banks, in units of the vocabulary's own; without it, equal
+            words would stay equal for ever.
+    """
+
+    count: int = 16
+    length: int = 4
+    init: str = "words"
+    words: str = "a photo of"
+    noise: float = 0.3
+
+
+class FrozenTower:
+    """A frozen encoder's text tower, opened at its token embeddings; no module owns it, so it is not saved or trained.
+
+    Args:
+        encoder: the model.
+
+    Raises:
+        ModelError: for a text tower that is not causal with an end token, such as SigLIP's or a Hugging Face one.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        tower = text_tower(encoder.model)
+        if tower is None or not tower.trimmable:
+            raise ModelError(
+                f"Model {encoder.label!r}: prompts can be learned for open_clip's own causal text transformers only "
+                "(CLIP's, not SigLIP's, CoCa's or a Hugging Face tower)."
+            )
+        self.encoder, self.tower = encoder, tower
+
+    @property
+    def width(self) -> int:
+        """W, the length of a token embedding."""
+        return int(self.vocabulary.shape[1])
+
+    @property
+    def vocabulary(self) -> Tensor:
+        """(T, W) all token embeddings."""
+        embedding: Any = self.tower.module.token_embedding
+        weight: Tensor = embedding.weight
+        return weight.detach()
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation of the token embeddings that training has seen."""
+        rows = self.vocabulary
+        return float(rows[rows.any(dim=1)].float().std())
+
+    def words(self, text: str) -> Tensor:
+        """(L, W) embeddings of a text's tokens, without those of start and end."""
+        tokens = self.encoder.tokenize([text])
+        end = int(self.tower.positions(tokens)[0])
+        return self.embed(tokens)[0, 1:end].float()
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(N, L, W) token embeddings of (N, L) ids."""
+        with torch.no_grad():
+            return self.tower.embed(tokens.to(self.encoder.device))
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """(W,) embeddings of the start token and of the end token."""
+        tokens = self.encoder.tokenize([""])
+        rows = self.embed(tokens)[0].float()
+        return rows[0], rows[int(self.tower.positions(tokens)[0])]
+
+    def run(self, embeddings: Tensor, eot: Tensor) -> Tensor:
+        """(N, D) float32 unit vectors of (N, L, W) embeddings with end tokens at ``eot`` (N,); gradients flow."""
+        features = run_text_tower(self.encoder.model, embeddings, eot)
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(features.float(), dim=-1)
+
+
+class LearnedPrompts(nn.Module):
+    """K prompts of learned context vectors between the tower's own start and end tokens (CoOp, arXiv 2109.01134).
+
+    Args:
+        tower: the frozen tower.
+        context: K prompts, each (n_k, W).
+
+    Attributes:
+        context: (K, n, W), the only thing that learns; rows behind a prompt's own n_k mean nothing.
+        lengths: (K,) n_k.
+
+    Raises:
+        ConfigError: if a prompt has more vectors than the tower has places.
+    """
+
+    lengths: Tensor
+    start: Tensor
+    end: Tensor
+
+    def __init__(self, tower: FrozenTower, context: Sequence[Tensor]) -> None:
+        super().__init__()
+        lengths = [len(rows) for rows in context]
+        check_length(max(lengths), tower.encoder)
+        padded = [F.pad(rows.float().cpu(), (0, 0, 0, max(lengths) - len(rows))) for rows in context]
+        self.context = nn.Parameter(torch.stack(padded))
+        self.register_buffer("lengths", torch.tensor(lengths))
+        for name, row in zip(("start", "end"), tower.ends(), strict=True):
+            self.register_buffer(name, row.clone(), persistent=False)  # the model's own weights: not in checkpoints
+
+    def forward(self, tower: FrozenTower) -> Tensor:
+        """(K, D) unit vectors."""
+        count, length, width = self.context.shape
+        ends = self.end.expand(count, 1, width)
+        rows = torch.cat([self.start.expand(count, 1, width), self.context, ends], dim=1)
+        eot = self.lengths + 1
+        # Each prompt ends behind its own vectors; what stands after the end token cannot be seen from it.
+        places = torch.arange(length + 2, device=rows.device)
+        rows = torch.where((places == eot[:, None])[..., None], self.end, rows)
+        return tower.run(rows, eot)
+
+
+class QueryContext(nn.Module):
+    """Learned context before the words of every query, in place of a template (CoOp, arXiv 2109.01134).
+
+    Args:
+        tower: the frozen tower.
+        context: (m, W) where it starts.
+    """
+
+    def __init__(self, tower: FrozenTower, context: Tensor) -> None:
+        super().__init__()
+        check_length(len(context) + 1, tower.encoder)
+        self.context = nn.Parameter(context.float().cpu().clone())
+
+    def forward(self, tower: FrozenTower, texts: Sequence[str]) -> Tensor:
+        """(N, D) unit vectors of N texts; words that find no place behind the context are cut."""
+        places = tower.encoder.context_length - len(self.context)
+        tokens = tower.encoder.tokenize(list(texts))
+        eot = tower.tower.positions(tokens)
+        last = eot.clamp(max=places - 1)
+        tokens[torch.arange(len(tokens)), last] = tokens[torch.arange(len(tokens)), eot]
+        rows = tower.embed(tokens[:, : int(last.max()) + 1])
+        context = self.context.to(rows.dtype).expand(len(rows), *self.context.shape)
+        rows = torch.cat([rows[:, :1], context, rows[:, 1:]], dim=1)
+        return tower.run(rows, last.to(rows.device) + len(self.context))
+
+
+def initial_prompts(config: PromptConfig, tower: FrozenTower, templates: Templates) -> list[Tensor]:
+    """Where the K prompts start: K tensors (n_k, W), drawn from torch's global generator.
+
+    Raises:
+        ConfigError: for settings that contradict each other or the tower.
+    """
+    if config.init.startswith("bank:"):
+        bank = load_bank(config.init.removeprefix("bank:"))
+        if not bank.prompts:
+            raise ConfigError(f"`prompts.init`: bank {bank.name!r} has no prompts of its own to start from.")
+        found = [tower.words(templates.bank.format(prompt)) for prompt in bank.prompts]
+        return [rows + config.noise * tower.scale * torch.randn(rows.shape).to(rows) for rows in found]
+    if config.count < 1 or config.length < 1:
+        raise ConfigError(
+            f"`prompts` needs `count` and `length` of at least 1, got {config.count} and {config.length}."
+        )
+    check_length(config.length, tower.encoder)
+    drawn = tower.scale * torch.randn(config.count, config.length, tower.width)
+    if config.init == "words":
+        words = tower.words(config.words).cpu()
+        if len(words) > config.length:
+            raise ConfigError(
+                f"`prompts.words` {config.words!r} are {len(words)} tokens, but `prompts.length` is {config.length}."
+            )
+        drawn[:, : len(words)] = words + config.noise * drawn[:, : len(words)]
+    elif config.init != "random":
+        raise unknown("start of learned prompts (`prompts.init`)", config.init, INITS)
+    return list(drawn)
+
+
+def check_length(length: int, encoder: Encoder) -> None:
+    """Raise a ConfigError unless so many context vectors fit between start and end."""
+    room = encoder.context_length - 2
+    if length > room:
+        raise ConfigError(
+            f"{length} context tokens do not fit: the text tower of {encoder.label!r} has {encoder.context_length} "
+            f"positions, two of which are start and end. Use at most {room}."
+        )

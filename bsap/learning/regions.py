@@ -1,0 +1,87 @@
+"""The region features that are learned from: all in memory, read from the store or made from pictures once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.batch import collate
+from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.sampler import SceneSampler
+from bsap.datamodules.scene import Scene
+from bsap.errors import DataError
+from bsap.feature_cache import FeatureCache
+from bsap.features import Member, RegionFeatures
+
+SCENES = 16
+"""Pictures that are opened and encoded at once."""
+
+
+def stored_regions(
+    scenes: Sequence[Scene], members: Sequence[Member], cache: FeatureCache | None, *, split: str
+) -> dict[str, Tensor]:
+    """The stored features of scenes with regions: picture id to (N, R, D) on the CPU.
+
+    Raises:
+        DataError: if there is no store or features are missing; says the command that makes them.
+    """
+    found: dict[str, Tensor] = {}
+    missing: list[str] = []
+    scenes = [scene for scene in scenes if len(scene.proposals)]
+    for scene in scenes:
+        rows = [None if cache is None else cache.get(cache.region_key(scene, m.encoder, m.view)) for m in members]
+        known = [row for row in rows if row is not None]
+        if len(known) < len(members):
+            missing.append(scene.path.name)
+        else:
+            found[scene.image_id] = torch.stack(known)
+    if missing:
+        model = members[0].encoder
+        raise DataError(
+            f"The features of {len(missing)} of {len(scenes)} pictures of split {split!r} are not stored for model "
+            f"{model.label!r} (weights {model.weights_sha256[:12]}), first {', '.join(missing[:3])}. Make them with "
+            f"`bsap test --data.split {split}` on the same regions, model, views and precision, or let this command "
+            "open the pictures: `--model.features pictures`."
+        )
+    return found
+
+
+def encode_regions(
+    scenes: Sequence[Scene], members: Sequence[Member], cache: FeatureCache | None, *, resize: str, share: bool = False
+) -> dict[str, Tensor]:
+    """The features of scenes with regions, from pictures where they are not stored; new ones are kept in the store.
+
+    Args:
+        scenes: the scenes.
+        members: the encoder with each view.
+        cache: the store, or None.
+        resize: how a region becomes the encoder's square.
+        share: encode only this process's share of the scenes, for the others to find in the store.
+
+    Returns:
+        Picture id to (N, R, D) on the CPU.
+    """
+    scenes = [scene for scene in scenes if len(scene.proposals)]
+    if share:
+        scenes = [scenes[index] for index in SceneSampler([len(scene.proposals) for scene in scenes])]
+    encode = RegionFeatures(members, resize=resize, pack=64, cache=cache)
+    found: dict[str, Tensor] = {}
+    queue = iter(scenes)
+    while part := list(islice(queue, SCENES)):
+        known = [cache is not None and cache.has_regions(scene, members) for scene in part]
+        empty = torch.empty(0, dtype=torch.uint8)
+        items = [
+            (scene, empty if stored else load_picture(scene.path, scene.width, scene.height))
+            for scene, stored in zip(part, known, strict=True)
+        ]
+        batch = collate(items).to(members[0].encoder.device)
+        rows = torch.stack([flat.cpu() for flat in encode(batch)])
+        encode.keep()
+        for scene, regions in zip(part, rows.split(batch.counts, dim=1), strict=True):
+            found[scene.image_id] = regions
+    if cache is not None:
+        cache.flush()
+    return found

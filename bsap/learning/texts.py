@@ -1,0 +1,156 @@
+"""Learning without pictures: other sentences stand in for regions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bsap.banks import normalise_text
+from bsap.datamodules.records import SplitRecords
+from bsap.errors import DataError
+from bsap.learning.batch import Example
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Learning from text alone.
+
+    Attributes:
+        regions: stand-ins of a pseudo-scene; referents of one picture come first, others fill up.
+        dropout: for a plain text file: the share of words that a sentence's stand-in loses.
+        gap: what the projector ignores: ``none``; ``regions``, the mean of the regions of ``data.gap_expressions`` less
+            the mean of the texts; or a ``.safetensors`` file with a tensor ``gap`` of shape (D,).
+        mu: how strongly the gap is ignored.
+        rho: how strongly the projector is held to the identity.
+    """
+
+    regions: int = 8
+    dropout: float = 0.3
+    gap: str = "regions"
+    mu: float = 1e3
+    rho: float = 1.0
+
+
+@dataclass(frozen=True)
+class TextScene:
+    """What is known of one picture without seeing it.
+
+    Attributes:
+        id: the picture's name, or the line of a text file.
+        referents: the expressions of each referent; a single one is paired with itself after word-dropout.
+    """
+
+    id: str
+    referents: tuple[tuple[str, ...], ...]
+
+
+def text_scenes(records: SplitRecords) -> list[TextScene]:
+    """A split's expressions by picture and referent, in annotation order; reads no picture."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for expression in records.expressions:
+        referents = found.setdefault(expression.referent.image_id, {})
+        referents.setdefault(expression.referent.id, []).append(expression.text)
+    return [
+        TextScene(records.pictures[image].file_name, tuple(tuple(texts) for texts in referents.values()))
+        for image, referents in found.items()
+    ]
+
+
+def read_texts(file: Path) -> list[TextScene]:
+    """A text file, one sentence a line, each standing for a picture of its own.
+
+    Raises:
+        DataError: if it cannot be read, a line is empty, or there are fewer than two sentences.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise DataError(f"{file}, line {number}: empty; remove it. Every line must be one sentence.")
+    if len({normalise_text(line) for line in lines}) < 2:
+        raise DataError(f"{file}: needs at least two different sentences, but holds {len(lines)} lines.")
+    return [TextScene(f"{file.name}:{number}", ((line.strip(),),)) for number, line in enumerate(lines, 1)]
+
+
+def check_lengths(scenes: Sequence[TextScene], longest: int, count: Callable[[str], int]) -> None:
+    """Raise a DataError for the first text that a tower would cut.
+
+    Args:
+        scenes: the texts.
+        longest: tokens that the tower reads.
+        count: tokens that a text needs, start and end included.
+    """
+    for scene in scenes:
+        for text in (text for texts in scene.referents for text in texts):
+            if (tokens := count(text)) > longest:
+                raise DataError(
+                    f"{scene.id}: {text[:60]!r} is {tokens} tokens long, but the model reads {longest}; shorten it."
+                )
+
+
+def drop_words(text: str, share: float, rng: random.Random) -> str:
+    """The text without some of its words, never without all of them, and never the very same text if it has two words.
+
+    Example:
+        >>> drop_words("the big red cup", 0.5, random.Random(1))
+        'big red'
+    """
+    words = text.split()
+    if len(words) < 2:
+        return text
+    kept = [word for word in words if rng.random() >= share]
+    if len(kept) == len(words):
+        kept.pop(rng.randrange(len(kept)))
+    return " ".join(kept) or rng.choice(words)
+
+
+class PseudoScenes:
+    """Makes pseudo-scenes: stand-ins in the place of regions, and other expressions of the same referents as queries.
+
+    A stand-in is never its own query. Stand-ins with equal texts are all right for a query that one of them is right
+    for, and a query whose text is some stand-in's is left out.
+
+    Args:
+        scenes: the split's texts; referents of other scenes fill a scene up.
+        config: the settings.
+        features: texts, template applied or not as the caller likes, to (N, D) unit vectors.
+        seed: of all draws; the draws for a scene depend on it, on the epoch and on the scene alone.
+    """
+
+    def __init__(
+        self, scenes: Sequence[TextScene], config: TextConfig, features: Callable[[Sequence[str]], Tensor], *, seed: int
+    ) -> None:
+        self.config, self.features, self.seed = config, features, seed
+        self.referents = [texts for scene in scenes for texts in scene.referents]
+
+    def example(self, scene: TextScene, epoch: int) -> Example | None:
+        """A scene's pseudo-scene in one epoch, its stand-ins' features as (1, R, D); None where no query is left."""
+        rng = random.Random(f"{self.seed}/{epoch}/{scene.id}")
+        own = list(scene.referents)
+        rng.shuffle(own)
+        own = own[: self.config.regions]
+        others = rng.choices(self.referents, k=self.config.regions - len(own))
+        pairs = [self._pair(texts, rng) for texts in (*own, *others)]
+        stand_ins = [normalise_text(stand_in) for stand_in, _ in pairs]
+        queries = [(stand_in, query) for stand_in, query in pairs[: len(own)] if normalise_text(query) not in stand_ins]
+        if not queries:
+            return None
+        iou = torch.tensor(
+            [[float(other == normalise_text(stand_in)) for other in stand_ins] for stand_in, _ in queries]
+        )
+        regions = self.features([stand_in for stand_in, _ in pairs])[None]
+        return Example(scene.id, tuple(query for _, query in queries), regions, iou)
+
+    def _pair(self, texts: tuple[str, ...], rng: random.Random) -> tuple[str, str]:
+        """A stand-in and a query of one referent."""
+        if len(texts) == 1:
+            return drop_words(texts[0], self.config.dropout, rng), texts[0]
+        stand_in, query = rng.sample(texts, 2)
+        return stand_in, query

@@ -1,0 +1,269 @@
+"""Learning from end to end: what trains, what is saved, what stops it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from safetensors.torch import load_file, save_file
+
+from bsap.cli import main
+from bsap.encoder import Encoder
+from bsap.feature_cache import FeatureCache
+from bsap.features import Member
+from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
+from bsap.learning.regions import stored_regions
+from bsap.run_folder import RunConfig
+from bsap.text import Templates
+from bsap.views import make_view
+
+Fit = Callable[..., int]
+
+
+def learner(model: dict[str, Any], **changes: Any) -> PromptLearner:
+    prompts = PromptConfig(**model["prompts"])
+    return PromptLearner(**{**model, "prompts": prompts, "run": None, **changes})
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    plain = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": folder}
+    return Trainer(**{**quiet, **plain, **settings})  # type: ignore[arg-type]
+
+
+def bank(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return load_file(folder / "bank" / "bank.safetensors"), json.loads((folder / "bank" / "bank.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("changes", "learns"),
+    [
+        ({}, {"prompts.context"}),
+        (
+            {"learn_tau": True, "query_context": 2, "templates": Templates("the {}", "{}")},
+            {"prompts.context", "query.context", "log_tau"},
+        ),
+        ({"scorer": "bsap_h", "learn_lam": True}, {"prompts.context", "lam_logit"}),
+    ],
+)
+def test_only_what_should_learn_has_gradients(
+    data: dict[str, Any], model: dict[str, Any], tmp_path: Path, changes: dict[str, Any], learns: set[str]
+) -> None:
+    module = learner(model, **changes)
+    graded: set[str] = set()
+
+    class Watch(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            graded.update(n for n, p in pl_module.learner.named_parameters() if p.grad is not None and p.grad.any())
+            assert all(p.grad is None for p in pl_module.encoder.parameters())
+
+    before = Encoder("demo").model.transformer.state_dict()
+    fitter = trainer(tmp_path, callbacks=[Watch()], enable_checkpointing=True)
+    fitter.fit(module, datamodule=LearningDataModule(**data))
+    assert graded == learns
+    assert {name.removeprefix("learner.") for name, _ in module.named_parameters()} == learns
+    after = module.encoder.model.transformer.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    fitter.save_checkpoint(tmp_path / "c.ckpt")
+    state = torch.load(tmp_path / "c.ckpt", weights_only=True)["state_dict"]
+    assert set(state) == {f"learner.{name}" for name in learns} | {"learner.prompts.lengths"}, "nothing of CLIP's"
+    assert (tmp_path / "c.ckpt").stat().st_size < 100_000
+
+
+def test_learning_learns(data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
+    class Losses(Callback):
+        found: list[float]
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.found = [*getattr(self, "found", []), float(trainer.callback_metrics["train/loss"])]
+
+    losses = Losses()
+    fitter = trainer(tmp_path, max_epochs=15, callbacks=[losses], enable_checkpointing=False)
+    fitter.fit(learner(model), datamodule=LearningDataModule(**data))
+    assert losses.found[-1] < losses.found[0] - 0.02
+
+
+def test_a_bank_saved_loaded_and_tested_twice(
+    fit: Fit, data: dict[str, Any], model: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed command works as it stands, and its accuracy on val is the one that training saw."""
+    assert fit() == 0
+    printed = capsys.readouterr().out
+    tensors, meta = bank(tmp_path / "run")
+    assert tensors["features"].shape == (3, 128)
+    assert tensors["context"].shape == (3, 3, 96)
+    assert meta["seed"] == 0
+    assert meta["data"]["train_split"] == "train"
+    (command,) = [line for line in printed.splitlines() if line.startswith("  bsap test ")]
+    words = shlex.split(command)[1:]
+    results = []
+    for name in ("one", "two"):
+        flags = ["--run.root", str(tmp_path), "--run.name", name, "--model.store", model["store"]]
+        assert main([*words, *flags, "--data.split", "val", "--trainer.accelerator", "cpu"]) == 0
+        results.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["metrics"]["rec"]["bsap"]["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+    assert main(["sweep", str(tmp_path / "one"), "--banks", f"learned:{tmp_path / 'run' / 'bank'}", "generic"]) == 0
+    rows = json.loads((tmp_path / "one" / "sweep" / "sweep.json").read_text())["rows"]
+    (row,) = [r for r in rows if r["scorer"] == "bsap" and str(r["bank"]).startswith("learned")]
+    assert row["metrics"]["rec/acc@0.5"] == results[0]["metrics"]["rec"]["bsap"]["acc@0.5"]
+
+    # another model: the same architecture with one weight changed
+    other = tmp_path / "other"
+    shutil.copytree(Path(Encoder("demo").weights_file or "").parent, other)
+    state = load_file(other / "open_clip_model.safetensors")
+    state["text_projection"][0, 0] += 1
+    save_file(state, other / "open_clip_model.safetensors")
+    flags = ["--run.root", str(tmp_path), "--run.name", "three", "--trainer.accelerator", "cpu"]
+    capsys.readouterr()
+    assert main([*words, *flags, "--model.encoders", json.dumps([{"name": f"local-dir:{other}"}])]) == 2
+    assert "was learned with model 'demo'" in capsys.readouterr().err
+
+
+def test_learned_tau_and_lam_are_part_of_the_printed_command(
+    fit: Fit, model: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"scorer": "bsap_h", "learn_tau": True, "learn_lam": True, "resize": "longest"}
+    assert fit("--model.lr", "0.05", model_=changes) == 0
+    meta = bank(tmp_path / "run")[1]
+    assert set(meta["learned"]) == {"tau", "lam"}
+    assert abs(meta["learned"]["lam"] - 0.5) > 1e-3
+    assert abs(meta["learned"]["tau"] - meta["model"]["tau"]) > 1e-2
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  bsap test ")]
+    flags = ["--run.root", str(tmp_path), "--run.name", "test", "--trainer.accelerator", "cpu"]
+    assert main([*shlex.split(command)[1:], *flags, "--model.store", model["store"]]) == 0
+    results = json.loads((tmp_path / "test" / "results.json").read_text())
+    assert results["protocol"]["resize"] == "longest"
+    (name,) = set(results["metrics"]["rec"]) - {"clip"}
+    assert results["metrics"]["rec"][name]["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+
+
+def test_query_context_is_for_the_learner_alone(
+    data: dict[str, Any], fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--model.query_context", "3") == 0
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  bsap test ")]
+    assert main([*shlex.split(command)[1:], "--run.root", str(tmp_path), "--trainer.accelerator", "cpu"]) == 2
+    assert "together with context before the queries" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_bank_and_another_seed_another(fit: Fit, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert fit("--seed_everything", str(seed), name=name) == 0
+    a, b, c = (bank(tmp_path / name)[0]["features"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_resuming_goes_where_it_would_have_gone(data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
+    class Die(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                raise RuntimeError("power cut")
+
+    def train(name: str, ckpt: Path | None = None, **settings: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        module = learner(model, run=RunConfig(root=str(tmp_path), name=name))
+        trainer(tmp_path, max_epochs=4, **settings).fit(module, datamodule=LearningDataModule(**data), ckpt_path=ckpt)
+        saved = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["epoch"] == 3
+        context: torch.Tensor = saved["state_dict"]["learner.prompts.context"]
+        return context
+
+    whole = train("whole")
+    assert len(json.loads((tmp_path / "whole" / "history.json").read_text())) == 4
+    with pytest.raises(RuntimeError, match="power cut"):
+        train("broken", callbacks=[Die()])
+    torch.testing.assert_close(train("broken", tmp_path / "broken" / "checkpoints" / "last.ckpt"), whole)
+    history = json.loads((tmp_path / "broken" / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [0, 1, 2, 3]
+
+
+def test_a_run_folder_is_not_written_over(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit() == 0
+    assert fit() == 2
+    assert "Continue it with `--ckpt_path last`" in capsys.readouterr().err
+    assert fit("--model.lr", "0.5") == 2
+    assert "model.lr: 0.01 -> 0.5" in capsys.readouterr().err
+    assert fit("--model.lr", "0.5", "--run.overwrite", "true") == 0
+
+
+def test_missing_features_name_the_command(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(model_={"features": "stored", "store": str(tmp_path / "empty")}) == 2
+    message = capsys.readouterr().err
+    assert "10 of 10 pictures of split 'train' are not stored for model 'demo'" in message
+    assert "`bsap test --data.split train`" in message
+    assert "--model.features pictures" in message
+
+
+def test_a_loss_that_is_not_finite_stops(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--model.lr", "1e30", "--model.learn_tau", "true") == 2
+    message = capsys.readouterr().err
+    assert "Training stopped:" in message
+    assert "is not finite at step" in message
+    assert "learning rate 9.33013e+29" in message, "the cosine's value at this step"
+    assert "batch drawn_" in message
+    assert not (tmp_path / "run" / "bank").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scorer": "clip"}, "uses no bank, so there is nothing to learn"),
+        ({"learn_lam": True}, "has no weight `lam`"),
+        ({"encoders": [{"name": "demo"}, {"name": "demo"}]}, "one model at a time, but `encoders` lists 2"),
+        ({"prompts": {"length": 30}}, "30 context tokens do not fit"),
+    ],
+)
+def test_wrong_settings(fit: Fit, capsys: pytest.CaptureFixture[str], changes: Any, message: str) -> None:
+    assert fit(model_=changes) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_mixed_precision(fit: Fit, tmp_path: Path) -> None:
+    assert fit(precision="bf16-mixed") == 0
+    tensors, meta = bank(tmp_path / "run")
+    assert meta["precision"] == "bf16-mixed"
+    assert tensors["features"].dtype == torch.float32
+    torch.testing.assert_close(tensors["features"].norm(dim=1), torch.ones(3))
+
+
+def test_text_alone(data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
+    """With the gap ignored, the bank's own answer to the gap is next to nothing; without it, it is not."""
+    found = {}
+    store = FeatureCache(Path(model["store"]), precision="32-true", resize="squash")
+    for gap in ("regions", "none"):
+        module = learner(model, text=TextConfig(regions=4, gap=gap, mu=1e6))
+        items = LearningDataModule(**data, text_only=True, gap_expressions=40 if gap == "regions" else 0)
+        trainer(tmp_path, enable_checkpointing=False).fit(module, datamodule=items)
+        found[gap] = module.bank_tensors()["features"]
+        if gap == "regions":
+            encoder = Encoder("demo")
+            said = [t for s in items.train_items for g in s.referents for t in g]  # type: ignore[union-attr]
+            seen = stored_regions(items.gap_scenes, [Member(encoder, make_view("crop"))], store, split="train")
+            texts = encoder.encode_text([f"a photo of {text}" for text in said])
+            direction = torch.cat([rows[0] for rows in seen.values()]).mean(0) - texts.mean(0)
+    assert float((found["regions"] @ direction).abs().max()) < 1e-3
+    assert float((found["none"] @ direction).abs().max()) > 1e-2
+
+
+def test_a_text_file_learns_without_any_data_set(fit: Fit, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("".join(f"the {c} {n}\n" for c in ("red", "blue", "green") for n in ("cup", "bird", "dog", "car")))
+    gone = {"root": "", "proposals": None, "text_file": str(file)}
+    assert fit(data_=gone, model_={"text": {"regions": 4, "gap": "none"}}) == 0
+    _, meta = bank(tmp_path / "run")
+    assert meta["text_only"] is True
+    assert meta["projector"] is False
+
+
+def test_a_gap_nobody_gave(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(data_={"text_only": True}) == 2
+    assert "set `data.gap_expressions`" in capsys.readouterr().err

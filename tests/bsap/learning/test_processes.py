@@ -1,0 +1,62 @@
+"""Learning on two processes gives a bank that one process can use, and shipped configurations run as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from bsap.cli import main
+
+
+def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
+    """Five validation scenes on two processes: the accuracy is that of `bsap test` on one."""
+    config = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "default_root_dir": str(tmp_path),
+            "precision": "bf16-mixed",
+        },
+        "data": data,
+        "model": model | {"store": str(tmp_path / "store")},
+        "run": {"root": str(tmp_path), "name": "run"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    request = {"world": 2, "args": ["fit", "-c", str(tmp_path / "config.yaml")], "folder": str(tmp_path), "prelude": ""}
+    codes = ranks.ask({"wait": ranks.ask(request), "timeout": 120})
+    assert codes == [0, 0], [(tmp_path / f"rank{rank}.err").read_text() for rank in range(2)]
+    assert (tmp_path / "rank1.out").read_text() == ""
+    bank = tmp_path / "run" / "bank"
+    meta = json.loads((bank / "bank.json").read_text())
+    assert meta["processes"] == 2
+    assert meta["steps"] == 2 * 2, "two epochs of two steps: five of ten scenes in batches of four"
+    assert load_file(bank / "bank.safetensors")["features"].shape == (3, 128)
+    test = {
+        "trainer": {"accelerator": "cpu", "devices": 1, "precision": "bf16-mixed"},
+        "data": data | {"split": "val"},
+        "model": {"encoders": model["encoders"], "views": ["crop"], "bank": f"learned:{bank}", "scorers": ["bsap"]},
+        "run": {"root": str(tmp_path), "name": "test"},
+    }
+    test["model"]["store"] = str(tmp_path / "store")
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    assert main(["test", "-c", str(tmp_path / "test.yaml")]) == 0
+    found = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]["rec"]["bsap"]
+    assert found["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["learned_prompts.yaml", "learned_prompts_text.yaml"])
+def test_shipped_configurations(data: dict[str, Any], model: dict[str, Any], tmp_path: Path, name: str) -> None:
+    flags = ["--data.root", data["root"], "--data.dataset", "demo", "--data.split_by", "drawn"]
+    flags += ["--run.root", str(tmp_path), "--model.encoders", '[{"name": "demo"}]', "--model.store", model["store"]]
+    flags += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    if "text" not in name:
+        flags += ["--data.proposals.source", "ground_truth", "--model.features", "pictures"]
+    assert main(["fit", "-c", f"bsap:{name}", *flags]) == 0
+    folder = tmp_path / name.removesuffix(".yaml")
+    assert load_file(folder / "bank" / "bank.safetensors")["features"].shape == (64, 128)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
