@@ -1,0 +1,1 @@
+"""The commands behind ``bsap``, one module each, imported only when called."""

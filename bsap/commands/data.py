@@ -1,0 +1,98 @@
+"""``bsap data check``: is a folder of annotations and pictures complete and sound?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bsap.datamodules.check import RootReport, SplitReport
+
+UNSOUND = 1
+"""Exit status when something is missing or wrong."""
+
+
+def run(argv: list[str]) -> int:
+    """Print what is found against what is published."""
+    parser = argparse.ArgumentParser(prog="bsap data", description="Look after a folder of annotations and pictures.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="compare a folder with what is published",
+        description="Read all REFER annotations under a root; compare the counts of every split with the published "
+        f"ones, look for missing pictures, masks and impossible boxes. Exit status {UNSOUND} if anything is amiss.",
+    )
+    check.add_argument("folder", nargs="?", type=Path, metavar="ROOT", help="the folder with refcoco/, images/ ...")
+    check.add_argument("--root", type=Path, help="the same, as bsap test spells it")
+    check.add_argument("--images", help="the folder of pictures where it is not ROOT/images/train2014")
+    check.add_argument("--format", choices=["table", "json"], default="table")
+    options = parser.parse_args(argv[1:])
+    root = options.root or options.folder
+    if root is None:
+        check.error("name the folder: bsap data check ROOT")
+
+    from bsap.datamodules.check import check_root
+
+    errors = Console(stderr=True)
+    with errors.status("reading") as status:
+        report = check_root(root, images=options.images, progress=lambda name: status.update(f"reading {name}"))
+    if options.format == "json":
+        splits = [
+            {**asdict(split), "found": split.found._asdict(), "known": split.known and split.known._asdict()}
+            for split in report.splits
+        ]
+        print(json.dumps({**asdict(report), "splits": splits, "ok": report.ok}, indent=2))
+    else:
+        _print(report)
+    return 0 if report.ok else UNSOUND
+
+
+def _print(report: RootReport) -> None:
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for name in ("split", "expressions", "referents", "pictures", "no mask", ""):
+        table.add_column(name, justify="left" if name in ("split", "") else "right", no_wrap=True)
+    for split in report.splits:
+        known = split.known
+        table.add_row(
+            f"{split.dataset} {split.split_by} {split.split}",
+            _of(split.found.expressions, None if known is None else known.expressions),
+            _of(split.found.referents, None if known is None else known.referents),
+            _of(split.pictures - len(split.missing_pictures), split.pictures),
+            str(split.without_mask),
+            "ok" if split.ok else "[red]amiss[/red]",
+        )
+    if report.splits:
+        console.print(table)
+    for split in report.splits:
+        for line in _complaints(split):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for error in report.errors:
+        console.print(error, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "Complete and sound." if report.ok else "Not complete: see above; docs/data.md says where to get what."
+    )
+
+
+def _of(found: int, known: int | None) -> str:
+    return str(found) if known in (None, found) else f"{found}/{known}"
+
+
+def _complaints(split: SplitReport) -> list[str]:
+    name = f"{split.dataset} {split.split_by} {split.split}"
+    lines = []
+    for what, places in (
+        ("pictures are missing", split.missing_pictures),
+        ("boxes are invalid or reach beyond their picture", split.bad_boxes),
+        ("masks are invalid", split.bad_masks),
+    ):
+        if places:
+            lines.append(f"{name}: {len(places)} {what}, first {', '.join(places[:3])}")
+    return lines

@@ -1,0 +1,62 @@
+"""``bsap explain RUN``: what a bank's auxiliary prompts mean, on the features that a run has stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bsap.errors import ConfigError
+
+
+def run(argv: list[str]) -> int:
+    """Print a table of the prompts and write it as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="bsap explain",
+        description="For each auxiliary prompt: vocabulary words near its learned context, expressions near its "
+        "feature, and the share of the expressions for which BSAP leaves CLIP's choice because of it.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run folder: its data, model and views")
+    parser.add_argument("--bank", metavar="BANK", help="for example learned:runs/x/bank; by default the run's bank")
+    parser.add_argument(
+        "--nearest", type=int, default=3, metavar="N", help="words and expressions; default: %(default)s"
+    )
+    parser.add_argument("--rows", type=int, default=30, metavar="N", help="prompts to print; default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/explain.json")
+    options = parser.parse_args(argv[1:])
+
+    from bsap.banks import check_learned_bank, load_bank
+    from bsap.encoder import Encoder, EncoderConfig
+    from bsap.learning.explain import explain, learned_file, rows_of
+    from bsap.learning.prompts import FrozenTower
+    from bsap.saved_run import read_run
+    from bsap.sweep import Sweep
+
+    saved = read_run(options.run)
+    sweep = Sweep(saved)
+    model = saved.settings["model"]
+    spec = options.bank or model["bank"]
+    bank = load_bank(spec, split_texts=sweep.data.texts, seed=model["bank_seed"])
+    check_learned_bank(bank, sweep.models)
+    file = learned_file(spec)
+    tower = None if file is None else FrozenTower(Encoder(EncoderConfig.of(model["encoders"][0])))
+    meanings = explain(sweep.split, bank, file=file, tower=tower, nearest=options.nearest)
+    table = Table(title=f"{bank.name} on {sweep.data.split}: {len(meanings)} prompts", title_justify="left")
+    for name in ("prompt", "words near its context", "expressions near it", "explains", "mended", "broken"):
+        table.add_column(name, justify="right" if name in ("explains", "mended", "broken") else "left")
+    for *texts, explains, mended, broken in rows_of(meanings)[: options.rows]:
+        table.add_row(*map(str, texts), *(f"{100 * share:.2f}" for share in (explains, mended, broken)))
+    console = Console()
+    console.print(table)
+    output = options.output or options.run / "explain.json"
+    document = {"run": str(options.run), "bank": spec, "prompts": [asdict(meaning) for meaning in meanings]}
+    try:
+        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {output}: {error}. Choose another --output.") from error
+    console.print(f"Shares in per cent of the expressions. Written to {output}", highlight=False, soft_wrap=True)
+    return 0

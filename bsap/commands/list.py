@@ -1,0 +1,50 @@
+"""``bsap list banks|views|scorers|models``: what can be named in a configuration."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from bsap.errors import unknown
+
+KINDS = ("banks", "views", "scorers", "models")
+
+
+def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    if kind == "banks":
+        from bsap.banks import list_banks
+
+        return ("bank", "prompts", "source"), [
+            (bank.name, str(len(bank.prompts)) if bank.prompts else "computed", bank.source) for bank in list_banks()
+        ]
+    if kind == "views":
+        from bsap.views import VIEWS
+
+        return ("view", "what it shows", "source"), [(name, view.summary, view.source) for name, view in VIEWS.items()]
+    if kind == "scorers":
+        from bsap.scoring import NAMED_SCORERS
+
+        return ("scorer", "what it is", "source"), [(s.name, s.description, s.source) for s in NAMED_SCORERS]
+    import open_clip
+
+    tags: dict[str, list[str]] = {"demo": ["(shipped: drawn world only)"]}
+    for name, tag in open_clip.list_pretrained():
+        tags.setdefault(name, []).append(tag)
+    return ("model", "pretrained"), [(name, ", ".join(tag)) for name, tag in tags.items()]
+
+
+def run(argv: list[str]) -> int:
+    """Print a table of what is known."""
+    parser = argparse.ArgumentParser(prog="bsap list", description="List what can be named in a configuration.")
+    parser.add_argument("kind", help=", ".join(KINDS))
+    kind = parser.parse_args(argv[1:]).kind
+    if kind not in KINDS:
+        raise unknown("list", kind, KINDS)
+    columns, rows = _rows(kind)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return 0

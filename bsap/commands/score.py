@@ -1,0 +1,116 @@
+"""``bsap score RUN``: the metrics again from saved predictions, and whether they equal the saved ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bsap.rescore import Rescored, rescore
+from bsap.results import FIELDS, Metrics
+from bsap.saved_run import read_run
+from bsap.tables import TASKS, percent, results_table
+
+DIFFERENT = 1
+"""Exit status when the predictions do not give the numbers of ``results.json``."""
+
+MAIN = {"rec": ("acc@0.5",), "ris": ("oIoU", "mIoU")}
+"""The metrics that a breakdown shows in a table; JSON has all."""
+
+
+def run(argv: list[str]) -> int:
+    """Print the metrics of a run's predictions."""
+    parser = argparse.ArgumentParser(
+        prog="bsap score",
+        description="Compute a run's metrics again from predictions.jsonl, without a model, and compare them with "
+        f"results.json bit for bit. Exit status {DIFFERENT} if they differ.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        help="whether a REC hit needs IoU > 0.5 instead of IoU >= 0.5; by default as in the run",
+    )
+    parser.add_argument("--breakdown", nargs="+", metavar="FIELD", help=f"break down by {', '.join(FIELDS)}")
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="by default %(default)s")
+    options = parser.parse_args(argv[1:])
+    scored = rescore(options.run, strict=options.strict, breakdown=options.breakdown)
+    results = read_run(options.run).results
+    if options.format == "json":
+        print(json.dumps(_finite(report(scored)), indent=2, ensure_ascii=False))
+    else:
+        _print(scored, results)
+    return DIFFERENT if scored.differences else 0
+
+
+def report(scored: Rescored) -> dict[str, Any]:
+    """What ``--format json`` prints."""
+    return {
+        "run": str(scored.folder),
+        "hit": _hit(scored),
+        "equal": None if scored.differences is None else not scored.differences,
+        "uncompared": scored.uncompared,
+        "differences": scored.differences or [],
+        "metrics": scored.metrics,
+        "counts": scored.counts,
+        "breakdown": scored.breakdown,
+    }
+
+
+def _hit(scored: Rescored) -> str:
+    return "IoU > 0.5" if scored.strict else "IoU >= 0.5"
+
+
+def _print(scored: Rescored, results: dict[str, Any] | None) -> None:
+    console = Console()
+    title = f"{scored.folder}" + (f", a hit is {_hit(scored)}" if "rec" in scored.metrics else "")
+    console.print(results_table(scored.metrics, title=title))
+    for field, groups in scored.breakdown.items():
+        console.print(breakdown_table(field, groups))
+    counts = scored.counts
+    line = f"{counts['seen']} expressions, {counts['no_proposals']} without proposals, {counts['no_mask']} without mask"
+    if results is not None:
+        total = results["counts"]
+        state = "complete" if results["complete"] else "partial" if results["partial"] else "incomplete"
+        published = "" if total["published"] is None else f", {total['published']} published"
+        line += f"; {total['selected']} selected, {total['skipped']} skipped{published}: {state}"
+    lines = [line]
+    if scored.differences is None:
+        lines.append(f"Not compared with results.json: {scored.uncompared}.")
+    elif scored.differences:
+        lines.append(f"The predictions do NOT give the numbers of results.json, in {len(scored.differences)} places:")
+        lines += [f"  {difference}" for difference in scored.differences]
+    else:
+        lines.append("Equal to results.json, bit for bit.")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:
+    """One row for each bucket and scorer, with the main metrics."""
+    table = Table(field, "scorer", title=f"by {field}", title_justify="left")
+    tasks = [task for task in MAIN if task in next(iter(groups.values()), {})]
+    for task in tasks:
+        for name in (*MAIN[task], "n"):
+            table.add_column(f"{TASKS[task]}\n{name}", justify="right", no_wrap=True)
+    for bucket, metrics in groups.items():
+        for number, scorer in enumerate(next(iter(metrics.values()))):
+            rows = [(task, metrics[task][scorer]) for task in tasks]
+            cells = [c for task, row in rows for c in (*(percent(row[name]) for name in MAIN[task]), str(row["n"]))]
+            table.add_row("" if number else bucket, scorer, *cells)
+        table.add_section()
+    return table
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

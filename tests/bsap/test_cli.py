@@ -1,0 +1,170 @@
+"""The command line: what is refused, how it is said, and what help looks like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bsap.cli import COMMANDS, main
+
+
+def run(planted: Any, tmp_path: Path, *flags: str, **changes: Any) -> int:
+    path = tmp_path / "run.yaml"
+    config = planted.config(run={"root": str(tmp_path / "runs"), "name": "r"}, **changes)
+    path.write_text(yaml.safe_dump(config))
+    return main(["test", "-c", str(path), *flags])
+
+
+REFUSED = [
+    (["--model.scorers", "[bsapp]"], "Unknown scorer 'bsapp'. Did you mean 'bsap'"),
+    (["--model.bank", "colors"], "Unknown bank 'colors'. Did you mean 'colours'"),
+    (["--model.views", "[crops]"], "Unknown view 'crops'. Did you mean 'crop'"),
+    (["--data.split", "testC"], "testC"),
+    (["--data.split_by", "umd"], "umd"),
+    (["--data.dataset", "refcocoo"], "refcocoo"),
+    (["--data.root", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["--model.encoders", "[{name: 'local-dir:/nowhere'}]"], "/nowhere"),
+    (["--model.encoders", "[{name: ViT-B-23, pretrained: openai}]"], "ViT-B-32"),
+    (["--model.encoders", "[{nam: demo}]"], "'nam'"),
+    (["--model.scorers", "[]"], "at least one scorer"),
+    (["--model.scorers", "[clip, clip]"], "same name"),
+    (["--model.views", "[crop, crop]"], "must differ"),
+    (["--trainer.precision", "bf16-true"], "would round the boxes"),
+    (["--trainer.precision", "16-true"], "would round the boxes"),
+    (["-c", "bsap:protocols/reclop.yaml"], "Did you mean 'protocols/reclip.yaml'"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
+def test_a_mistake_is_one_clear_error(
+    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert run(planted, tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.glob("runs/*/results.json"))
+
+
+@pytest.mark.parametrize("flag", ["--model.scorer=[clip]", "--data.spilt=val", "--run.nam=x", "--nonsense=1"])
+def test_an_unknown_key_is_an_error(
+    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(planted, tmp_path, flag)
+    assert stopped.value.code == 2
+    assert flag.split("=")[0].split(".")[-1].lstrip("-") in capsys.readouterr().err
+
+
+def test_an_empty_bank_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = tmp_path / "empty.yaml"
+    bank.write_text("name: empty\nsource: a test\nprompts: []\n")
+    assert run(planted, tmp_path, "--model.bank", str(bank)) == 2
+    assert "empty.yaml" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    (tmp_path / "runs" / "r" / "thesis.tex").write_text("mine")
+    assert run(planted, tmp_path) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "r" / "thesis.tex").read_text() == "mine"
+
+
+def test_nan_box_in_the_proposals_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(planted.proposals.read_text())
+    rows[3]["bbox"][2] = float("nan")
+    path = tmp_path / "nan.json"
+    path.write_text(json.dumps(rows))
+    assert run(planted, tmp_path, "--data.proposals.path", str(path)) == 2
+    assert "nan.json" in capsys.readouterr().err
+
+
+def test_ris_on_boxes_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{key: value for key, value in row.items() if key != "segmentation"} for row in _rows(planted)]
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(rows))
+    assert run(planted, tmp_path, "--data.proposals.path", str(path)) == 2
+    assert "boxes only" in capsys.readouterr().err
+
+
+def test_a_list_of_encoders_replaces_an_earlier_one(
+    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings of an encoder in an earlier file do not leak into another encoder at the same place of the list."""
+    earlier = tmp_path / "earlier.yaml"
+    earlier.write_text("model: {encoders: [{name: ViT-B-32-quickgelu, pretrained: openai, label: old}]}\n")
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(planted.config(run={"root": str(tmp_path), "name": "r"})))
+    assert main(["test", "-c", str(earlier), "-c", str(config)]) == 0
+    (model,) = json.loads((tmp_path / "r" / "results.json").read_text())["models"]
+    assert model["label"] != "old"
+    assert "pretrained" not in model
+
+
+def test_predict_on_a_picture_of_ones_own(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = planted.root / "images" / "train2014" / "COCO_train2014_000000000001.png"
+    code = main(
+        [
+            "predict", "--data.picture", str(picture), "--data.boxes", "[[0,0,20,20],[20,0,40,20],[40,0,60,20]]",
+            "--data.expressions", "[green, blue]", "--model.encoders", f"[{{name: 'local-dir:{planted.model}'}}]",
+            "--model.views", "[crop]", "--model.scorers", "[clip]", "--model.store", "null",
+            "--model.templates.query", "{}", "--trainer.accelerator", "cpu",
+        ]
+    )  # fmt: skip
+    lines = [line for line in capsys.readouterr().out.splitlines() if "clip" in line]
+    assert code == 0
+    assert "20, 0, 40, 20" in lines[0]
+    assert "40, 0, 60, 20" in lines[1]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"fit"}))
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: bsap {command}" in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tset"]) == 2
+    assert "Did you mean 'test'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["banks", "views", "scorers", "models"])
+def test_lists(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", kind]) == 0
+    expected = {"banks": "coco_categories", "views": "crop", "scorers": "bsap_h", "models": "ViT-B-32"}
+    assert expected[kind] in capsys.readouterr().out
+
+
+def _rows(planted: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(planted.proposals.read_text())
+    return rows
+
+
+def test_data_check_compares_with_the_published_counts(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(planted.root)]) == 1
+    assert "8/10834" in capsys.readouterr().out
+    assert main(["data", "check", str(planted.root), "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    (val,) = [split for split in report["splits"] if split["split"] == "val"]
+    assert val["found"]["expressions"] == 8
+
+
+def test_data_check_names_a_missing_picture(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(planted.root), "--images", str(tmp_path)]) == 1
+    assert "COCO_train2014_000000000001" in capsys.readouterr().out

@@ -1,0 +1,40 @@
+"""The README's Python runs, and its commands are commands."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bsap.cli import COMMANDS
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    code = code.replace('"refer"', repr(str(planted.root))).replace('split="testA"', 'split="val"')
+    code = code.replace('"ViT-B-32-quickgelu", pretrained="openai"', repr(f"local-dir:{planted.model}"))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    (results,) = Path("runs").glob("*/results.json")
+    assert json.loads(results.read_text())["counts"]["seen"] == 8
+
+
+def test_every_command_named_exists() -> None:
+    named = set(re.findall(r"`bsap ([a-z]+)", README)) | set(re.findall(r"^    bsap ([a-z]+)", README, flags=re.M))
+    assert named <= set(COMMANDS)
+    assert set(COMMANDS) <= named | {"demo"}
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.findall(r"\b[A-Z]+_[A-Z]+\b", README)
+
+
+def test_every_linked_page_exists() -> None:
+    for page in re.findall(r"\]\((docs/[^)]+)\)", README):
+        assert (Path(__file__).parents[1] / page).exists(), page
