@@ -1,0 +1,286 @@
+"""What bsap costs beside the encoder, and beside a loop that encodes every region for every sentence.
+
+    python benchmarks/speed.py                                  # ViT-B-32 with random weights, drawn pictures
+    python benchmarks/speed.py --encoder demo
+    python benchmarks/speed.py --photographs FOLDER             # JPEGs instead of drawn pictures
+    python benchmarks/speed.py --device cuda --precision bf16-mixed --pictures 64 --proposals 20
+
+Prints JSON. Everything is a ratio of times measured in one process, side by side: seconds on their own say more about
+the machine than about the code.
+
+(a) ``encoder_share``: seconds of the encoder alone (the same views already in memory, the same texts) over seconds of
+    bsap's test loop; 1 would be a loop that costs nothing.
+(b) ``against_loop``: seconds of a plain loop over seconds of bsap's test loop. The loop does what ReCLIP's code does
+    (allenai/reclip): for each sentence, every region is cropped, blurred and preprocessed with PIL and encoded in one
+    batch, then the text; ``cached`` keeps each picture's features over its sentences.
+(e) ``scaling``: seconds of the test loop at 1, 2 and 4 times the proposals, and expressions, over those at 1.
+(d) ``peak_memory``: of the device at half and at all the pictures, or of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image, ImageFilter
+from world import make_world
+
+from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCODataModule
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import Scene
+from bsap.progress import quiet
+
+VIEWS = ["crop", "blur"]
+
+
+class Clock(Callback):
+    """Seconds of the test loop: from its first batch being asked for to its last metric."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start."""
+        sync()
+        self.start = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Stop."""
+        sync()
+        self.seconds = time.perf_counter() - self.start
+
+
+def sync() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    sync()
+    start = time.perf_counter()
+    work()
+    sync()
+    return time.perf_counter() - start
+
+
+class Bench:
+    """One dataset, one model."""
+
+    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+        self.root, self.options = root, options
+        self.device = torch.device(options.device)
+        # Made once: what is measured is the loop, not the loading of weights.
+        self.module = self.new_module()
+        self.module.configure_model()
+        self.module.to(self.device)
+
+    def new_module(self) -> BSAPModule:
+        """A module that keeps no files."""
+        random = self.options.encoder != "demo"
+        config = EncoderConfig(self.options.encoder, random_init=random, compile=self.options.compile)
+        return BSAPModule(encoders=[config], views=VIEWS, region_batch=self.options.region_batch, run=None, store=None)
+
+    def data(self) -> RefCOCODataModule:
+        """The data module, as a user makes it."""
+        return RefCOCODataModule(
+            str(self.root),
+            ProposalConfig("detections", path="proposals.json"),
+            batch_size=self.options.batch_size,
+            num_workers=self.options.workers,
+        )
+
+    def test_loop(self) -> float:
+        """Seconds of ``trainer.test`` between its start and its end, each distinct text encoded anew."""
+        from bsap.text import TextCache
+
+        timer = Clock()
+        self.module.texts = [TextCache(encoder) for encoder in self.module.encoders]
+        trainer = Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            precision=self.options.precision,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[timer],
+        )
+        trainer.test(self.module, self.data(), verbose=False)
+        self.module.to(self.device)
+        return timer.seconds
+
+    def prepare_encoder_only(self) -> None:
+        """Draw all views once and keep them on the device."""
+        data = self.data()
+        data.setup("test")
+        encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
+        fill = tuple(255 * mean for mean in encoder.mean)
+        rendered, self.batch_texts = [], []
+        for batch in data.test_dataloader():
+            assert isinstance(batch, SceneBatch)
+            moved = batch.to(self.device)
+            pixels = []
+            for view in self.module.views:
+                for picture, boxes in zip(moved.pictures, moved.boxes.split(moved.counts), strict=True):
+                    pixels.append(view.render(picture, boxes, encoder.size, fill=fill))  # type: ignore[arg-type]
+            rendered.append(torch.cat(pixels))
+            self.batch_texts.append([f"a photo of {e.text}" for scene in batch.scenes for e in scene.expressions])
+        self.rendered = rendered
+
+    def encoder_only(self) -> float:
+        """Seconds to encode the same views and the same distinct texts."""
+        encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.options.precision)
+
+        def work() -> None:
+            seen: set[str] = set()
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                bank = [f"a photo of {prompt}" for prompt in self.prompts()]
+                encoder.encode_text(bank)
+                for pixels, texts in zip(self.rendered, self.batch_texts, strict=True):
+                    packs = -(-len(pixels) // self.options.region_batch)
+                    for pack in pixels.chunk(packs):
+                        encoder.encode_image(pack)
+                    new = [text for text in dict.fromkeys(texts) if text not in seen]
+                    seen.update(new)
+                    encoder.encode_text(new)
+
+        return clock(work)
+
+    @staticmethod
+    def prompts() -> tuple[str, ...]:
+        """The default bank."""
+        from bsap.banks import load_bank
+
+        return load_bank("coco_categories").prompts
+
+    def plain_loop(self, *, cached: bool) -> float:
+        """Seconds of a loop over sentences that draws and encodes every region, as published code does."""
+        data = self.data()
+        data.setup("test")
+        encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.options.precision)
+
+        def features(scene: Scene) -> torch.Tensor:
+            with Image.open(scene.path) as opened:
+                picture = opened.convert("RGB")
+            views = []
+            for box in scene.proposals.boxes.tolist():
+                views.append(preprocess(picture.crop(box), encoder))
+            for box in scene.proposals.boxes.tolist():
+                blurred = picture.filter(ImageFilter.GaussianBlur(100))
+                blurred.paste(picture.crop(box), tuple(round(x) for x in box[:2]))
+                views.append(preprocess(blurred, encoder))
+            found: torch.Tensor = encoder.model.encode_image(torch.stack(views).to(self.device), normalize=True)
+            return found
+
+        def work() -> None:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                for scene in data.scenes:
+                    kept = features(scene) if cached else None
+                    for expression in scene.expressions:
+                        image = features(scene) if kept is None else kept
+                        tokens = encoder.tokenizer([f"a photo of {expression.text}"]).to(self.device)
+                        text = encoder.model.encode_text(tokens, normalize=True)
+                        logits = encoder.tau * (image.float() @ text.float().T)
+                        int(logits.view(len(VIEWS), -1).sum(0).softmax(0).argmax())
+
+        return clock(work)
+
+
+def preprocess(picture: Image.Image, encoder: Encoder) -> torch.Tensor:
+    """PIL's squash and the model's own statistics."""
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    squashed = picture.resize((encoder.size[1], encoder.size[0]), Image.Resampling.BICUBIC)
+    return normalize(to_tensor(squashed), encoder.mean, encoder.std)
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory: of the device where it has its own, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="ViT-B-32-quickgelu", help="an open_clip architecture, or demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--proposals", type=int, default=10)
+    parser.add_argument("--expressions", type=int, default=7)
+    parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--region-batch", type=int, default=64)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument(
+        "--parts", nargs="+", default=["share", "loop", "scaling"], choices=["share", "loop", "scaling"]
+    )
+    options = parser.parse_args()
+    quiet()
+    warnings.filterwarnings("ignore")
+    shape = {"pictures": options.pictures, "proposals": options.proposals, "expressions": options.expressions}
+    report: dict[str, Any] = {
+        "what": {**shape, "encoder": options.encoder, "views": VIEWS, "precision": options.precision},
+        "machine": {
+            "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
+            "cores": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(make_world(Path(folder) / "a", **shape, photographs=options.photographs), options)
+        bench.test_loop()  # warm-up
+        report["peak_memory_mb"] = {"once": round(peak_mb(bench.device))}
+        if "share" in options.parts:
+            bench.prepare_encoder_only()
+            bench.encoder_only()
+            pairs = [(bench.encoder_only(), bench.test_loop()) for _ in range(options.repeats)]
+            report["encoder_share"] = summary([alone / loop for alone, loop in pairs])
+            report["seconds"] = {"encoder": [a for a, _ in pairs], "test_loop": [b for _, b in pairs]}
+        if "loop" in options.parts:
+            report["against_loop"] = {
+                name: summary([bench.plain_loop(cached=cached) / bench.test_loop() for _ in range(options.repeats)])
+                for name, cached in (("cached", True), ("uncached", False))
+            }
+        report["peak_memory_mb"]["at_the_end"] = round(peak_mb(bench.device))
+        if "scaling" in options.parts:
+            report["scaling"] = {}
+            base = statistics.median(bench.test_loop() for _ in range(options.repeats))
+            for what in ("proposals", "expressions"):
+                for factor in (2, 4):
+                    bench.root = make_world(
+                        Path(folder) / f"{what}{factor}", **{**shape, what: factor * shape[what]},
+                        photographs=options.photographs,
+                    )  # fmt: skip
+                    times = [bench.test_loop() for _ in range(options.repeats)]
+                    report["scaling"][f"{what} x{factor}"] = round(statistics.median(times) / base, 2)
+    print(json.dumps(report, indent=2))
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "min": round(min(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
