@@ -1,6 +1,6 @@
 """Seconds and peak memory of loading a full-size REFER root, drawn at random in RefCOCO's proportions.
 
-Usage: python benchmarks/load_annotations.py [--refs 50000] [--pictures 20000] [--split train] [--masks]
+Usage: python benchmarks/load_annotations.py [--refs 50000] [--pictures 20000] [--split train] [--no-masks]
 
 Prints one line of JSON. The loading runs in a process of its own, so that its peak memory is its own.
 """
@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--refs", type=int, default=50_000)
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--split", default="train")
-    parser.add_argument("--masks", action="store_true", help="encode all masks, too")
+    parser.add_argument(
+        "--masks", action=argparse.BooleanOptionalAction, default=True, help="whether all masks are encoded, too"
+    )
     parser.add_argument("--root", help="a root to load instead of a drawn one")
     parser.add_argument("--loading", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -134,7 +136,7 @@ def main() -> None:
             root = folder
             write_root(Path(folder), refs=args.refs, pictures=args.pictures)
         command = [sys.executable, __file__, "--loading", "--root", root, "--split", args.split]
-        command += ["--masks"] if args.masks else []
+        command += ["--masks" if args.masks else "--no-masks"]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         sizes = {p.name: round(p.stat().st_size / 2**20, 1) for p in Path(root).glob("refcoco/*")}
     cores = len(os.sched_getaffinity(0))

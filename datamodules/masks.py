@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import islice
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from pycocotools import mask as coco
 
 from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import shown
+from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.scene import RLE
 from bsap.errors import DataError
 
@@ -43,15 +46,70 @@ def encode_mask(segmentation: object, width: int, height: int, where: str) -> RL
         >>> square["size"], int(coco.area(square))
         ([4, 5], 4)
     """
-    if segmentation is None or (isinstance(segmentation, (list, tuple)) and not segmentation):
-        return None
-    if isinstance(segmentation, (list, tuple)):
-        parts = coco.frPyObjects(_polygons(segmentation, width, height, where), height, width)
-        merged = coco.merge(parts) if len(parts) > 1 else parts[0]
-        return RLE(size=[height, width], counts=merged["counts"])
-    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        return _run_lengths(segmentation, width, height, where)
-    raise DataError(f"{where}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}.")
+    return encode_masks([segmentation], width, height, [where])[0]
+
+
+def encode_masks(segmentations: Sequence[object], width: int, height: int, where: Sequence[str]) -> list[RLE | None]:
+    """The masks of one picture, as :func:`encode_mask` gives them: its polygons are checked and drawn in one go.
+
+    Args:
+        segmentations: N masks, in any of the forms.
+        width: W of the picture in pixels.
+        height: H of the picture in pixels.
+        where: N places, for errors.
+
+    Returns:
+        N encodings; None where there is no mask.
+
+    Raises:
+        DataError: as :func:`encode_mask`.
+    """
+    masks: list[RLE | None] = [None] * len(segmentations)
+    polygons: list[NDArray[np.float64]] = []
+    drawn: list[tuple[int, int]] = []  # a mask and how many of the polygons are its parts
+    for n, (segmentation, place) in enumerate(zip(segmentations, where, strict=True)):
+        if segmentation is None:
+            continue
+        if isinstance(segmentation, (list, tuple)):
+            if segmentation:
+                polygons += _polygons(segmentation, place)
+                drawn.append((n, len(segmentation)))
+        elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+            masks[n] = _run_lengths(segmentation, width, height, place)
+        else:
+            raise DataError(
+                f"{place}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}."
+            )
+    if not polygons:
+        return masks
+    if not _inside(np.concatenate(polygons), width, height):
+        _raise_outside(polygons, width, height, [where[n] for n, parts in drawn for _ in range(parts)])
+    encoded = iter(coco.frPyObjects(polygons, height, width))
+    for n, count in drawn:
+        parts = list(islice(encoded, count))
+        merged = coco.merge(parts) if count > 1 else parts[0]
+        masks[n] = RLE(size=[height, width], counts=merged["counts"])
+    return masks
+
+
+class PictureMasks:
+    """The masks of one picture's annotated objects and proposals, each encoded once, whoever asks for it.
+
+    Args:
+        width: W of the picture in pixels.
+        height: H of the picture in pixels.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._known: dict[RegionRecord, RLE | None] = {}
+
+    def of(self, regions: Sequence[RegionRecord]) -> list[RLE | None]:
+        """Their encodings, None where there is no mask; raises as :func:`encode_mask`."""
+        new = [region for region in regions if region not in self._known]
+        masks = encode_masks([r.segmentation for r in new], self.width, self.height, [r.where for r in new])
+        self._known.update(zip(new, masks, strict=True))
+        return [self._known[region] for region in regions]
 
 
 def pack_polygons(segmentation: object) -> object:
@@ -84,8 +142,7 @@ def whole_mask(width: int, height: int) -> RLE:
     return RLE(size=[height, width], counts=counts)
 
 
-def _polygons(parts: Sequence[object], width: int, height: int, where: str) -> list[NDArray[np.float64]]:
-    limit = np.array([width, height]) + ROUNDING
+def _polygons(parts: Sequence[object], where: str) -> list[NDArray[np.float64]]:
     polygons = []
     for part in parts:
         packed = isinstance(part, array)
@@ -93,17 +150,25 @@ def _polygons(parts: Sequence[object], width: int, height: int, where: str) -> l
         if not (packed or plain) or len(part) < 6 or len(part) % 2:  # type: ignore[arg-type]
             raise DataError(f"{where}: a polygon must be a list of at least three x, y pairs, but got {shown(part)}.")
         try:
-            corners = np.asarray(part, dtype=np.float64)
+            polygons.append(np.asarray(part, dtype=np.float64))
         except OverflowError:
-            corners = np.full(len(part), np.inf)  # type: ignore[arg-type]
-        pairs = corners.reshape(-1, 2)
-        if not ((pairs >= -ROUNDING).all() and (pairs <= limit).all()):  # so that NaN fails, too
-            raise DataError(
-                f"{where}: a polygon reaches beyond its picture of {width} x {height} pixels: {shown(part)}. "
-                "Polygons are in pixels of the original picture: are these of another picture size?"
-            )
-        polygons.append(corners)
+            polygons.append(np.full(len(part), np.inf))  # type: ignore[arg-type]
     return polygons
+
+
+def _inside(corners: NDArray[np.float64], width: int, height: int) -> bool:
+    pairs = corners.reshape(-1, 2)
+    limit = np.array([width, height]) + ROUNDING
+    return bool((pairs >= -ROUNDING).all() and (pairs <= limit).all())  # so that NaN fails, too
+
+
+def _raise_outside(polygons: list[NDArray[np.float64]], width: int, height: int, where: list[str]) -> NoReturn:
+    n = next(n for n, corners in enumerate(polygons) if not _inside(corners, width, height))
+    corners = shown(polygons[n].tolist())
+    raise DataError(
+        f"{where[n]}: a polygon reaches beyond its picture of {width} x {height} pixels: {corners}. "
+        "Polygons are in pixels of the original picture: are these of another picture size?"
+    )
 
 
 def _run_lengths(segmentation: dict[object, object], width: int, height: int, where: str) -> RLE:

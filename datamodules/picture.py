@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from bsap.datamodules.fields import is_text, number, parse_json, read_bytes, shown
 from bsap.datamodules.loader import scene_loader
+from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.pictures import picture_size
 from bsap.datamodules.proposal_files import region
 from bsap.datamodules.proposals import ProposalConfig, make_proposals
@@ -84,7 +85,7 @@ class PictureDataModule(LightningDataModule):
             raise DataError(f"{name}: expected a list of boxes [x1, y1, x2, y2], not empty, but got {shown(items)}.")
         regions = [_region(item, f"{name}, box {n}") for n, item in enumerate(items, start=1)]
         has_masks = any(r.segmentation for r in regions)
-        return make_proposals(regions, ProposalConfig("detections"), width, height, has_masks=has_masks)
+        return make_proposals(regions, ProposalConfig("detections"), PictureMasks(width, height), has_masks=has_masks)
 
 
 def _region(item: object, where: str) -> RegionRecord:

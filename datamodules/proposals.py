@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.fields import number, read_bytes, sha256
-from bsap.datamodules.masks import boxes_of_masks, encode_mask, whole_mask
+from bsap.datamodules.masks import PictureMasks, boxes_of_masks, whole_mask
 from bsap.datamodules.proposal_files import read_proposals
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.scene import RLE, Proposals
@@ -139,8 +139,8 @@ class ProposalSource:
             )
         return lost
 
-    def of(self, picture: PictureRecord, width: int, height: int) -> Proposals:
-        """The proposals of one picture of W x H pixels, filtered; R may be 0."""
+    def of(self, picture: PictureRecord, masks: PictureMasks) -> Proposals:
+        """The proposals of one picture, filtered; R may be 0."""
         if self._regions is None:
             regions = list(picture.objects.values())
             has_masks = self._masks and bool(regions)
@@ -151,7 +151,7 @@ class ProposalSource:
             has_masks = self._has_masks
         if self.config.masked_only:
             regions = [region for region in regions if region.segmentation]
-        return make_proposals(regions, self.config, width, height, has_masks=has_masks)
+        return make_proposals(regions, self.config, masks, has_masks=has_masks)
 
     def whole(self, width: int, height: int) -> Proposals:
         """One proposal that is the whole picture, with a mask unless the source is a file of boxes."""
@@ -171,15 +171,14 @@ class ProposalSource:
 
 
 def make_proposals(
-    regions: Sequence[RegionRecord], config: ProposalConfig, width: int, height: int, *, has_masks: bool
+    regions: Sequence[RegionRecord], config: ProposalConfig, picture: PictureMasks, *, has_masks: bool
 ) -> Proposals:
     """Check and filter the proposals of one picture.
 
     Args:
         regions: as the file wrote them.
         config: the filters.
-        width: W of the picture in pixels.
-        height: H of the picture in pixels.
+        picture: the picture's size and masks.
         has_masks: whether masks are wanted; then every proposal must have one.
 
     Returns:
@@ -197,14 +196,14 @@ def make_proposals(
         if config.top_k is not None:
             keep = np.sort(keep[np.argsort(-scores[keep], kind="stable")[: config.top_k]])
     kept = [regions[i] for i in keep.tolist()]
-    masks = _masks(kept, width, height) if has_masks else None
-    xywh = _xywh(kept, masks, width, height)
+    masks = _masks(kept, picture) if has_masks else None
+    xywh = _xywh(kept, masks, picture)
     if config.min_area > 0:
         large = np.flatnonzero(xywh[:, 2] * xywh[:, 3] >= config.min_area)
         keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
         masks = None if masks is None else [masks[i] for i in large.tolist()]
     return Proposals(
-        boxes=to_xyxy(xywh, width, height, [r.where for r in kept]),
+        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept]),
         masks=None if masks is None else tuple(masks),
         scores=None if scores is None else scores[keep].astype(np.float32),
     )
@@ -216,25 +215,24 @@ def _scores(regions: Sequence[RegionRecord]) -> NDArray[np.float64] | None:
     return np.array([number(r.score, f"{r.where}, 'score'") for r in regions], dtype=np.float64)
 
 
-def _masks(regions: Sequence[RegionRecord], width: int, height: int) -> list[RLE]:
+def _masks(regions: Sequence[RegionRecord], picture: PictureMasks) -> list[RLE]:
     masks = []
-    for r in regions:
-        mask = encode_mask(r.segmentation, width, height, r.where)
+    for region, mask in zip(regions, picture.of(regions), strict=True):
         if mask is None:
             raise DataError(
-                f"{r.where}: this proposal has no mask, but others of its source have. Give every proposal a "
+                f"{region.where}: this proposal has no mask, but others of its source have. Give every proposal a "
                 "'segmentation' or none; `proposals.source: masks` needs one for each."
             )
         masks.append(mask)
     return masks
 
 
-def _xywh(regions: Sequence[RegionRecord], masks: Sequence[RLE] | None, width: int, height: int) -> NDArray[np.float64]:
+def _xywh(regions: Sequence[RegionRecord], masks: Sequence[RLE] | None, picture: PictureMasks) -> NDArray[np.float64]:
     boxless = [i for i, r in enumerate(regions) if r.bbox is None]
     given = [i for i, r in enumerate(regions) if r.bbox is not None]
     xywh = np.zeros((len(regions), 4))
     xywh[given] = read_xywh([regions[i].bbox for i in given], [regions[i].where for i in given])
     if boxless:
-        own = [masks[i] for i in boxless] if masks is not None else _masks([regions[i] for i in boxless], width, height)
+        own = [masks[i] for i in boxless] if masks is not None else _masks([regions[i] for i in boxless], picture)
         xywh[boxless] = boxes_of_masks(own)
     return xywh

@@ -10,7 +10,7 @@ from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.counts import published
 from bsap.datamodules.fields import shown
 from bsap.datamodules.filters import Selection
-from bsap.datamodules.masks import boxes_of_masks, encode_mask, is_empty
+from bsap.datamodules.masks import PictureMasks, boxes_of_masks, is_empty
 from bsap.datamodules.pictures import PictureFolder, picture_size
 from bsap.datamodules.proposals import ProposalSource
 from bsap.datamodules.records import ExpressionRecord, PictureRecord, ReferentRecord, RegionRecord, SplitRecords
@@ -74,7 +74,8 @@ def build_split(
     for (image_id, expressions), path in zip(by_picture.items(), paths, strict=True):
         picture = records.pictures[image_id]
         width, height = _size(picture, path)
-        proposals = source.of(picture, width, height)
+        encoded = PictureMasks(width, height)
+        proposals = source.of(picture, encoded)
         if not len(proposals):
             without += 1
             if source.config.empty == "skip":
@@ -84,7 +85,7 @@ def build_split(
             else:
                 missing += len(expressions)
         referents = {e.referent.id: e.referent for e in expressions}
-        made = {id: _referent(r, picture, width, height, masks=masks) for id, r in referents.items()}
+        made = {id: _referent(r, picture, encoded, masks=masks) for id, r in referents.items()}
         said = tuple(Expression(e.id, e.order, e.text, made[e.referent.id], e.phrase) for e in expressions)
         scenes.append(
             Scene(
@@ -136,19 +137,17 @@ def _size(picture: PictureRecord, path: Path) -> tuple[int, int]:
     return picture.width, picture.height
 
 
-def _referent(record: ReferentRecord, picture: PictureRecord, width: int, height: int, *, masks: bool) -> Referent:
+def _referent(record: ReferentRecord, picture: PictureRecord, encoded: PictureMasks, *, masks: bool) -> Referent:
     objects = [picture.objects[ann_id] for ann_id in record.ann_ids]
-    needed = [masks or o.bbox is None for o in objects]
-    encoded = tuple(
-        encode_mask(o.segmentation, width, height, o.where) if need else None
-        for o, need in zip(objects, needed, strict=True)
-    )
+    needed = [o for o in objects if masks or o.bbox is None]
+    found = dict(zip(needed, encoded.of(needed), strict=True))
+    given = tuple(found.get(o) for o in objects)
     # nothing can be measured against a mask without a pixel
-    usable = tuple(mask if mask is not None and not is_empty(mask) else None for mask in encoded)
+    usable = tuple(mask if mask is not None and not is_empty(mask) else None for mask in given)
     return Referent(
         id=record.id,
         ann_ids=record.ann_ids,
-        boxes=_boxes(objects, encoded, width, height),
+        boxes=_boxes(objects, given, encoded.width, encoded.height),
         masks=usable,
         category=record.category,
         distractors=record.distractors,

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from bsap.datamodules.jsonl import read_jsonl
+from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.errors import ConfigError, DataError
 
@@ -202,5 +203,5 @@ def test_the_documented_example_is_valid(tmp_path: Path) -> None:
     ]
     (picture,) = records.pictures.values()
     for source in ("ground_truth", "detections"):
-        proposals = ProposalSource(ProposalConfig(source), records, tmp_path).of(picture, 640, 428)  # type: ignore[arg-type]
+        proposals = ProposalSource(ProposalConfig(source), records, tmp_path).of(picture, PictureMasks(640, 428))  # type: ignore[arg-type]
         assert len(proposals) == 2

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from bsap.datamodules.masks import boxes_of_masks, encode_mask, pack_polygons, whole_mask
+from bsap.datamodules.masks import PictureMasks, boxes_of_masks, encode_mask, encode_masks, pack_polygons, whole_mask
+from bsap.datamodules.records import RegionRecord
 from bsap.errors import DataError
 
 # pycocotools' own arrays do not know numpy 2's keyword
@@ -126,3 +127,27 @@ def test_no_other_counts_reach_pycocotools(counts: bytes | str) -> None:
     dense = coco.decode(rle)
     assert dense.shape == (4, 5)
     assert set(np.unique(dense)) <= {0, 1}
+
+
+def test_masks_of_one_picture_in_one_go() -> None:
+    """Polygons of several parts between other forms keep their places."""
+    forms: list[object] = [
+        [[1, 1, 9, 1, 9, 9, 1, 9], [5, 5, 13, 5, 13, 13, 5, 13]],
+        None,
+        {"size": [H, W], "counts": [0, W * H]},
+        [[2, 3, 6, 3, 6, 10, 2, 10]],
+        [],
+    ]
+    alone = [encode_mask(form, W, H, "x") for form in forms]
+    assert encode_masks(forms, W, H, ["x"] * 5) == alone
+    assert [mask is None for mask in alone] == [False, True, False, False, True]
+    wrong = [[1, 1, 5, 1, 5, 99]]
+    with pytest.raises(DataError, match=r"annotation 4: a polygon reaches beyond .*99"):
+        encode_masks([*forms, wrong], W, H, ["annotation 0"] * 5 + ["annotation 4"])
+
+
+def test_a_picture_encodes_each_mask_once() -> None:
+    square, other = (RegionRecord("x", None, [[x, 3, 6, 3, 6, 10, x, 10]]) for x in (2, 3))
+    picture = PictureMasks(W, H)
+    first = picture.of([square])
+    assert picture.of([other, square])[1] is first[0]

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.proposal_files import read_proposals
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource, make_proposals
 from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.refer import read_refer
 from bsap.errors import ConfigError, DataError
 
+PICTURE = PictureMasks(40, 30)
 SQUARE = [[2, 3, 6, 3, 6, 10, 2, 10]]  # its box is x 2, y 3, w 4, h 7
 
 
@@ -57,7 +59,7 @@ def regions_of(data: bytes) -> dict[str, list[list[float]]]:
     """xyxy boxes by picture."""
     plain = ProposalConfig("detections")
     found = read_proposals(data, "dets.json")
-    return {key: make_proposals(r, plain, 40, 30, has_masks=False).boxes.tolist() for key, r in found.items()}
+    return {key: make_proposals(r, plain, PICTURE, has_masks=False).boxes.tolist() for key, r in found.items()}
 
 
 def test_every_form_gives_the_same_boxes() -> None:
@@ -122,7 +124,7 @@ SCORED = [region([n, n, 4 + n, 5], score) for n, score in enumerate([0.2, 0.9, 0
     ],
 )
 def test_filters_keep_the_files_order(filters: dict[str, Any], kept: list[int]) -> None:
-    found = make_proposals(SCORED, ProposalConfig("detections", **filters), 40, 30, has_masks=False)
+    found = make_proposals(SCORED, ProposalConfig("detections", **filters), PICTURE, has_masks=False)
     expected = [[n, n, 4 + 2 * n, 5 + n] for n in kept]
     assert found.boxes.tolist() == expected
     assert found.scores is not None
@@ -135,7 +137,7 @@ def test_masks_follow_their_boxes_through_filters() -> None:
         region([0, 0, 9, 9], 0.9, rle(0, 0, 9, 9)),
         region([1, 1, 2, 2], 0.8, rle(1, 1, 2, 2)),
     ]
-    found = make_proposals(regions, ProposalConfig("detections", top_k=2, min_area=5), 40, 30, has_masks=True)
+    found = make_proposals(regions, ProposalConfig("detections", top_k=2, min_area=5), PICTURE, has_masks=True)
     assert found.masks is not None
     assert [int(coco.area(mask)) for mask in found.masks] == [81]
     assert found.boxes.tolist() == [[0, 0, 9, 9]]
@@ -145,20 +147,20 @@ def test_filters_need_scores_and_masks_are_all_or_none() -> None:
     plain = ProposalConfig("detections")
     for filters in ({"min_score": 0.1}, {"top_k": 3}):
         with pytest.raises(ConfigError, match="has no score"):
-            make_proposals([region([1, 1, 5, 5])], ProposalConfig("detections", **filters), 40, 30, has_masks=False)
+            make_proposals([region([1, 1, 5, 5])], ProposalConfig("detections", **filters), PICTURE, has_masks=False)
     half_scored = [region([1, 1, 5, 5], 0.5), region([2, 2, 5, 5])]
     with pytest.raises(DataError, match=r"box \[2, 2, 5, 5\], 'score'"):
-        make_proposals(half_scored, plain, 40, 30, has_masks=False)
+        make_proposals(half_scored, plain, PICTURE, has_masks=False)
     half_masked = [region([1, 1, 5, 5]), region([2, 3, 4, 7], mask=SQUARE)]
     with pytest.raises(DataError, match=r"box \[1, 1, 5, 5\]: this proposal has no mask"):
-        make_proposals(half_masked, plain, 40, 30, has_masks=True)
+        make_proposals(half_masked, plain, PICTURE, has_masks=True)
 
 
 def test_flat_boxes_can_be_left_out_by_area() -> None:
     flat = [region([5, 5, 0, 3]), region([1, 1, 5, 5])]
     with pytest.raises(DataError, match="no area"):
-        make_proposals(flat, ProposalConfig("ground_truth"), 40, 30, has_masks=False)
-    found = make_proposals(flat, ProposalConfig("ground_truth", min_area=1e-6), 40, 30, has_masks=False)
+        make_proposals(flat, ProposalConfig("ground_truth"), PICTURE, has_masks=False)
+    found = make_proposals(flat, ProposalConfig("ground_truth", min_area=1e-6), PICTURE, has_masks=False)
     assert found.boxes.tolist() == [[1, 1, 6, 6]]
 
 
@@ -191,13 +193,13 @@ def test_source_is_required() -> None:
 def test_ground_truth_is_every_object_of_the_picture(root: Path) -> None:
     records = read_refer(root, "tiny", None, "val")
     source = ProposalSource(ProposalConfig("ground_truth"), records, root)
-    nine = source.of(records.pictures["9"], 40, 30)
+    nine = source.of(records.pictures["9"], PICTURE)
     assert nine.boxes.tolist() == [[1, 1, 9, 9], [20, 10, 30, 20]]
     assert nine.masks is not None
     assert [int(coco.area(m)) for m in nine.masks] == [64, 100]
     assert source.sha256 == hashlib.sha256((root / "tiny" / "instances.json").read_bytes()).hexdigest()
     unmasked = ProposalSource(ProposalConfig("ground_truth"), records, root, masks=False)
-    assert unmasked.of(records.pictures["9"], 40, 30).masks is None
+    assert unmasked.of(records.pictures["9"], PICTURE).masks is None
 
 
 def test_source_files(root: Path, tmp_path: Path) -> None:
@@ -206,8 +208,8 @@ def test_source_files(root: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(FORMS["coco masks"]))
     source = ProposalSource(ProposalConfig("masks", path="dets.json"), records, root)
     assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert source.of(records.pictures["7"], 40, 30).boxes.tolist() == [[2, 3, 6, 10], [1, 1, 6, 6]]
-    assert source.of(records.pictures["8"], 40, 30).masks == (), "no proposals, but a source of masks"
+    assert source.of(records.pictures["7"], PICTURE).boxes.tolist() == [[2, 3, 6, 10], [1, 1, 6, 6]]
+    assert source.of(records.pictures["8"], PICTURE).masks == (), "no proposals, but a source of masks"
     whole = source.whole(40, 30)
     assert whole.masks is not None
     assert int(coco.area(whole.masks[0])) == 1200

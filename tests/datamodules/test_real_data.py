@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.datamodules.jsonl import read_jsonl
+from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.proposals import ProposalSource
 from bsap.errors import DataError
 from bsap.metrics.functional import box_iou_pairs, mask_overlap, rec_accuracy, ris_scores
@@ -65,7 +66,7 @@ def test_random_choice_is_what_a_plain_loop_gives(real_data: Path, strict: bool)
         picture = records.pictures[expression.referent.image_id]
         assert picture.width is not None
         assert picture.height is not None
-        proposals = source.of(picture, picture.width, picture.height)
+        proposals = source.of(picture, PictureMasks(picture.width, picture.height))
         boxes.append(proposals.boxes[rng.integers(len(proposals))])
         targets.append(proposals.boxes[list(picture.objects).index(expression.referent.ann_ids[0])])
     iou = box_iou_pairs(torch.from_numpy(np.stack(boxes)), torch.from_numpy(np.stack(targets)))

@@ -107,7 +107,7 @@ class Cluster:
             nonlocal hurried
             state = self.state(job)
             if not hurried and state["JobState"] == "PENDING" and state["Restarts"] != "0":
-                # Not at once: slurmd refuses a start within the second in which it revoked the first start's credential.
+                # Not at once: within the second in which slurmd revoked the first credential it refuses the next.
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
                 hurried = True
             return state["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
