@@ -13,21 +13,24 @@ the machine than about the code.
 (b) ``against_loop``: seconds of a plain loop over seconds of bsap's test loop. The loop does what ReCLIP's code does
     (allenai/reclip): for each sentence, every region is cropped, blurred and preprocessed with PIL and encoded in one
     batch, then the text; ``cached`` keeps each picture's features over its sentences.
+(c) ``rescoring``: seconds of the test loop over seconds of scoring its stored features, with the same scorers and bank.
+(d) ``peak_memory_mb``: of the device, or of the process, over 1 and over 4 times the pictures, each in a process
+    of its own.
 (e) ``scaling``: seconds of the test loop at 1, 2 and 4 times the proposals, and expressions, over those at 1.
-(d) ``peak_memory``: of the device at half and at all the pictures, or of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
-import resource
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,14 @@ from world import make_world
 from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCODataModule
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
+from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.progress import quiet
+from bsap.similarity import TextSide
+from bsap.stored_split import StoredSplit
+from bsap.text import Templates, TextCache
 
 VIEWS = ["crop", "blur"]
+PARTS = ["share", "loop", "rescoring", "memory", "scaling"]
 
 
 class Clock(Callback):
@@ -84,11 +92,11 @@ class Bench:
         self.module.configure_model()
         self.module.to(self.device)
 
-    def new_module(self) -> BSAPModule:
-        """A module that keeps no files."""
+    def new_module(self, store: str | None = None) -> BSAPModule:
+        """A module that keeps no files, or features only."""
         random = self.options.encoder != "demo"
         config = EncoderConfig(self.options.encoder, random_init=random, compile=self.options.compile)
-        return BSAPModule(encoders=[config], views=VIEWS, region_batch=self.options.region_batch, run=None, store=None)
+        return BSAPModule(encoders=[config], views=VIEWS, region_batch=self.options.region_batch, run=None, store=store)
 
     def data(self) -> RefCOCODataModule:
         """The data module, as a user makes it."""
@@ -99,12 +107,10 @@ class Bench:
             num_workers=self.options.workers,
         )
 
-    def test_loop(self) -> float:
+    def test_loop(self, module: BSAPModule | None = None) -> float:
         """Seconds of ``trainer.test`` between its start and its end, each distinct text encoded anew."""
-        from bsap.text import TextCache
-
         timer = Clock()
-        self.module.texts = [TextCache(encoder) for encoder in self.module.encoders]
+        module = module or self.module
         trainer = Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
@@ -115,9 +121,29 @@ class Bench:
             enable_model_summary=False,
             callbacks=[timer],
         )
-        trainer.test(self.module, self.data(), verbose=False)
+        trainer.test(module, self.data(), verbose=False)
         self.module.to(self.device)
         return timer.seconds
+
+    def rescoring(self, folder: Path) -> float:
+        """Seconds of a test run into an empty store, over those of scoring what it stored."""
+        module = self.new_module(store=str(folder))
+        module.encoders = self.module.encoders
+        full = self.test_loop(module)
+        data = self.data()
+        data.setup("test")
+        encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
+
+        def score() -> None:
+            cache = FeatureCache(folder, precision=self.options.precision, resize=module.resize)
+            texts = TextCache(StoredTexts(encoder, cache))
+            side = TextSide(texts.features, Templates(), encoder.dim, encoder.tau)
+            split = StoredSplit(
+                data.scenes, models=[encoder], views=module.views, sides=[side] * len(VIEWS), cache=cache, tasks=["rec"]
+            )
+            split.evaluate(module.scorers, module.bank)
+
+        return full / clock(score)
 
     def prepare_encoder_only(self) -> None:
         """Draw all views once and keep them on the device."""
@@ -206,11 +232,17 @@ def preprocess(picture: Image.Image, encoder: Encoder) -> torch.Tensor:
     return normalize(to_tensor(squashed), encoder.mean, encoder.std)
 
 
-def peak_mb(device: torch.device) -> float:
-    """Peak memory: of the device where it has its own, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_memory_mb(root: Path, options: argparse.Namespace) -> int:
+    """Peak memory of a test run over a dataset: of the device where it has its own, else of this process."""
+    quiet()
+    warnings.filterwarnings("ignore")
+    bench = Bench(root, options)
+    bench.test_loop()
+    if bench.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    # Not getrusage, whose figure includes that of the parent at the time of forking.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:
@@ -228,12 +260,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument(
-        "--parts", nargs="+", default=["share", "loop", "scaling"], choices=["share", "loop", "scaling"]
-    )
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     quiet()
     warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(Path(folder), options)
+    print(json.dumps(report, indent=2))
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All the parts that were asked for."""
     shape = {"pictures": options.pictures, "proposals": options.proposals, "expressions": options.expressions}
     report: dict[str, Any] = {
         "what": {**shape, "encoder": options.encoder, "views": VIEWS, "precision": options.precision},
@@ -243,34 +280,41 @@ def main() -> None:
             "torch": torch.__version__,
         },
     }
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(make_world(Path(folder) / "a", **shape, photographs=options.photographs), options)
-        bench.test_loop()  # warm-up
-        report["peak_memory_mb"] = {"once": round(peak_mb(bench.device))}
-        if "share" in options.parts:
-            bench.prepare_encoder_only()
-            bench.encoder_only()
-            pairs = [(bench.encoder_only(), bench.test_loop()) for _ in range(options.repeats)]
-            report["encoder_share"] = summary([alone / loop for alone, loop in pairs])
-            report["seconds"] = {"encoder": [a for a, _ in pairs], "test_loop": [b for _, b in pairs]}
-        if "loop" in options.parts:
-            report["against_loop"] = {
-                name: summary([bench.plain_loop(cached=cached) / bench.test_loop() for _ in range(options.repeats)])
-                for name, cached in (("cached", True), ("uncached", False))
-            }
-        report["peak_memory_mb"]["at_the_end"] = round(peak_mb(bench.device))
-        if "scaling" in options.parts:
-            report["scaling"] = {}
-            base = statistics.median(bench.test_loop() for _ in range(options.repeats))
-            for what in ("proposals", "expressions"):
-                for factor in (2, 4):
-                    bench.root = make_world(
-                        Path(folder) / f"{what}{factor}", **{**shape, what: factor * shape[what]},
-                        photographs=options.photographs,
-                    )  # fmt: skip
-                    times = [bench.test_loop() for _ in range(options.repeats)]
-                    report["scaling"][f"{what} x{factor}"] = round(statistics.median(times) / base, 2)
-    print(json.dumps(report, indent=2))
+
+    def world(name: str, **changed: int) -> Path:
+        return make_world(folder / name, **{**shape, **changed}, photographs=options.photographs)
+
+    bench = Bench(world("a"), options)
+    bench.test_loop()  # warm-up
+    if "share" in options.parts:
+        bench.prepare_encoder_only()
+        bench.encoder_only()
+        pairs = [(bench.encoder_only(), bench.test_loop()) for _ in range(options.repeats)]
+        report["encoder_share"] = summary([alone / loop for alone, loop in pairs])
+        report["seconds"] = {"encoder": [a for a, _ in pairs], "test_loop": [b for _, b in pairs]}
+    if "loop" in options.parts:
+        report["against_loop"] = {
+            name: summary([bench.plain_loop(cached=cached) / bench.test_loop() for _ in range(options.repeats)])
+            for name, cached in (("cached", True), ("uncached", False))
+        }
+    if "rescoring" in options.parts:
+        report["rescoring"] = summary([bench.rescoring(folder / f"store{n}") for n in range(options.repeats)])
+    if "memory" in options.parts:
+        report["peak_memory_mb"] = {}
+        for factor in (1, 4):
+            root = world(f"pictures{factor}", pictures=factor * options.pictures)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+                peak = alone.submit(peak_memory_mb, root, options).result()
+            report["peak_memory_mb"][f"{factor * options.pictures} pictures"] = peak
+    if "scaling" in options.parts:
+        report["scaling"] = {}
+        base = statistics.median(bench.test_loop() for _ in range(options.repeats))
+        for what in ("proposals", "expressions"):
+            for factor in (2, 4):
+                bench.root = world(f"{what}{factor}", **{what: factor * shape[what]})
+                times = [bench.test_loop() for _ in range(options.repeats)]
+                report["scaling"][f"{what} x{factor}"] = round(statistics.median(times) / base, 2)
+    return report
 
 
 def summary(values: list[float]) -> dict[str, float]:

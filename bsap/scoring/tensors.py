@@ -46,10 +46,11 @@ class Similarities:
                 _expect(name, mask, shape)
                 if mask.dtype != torch.bool:
                     raise ValueError(f"Expected argument `{name}` to be boolean, but got {mask.dtype}.")
-        for name, x in (("query", self.query), ("bank", self.bank), ("tau", self.tau)):
-            if not bool(x.isfinite().all()):
-                bad = x.numel() - int(x.isfinite().sum())
-                raise ValueError(f"Expected argument `{name}` to be finite, but got {bad} NaN or infinite values.")
+        parts = {"query": self.query, "bank": self.bank, "tau": self.tau}
+        if not bool(torch.stack([x.isfinite().all() for x in parts.values()]).all()):  # the host waits once, not thrice
+            name, x = next((name, x) for name, x in parts.items() if not bool(x.isfinite().all()))
+            bad = x.numel() - int(x.isfinite().sum())
+            raise ValueError(f"Expected argument `{name}` to be finite, but got {bad} NaN or infinite values.")
 
 
 @dataclass(frozen=True, eq=False)
