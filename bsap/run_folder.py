@@ -26,6 +26,7 @@ from bsap.identity import identity, origin, resolved_settings
 from bsap.meeting import Meeting, Outcome, all_or_none, on_first_rank, part_from_children
 from bsap.parts import FolderLock, PartFile, read_parts, write_atomic
 from bsap.predictions import Record, dump_records
+from bsap.results import breakdowns, check_fields, make_results, recompute
 from bsap.settings import differences, digest
 from bsap.signals import Stopped, StopSignals
 
@@ -82,6 +83,7 @@ class RunFolder(Callback):
         """Prepare the folder and tell the data module what is already done."""
         if stage != "test":
             return
+        check_fields(self.config.breakdown)
         self._signals = StopSignals()
         self._signals.catch()
         _no_requeue(trainer)
@@ -270,8 +272,6 @@ class RunFolder(Callback):
         self._close()
 
     def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
-        from bsap.results import breakdowns, make_results, recompute
-
         assert self.folder is not None
         expected = getattr(trainer.datamodule, "expression_ids", None)  # type: ignore[attr-defined]
         records = {record["id"]: record for record in read_parts(self.folder)}

@@ -28,7 +28,14 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv[1:])
 
     folders = {folder.resolve(): folder for folder in reversed(options.runs)}
-    runs = [read_run(folder) for folder in reversed(folders.values())]
+    named = list(reversed(folders.values()))
+    # runs/* also holds the feature store, and runs that are still going on.
+    left_out = [folder for folder in named if folder.is_dir() and not (folder / "results.json").exists()]
+    if len(left_out) == len(named):
+        left_out = []
+    elif left_out:
+        print(f"bsap: left out, without results.json: {', '.join(map(str, left_out))}", file=sys.stderr)
+    runs = [read_run(folder) for folder in named if folder not in left_out]
     published = published_rows(runs) if options.published else []
     text = FORMATS[options.format](compare(runs, published))
     if options.published and not published:

@@ -45,6 +45,12 @@ def test_another_configuration_is_refused(run: Run, tmp_path: Path, capsys: pyte
     assert (tmp_path / "run" / "results.json").read_bytes() == before
 
 
+def test_an_unknown_breakdown_is_found_first(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(run={"breakdown": ["categry"]}) == 2
+    assert "Did you mean 'category'?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_overwrite_starts_anew(run: Run, tmp_path: Path) -> None:
     assert run() == 0
     (tmp_path / "run" / "pictures").mkdir()

@@ -292,6 +292,27 @@ def test_results_of_another_make(plain: Path, change: Any, message: str, capsys:
         assert message in error
 
 
+def test_other_folders_beside_the_runs_are_left_out(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``runs/*``: the feature store, and runs that are still going on."""
+    for name in ("features", "going on"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "going on" / "config.yaml").write_text("model: {}")
+    alone = printed(capsys, runs / "plain")
+    folders = [tmp_path / "features", runs / "plain", tmp_path / "going on"]
+    assert main(["table", *map(str, folders)]) == 0
+    found = capsys.readouterr()
+    assert found.out == alone
+    assert f"left out, without results.json: {folders[0]}, {folders[2]}" in found.err
+    for args, message in (
+        ([tmp_path / "going on"], "the run is not finished"),
+        ([runs / "plain", tmp_path / "typo"], "it does not exist"),
+    ):
+        assert main(["table", *map(str, args)]) == 2
+        assert message in capsys.readouterr().err
+
+
 # --- published numbers ------------------------------------------------------------------------------------------------
 
 # As the papers print them: REC on RefCOCO val, testA, testB, RefCOCO+ val, testA, testB, RefCOCOg val, test.
