@@ -43,6 +43,7 @@ from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCOData
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.feature_cache import FeatureCache, StoredTexts
+from bsap.features import default_pack
 from bsap.progress import quiet
 from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
@@ -174,7 +175,7 @@ class Bench:
                 bank = [f"a photo of {prompt}" for prompt in self.prompts()]
                 encoder.encode_text(bank)
                 for pixels, texts in zip(self.rendered, self.batch_texts, strict=True):
-                    packs = -(-len(pixels) // self.options.region_batch)
+                    packs = -(-len(pixels) // (self.options.region_batch or default_pack(self.device)))
                     for pack in pixels.chunk(packs):
                         encoder.encode_image(pack)
                     new = [text for text in dict.fromkeys(texts) if text not in seen]
@@ -256,7 +257,7 @@ def main() -> None:
     parser.add_argument("--expressions", type=int, default=7)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--region-batch", type=int, default=64)
+    parser.add_argument("--region-batch", type=int, help="by default bsap's own")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bsap.encoder import Encoder
     from bsap.feature_cache import FeatureCache
     from bsap.views import View
+    from bsap.views.view import Layers
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,28 @@ def _packs(counts: Sequence[int], size: int) -> Iterator[list[tuple[int, int, in
         ]
 
 
-def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int) -> Tensor:
+def default_pack(device: torch.device) -> int:
+    """How many regions are encoded at once when nobody says.
+
+    On a CPU as many as its caches hold: more at once are slower, for ResNets by far (`benchmarks/packs.py`).
+    """
+    return 16 if device.type == "cpu" else 128
+
+
+def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int | None = None) -> Tensor:
     """Encode all regions of a batch.
 
     Args:
         batch: B scenes on the encoder's device.
         member: encoder and view.
         resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
-        pack: the most regions that are drawn and encoded at once; bounds the memory.
+        pack: the most regions that are drawn and encoded at once; bounds the memory. None: :func:`default_pack`.
 
     Returns:
         (sum of R, D) float32 unit vectors, scene after scene.
     """
     encoder, view = member.encoder, member.view
+    pack = pack or default_pack(batch.boxes.device)
     red, green, blue = (255 * mean for mean in encoder.mean)
     fill = (red, green, blue)
     distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
@@ -118,19 +128,22 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
             if first:
                 picture, regions = batch.pictures[scene], boxes[scene]
                 features.append(view.encode(encoder, picture, regions, masks(scene, 0, len(first))))  # type: ignore[attr-defined]
+    painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
     for segments in [] if view.encodes else _packs([len(first) for first, _ in distinct], pack):
-        pixels = [
-            view.render(
-                batch.pictures[scene],
-                boxes[scene][start:stop],
-                encoder.size,
-                masks=masks(scene, start, stop),
-                resize=resize,  # type: ignore[arg-type]
-                interpolation=encoder.interpolation,  # type: ignore[arg-type]
-                fill=fill,
+        pixels = []
+        for scene, start, stop in segments:
+            if scene not in painted:
+                painted = {scene: view.layers(batch.pictures[scene], fill=fill)}
+            pixels.append(
+                view.draw(
+                    painted[scene],
+                    boxes[scene][start:stop],
+                    encoder.size,
+                    masks=masks(scene, start, stop),
+                    resize=resize,  # type: ignore[arg-type]
+                    interpolation=encoder.interpolation,  # type: ignore[arg-type]
+                )
             )
-            for scene, start, stop in segments
-        ]
         drawn = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
         features.append(_encode_padded(encoder, drawn, pack) if encoder.config.compile else encoder.encode_image(drawn))
     if not features:
@@ -157,11 +170,13 @@ class RegionFeatures:
     Args:
         members: the ensemble.
         resize: how a region becomes the encoder's square.
-        pack: the most regions that are drawn and encoded at once.
+        pack: the most regions that are drawn and encoded at once; None: :func:`default_pack`.
         cache: where features are kept, or None.
     """
 
-    def __init__(self, members: Sequence[Member], *, resize: str, pack: int, cache: FeatureCache | None) -> None:
+    def __init__(
+        self, members: Sequence[Member], *, resize: str, pack: int | None = None, cache: FeatureCache | None
+    ) -> None:
         self.members, self.resize, self.pack, self.cache = members, resize, pack, cache
         self._pending: list[tuple[str, Tensor]] = []
 

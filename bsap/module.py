@@ -62,7 +62,8 @@ class BSAPModule(LightningModule):
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only.
-        region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result.
+        region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result. By
+            default 16 on a CPU and 128 elsewhere.
         run: where the run folder is written; null writes none.
         store: folder of the feature store, which makes another bank or scorer a matter of seconds; ``auto`` keeps it
             beside the runs (``features`` in the runs' root), null keeps none.
@@ -88,7 +89,7 @@ class BSAPModule(LightningModule):
         aggregate: Literal["before", "sum", "after"] = "before",
         strict: bool = False,
         missing_mask: Literal["error", "skip"] = "error",
-        region_batch: int = 64,
+        region_batch: int | None = None,
         compile: bool = False,
         run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
         store: str | None = "auto",
@@ -124,6 +125,8 @@ class BSAPModule(LightningModule):
         self.scorers: dict[str, Scorer] = {scorer_name(spec): make_scorer(spec) for spec in _some("scorer", scorers)}
         if len(self.scorers) < len(scorers):
             raise ConfigError(f"Two scorers have the same name: {', '.join(scorer_name(spec) for spec in scorers)}.")
+        if region_batch is not None and region_batch < 1:
+            raise ConfigError(f"`region_batch` must be at least 1, but got {region_batch}.")
         self.missing_mask, self.region_batch = missing_mask, region_batch
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
         self.store = store

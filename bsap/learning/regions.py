@@ -67,7 +67,7 @@ def encode_regions(
     scenes = [scene for scene in scenes if len(scene.proposals)]
     if share:
         scenes = [scenes[index] for index in SceneSampler([len(scene.proposals) for scene in scenes])]
-    encode = RegionFeatures(members, resize=resize, pack=64, cache=cache)
+    encode = RegionFeatures(members, resize=resize, cache=cache)
     found: dict[str, Tensor] = {}
     queue = iter(scenes)
     while part := list(islice(queue, SCENES)):

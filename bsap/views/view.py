@@ -43,6 +43,25 @@ Fill = tuple[float, float, float]
 """An encoder's mean colour: red, green, blue, each 0..255."""
 
 
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """What all regions of one picture share while they are drawn.
+
+    Attributes:
+        picture: ``(3, H, W)`` uint8, RGB.
+        inner: what is shown inside of shapes, from :func:`bsap.regions.layer`.
+        outer: what is shown outside.
+        fill: the mean colour, 0..255.
+        method: how views are computed.
+    """
+
+    picture: Tensor
+    inner: Tensor
+    outer: Tensor
+    fill: Fill
+    method: Method
+
+
 @dataclass(frozen=True, kw_only=True)
 class View(ABC):
     """A way to show a region to an image encoder. The fields of a subclass are its parameters."""
@@ -142,14 +161,13 @@ class View(ABC):
         fill: Fill = (0.0, 0.0, 0.0),
         method: Method = "auto",
     ) -> Tensor:
-        """Show each region of a picture.
+        """Show regions of a picture: :meth:`layers` and :meth:`draw` in one call.
 
         Args:
             picture: ``(3, H, W)`` uint8, RGB.
-            boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device. Parts outside the picture are cut off;
-                a box without a pixel shows the nearest one.
+            boxes: see :meth:`draw`, as all that follow.
             size: ``(h, w)`` of the encoder's input.
-            masks: R encodings of the picture's size; needed where :attr:`needs_masks`, else not looked at.
+            masks: R encodings of the picture's size.
             resize: see :func:`bsap.regions.resample`.
             interpolation: see :func:`bsap.regions.resample`.
             fill: the mean colour, 0..255, for padding and for the background of masks.
@@ -159,16 +177,58 @@ class View(ABC):
             ``(R, 3, h, w)`` uint8 on the picture's device.
 
         Raises:
-            DataError: if the view needs masks and there are none, or their number or size is not the regions'.
+            DataError: see :meth:`draw`.
+        """
+        layers = self.layers(picture, fill=fill, method=method)
+        return self.draw(layers, boxes, size, masks=masks, resize=resize, interpolation=interpolation)
+
+    def layers(self, picture: Tensor, *, fill: Fill = (0.0, 0.0, 0.0), method: Method = "auto") -> Layers:
+        """What all regions of a picture share: what is shown inside and outside of their shapes, a blur for example.
+
+        Args:
+            picture: ``(3, H, W)`` uint8, RGB.
+            fill: the mean colour, 0..255, for padding and for the background of masks.
+            method: see :func:`bsap.regions.resample`.
         """
         height, width = picture.shape[-2:]
-        encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
         inner, outer = (layer(x, height, width, method=method) for x in self.paint(picture, fill, method))
+        return Layers(picture, inner, outer, fill, method)
+
+    def draw(
+        self,
+        layers: Layers,
+        boxes: Tensor,
+        size: tuple[int, int],
+        *,
+        masks: Sequence[RLE] | None = None,
+        resize: Resize = "squash",
+        interpolation: Interpolation = "bicubic",
+    ) -> Tensor:
+        """Show each of some regions of a picture.
+
+        Args:
+            layers: of the picture.
+            boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device. Parts outside the picture are cut off;
+                a box without a pixel shows the nearest one.
+            size: ``(h, w)`` of the encoder's input.
+            masks: R encodings of the picture's size; needed where :attr:`needs_masks`, else not looked at.
+            resize: see :func:`bsap.regions.resample`.
+            interpolation: see :func:`bsap.regions.resample`.
+
+        Returns:
+            ``(R, 3, h, w)`` uint8 on the picture's device.
+
+        Raises:
+            DataError: if the view needs masks and there are none, or their number or size is not the regions'.
+        """
+        picture, fill, method = layers.picture, layers.fill, layers.method
+        height, width = picture.shape[-2:]
+        encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
         out = [picture.new_empty(0, 3, *size)]
         for part in chunks(len(boxes), picture, size):
             dense = None if encodings is None else _decode(encodings[part], picture.device)
             inside = self.inside(boxes[part], dense, height, width)
-            images = inner[None] if inside is None else compose(inside, inner, outer)
+            images = layers.inner[None] if inside is None else compose(inside, layers.inner, layers.outer)
             windows = self.window(boxes[part], height, width)
             if inside is None and windows is None:
                 images = images.expand(len(boxes[part]), -1, -1, -1)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Proposals
+from bsap.errors import ConfigError
 from bsap.features import distinct_regions, region_features
 
 
@@ -45,6 +46,23 @@ def test_packs_change_no_feature(planted: Any, whole: SceneBatch, pack: int) -> 
         other = region_features(whole, member, resize="squash", pack=7)
         assert one.shape == (len(whole.boxes), 3)
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_a_picture_is_blurred_once(planted: Any, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its regions are drawn in several packs."""
+    import bsap.views.highlights
+
+    calls: list[int] = []
+    blur = bsap.views.highlights.gaussian_blur
+    monkeypatch.setattr(bsap.views.highlights, "gaussian_blur", lambda *a, **k: (calls.append(1), blur(*a, **k))[1])
+    (member,) = module(planted, views=["blur"]).members
+    region_features(whole, member, resize="squash", pack=1)
+    assert len(calls) == sum(count > 0 for count in whole.counts)
+
+
+def test_packs_of_nothing_are_refused(planted: Any) -> None:
+    with pytest.raises(ConfigError, match="`region_batch` must be at least 1, but got 0"):
+        module(planted, region_batch=0)
 
 
 def test_batches_change_no_choice(planted: Any) -> None:
