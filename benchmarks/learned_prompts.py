@@ -39,7 +39,7 @@ from bsap.views import make_view
 MODES: dict[str, dict[str, Any]] = {
     "images": {},
     "text only": {"text_only": True},
-    "text only, gap ignored": {"text_only": True, "gap_expressions": 200},
+    "text only, projected": {"text_only": True, "gap_expressions": 200},
 }
 METRICS = (("rec", "acc@0.5"), ("ris", "oIoU"), ("ris", "mIoU"))
 
@@ -126,7 +126,7 @@ def learn(data: dict[str, Any], store: Path, options: Any, *, scorer: str, mode:
         views=["crop"],
         scorer=scorer,
         prompts=PromptConfig(count=options.count, length=options.length),
-        text=TextConfig(gap="regions" if "gap" in mode else "none"),
+        text=TextConfig(gap="regions" if "projected" in mode else "none"),
         lr=options.lr,
         patience=options.epochs,
         run=RunConfig(root=str(options.folder), name=name, overwrite=True),
