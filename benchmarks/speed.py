@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--region-batch", type=int, help="by default bsap's own")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const=True, default=False, metavar="MODE", help="see EncoderConfig")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     quiet()

@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         if self.config.channels_last:
             model.visual.to(memory_format=torch.channels_last)
         if self.config.compile:
-            model.visual.compile()
+            model.visual.compile(mode="default" if self.config.compile is True else self.config.compile)
         self.eval()
 
     @property

@@ -8,6 +8,9 @@ from typing import Any
 
 from bsap.errors import ConfigError, unknown
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Modes of torch.compile."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -22,10 +25,10 @@ class EncoderConfig:
         preprocess: ``mean``, ``std`` (per channel, in 0..1) or ``interpolation`` instead of the model's own.
         label: name in results instead of one made of model and weights.
         channels_last: memory layout that convolutional towers are faster with on GPUs.
-        compile: compile the image tower.
+        compile: compile the image tower, True or a mode of torch.compile: ``reduce-overhead`` records CUDA graphs.
 
     Raises:
-        ConfigError: an unknown key in ``preprocess``.
+        ConfigError: an unknown key in ``preprocess``, an unknown mode.
     """
 
     name: str
@@ -35,12 +38,14 @@ class EncoderConfig:
     preprocess: dict[str, Any] | None = None
     label: str | None = None
     channels_last: bool = False
-    compile: bool = False
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         for key in self.preprocess or ():
             if key not in ("mean", "std", "interpolation"):
                 raise unknown("key of `preprocess`", key, ("mean", "std", "interpolation"))
+        if isinstance(self.compile, str) and self.compile not in COMPILE_MODES:
+            raise unknown("mode of `compile`", self.compile, COMPILE_MODES)
 
     @classmethod
     def of(cls, value: EncoderConfig | Mapping[str, Any] | str) -> EncoderConfig:

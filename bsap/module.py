@@ -61,7 +61,8 @@ class BSAPModule(LightningModule):
             or ``after`` (mean of the members' distributions over regions).
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
-        compile: compile the image towers with torch.compile, which pays off on long runs only.
+        compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
+            ``reduce-overhead`` records CUDA graphs. Packs are then filled up to one size.
         region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result. By
             default 16 on a CPU and 128 elsewhere.
         run: where the run folder is written; null writes none.
@@ -90,14 +91,14 @@ class BSAPModule(LightningModule):
         strict: bool = False,
         missing_mask: Literal["error", "skip"] = "error",
         region_batch: int | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
         store: str | None = "auto",
     ) -> None:
         super().__init__()
         models = [EncoderConfig.of(config) for config in _some("encoder", (OPENAI,) if encoders is None else encoders)]
         if compile:
-            models = [replace(model, compile=True) for model in models]
+            models = [replace(model, compile=compile) for model in models]
         self.settings = plain(
             {
                 "tasks": tasks,

@@ -561,9 +561,15 @@ def test_a_representative_of_each_family_runs(name):
     assert torch.allclose(texts, expected, atol=1e-5)
 
 
+def test_an_unknown_way_to_compile_is_refused(folder):
+    with pytest.raises(ConfigError, match="Did you mean 'reduce-overhead'"):
+        EncoderConfig(f"local-dir:{folder}", compile="reduce_overhead")
+
+
 @pytest.mark.slow
-def test_a_compiled_tower_gives_the_same(folder, encoder, pixels):
-    other = Encoder({"name": f"local-dir:{folder}", "compile": True})
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_a_compiled_tower_gives_the_same(folder, encoder, pixels, mode):
+    other = Encoder({"name": f"local-dir:{folder}", "compile": mode})
     assert torch.allclose(other.encode_image(pixels), encoder.encode_image(pixels), atol=1e-5)
 
 
