@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
-from bsap.commands.lightning import progress, shipped
+from bsap.commands.parser import CommandLine
 from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.folder import LearningFolder
 from bsap.progress import quiet
-from bsap.run_folder import RunConfig
 from bsap.scoring import make_scorer
 
 HELP = (
-    "Learn auxiliary prompts for a frozen model from stored region features, or from text alone (--data.text_only). "
-    "Needs at least --data.root and --data.proposals.source; later -c files and flags win."
+    "Learn auxiliary prompts for a frozen model from stored region features, or from text alone (--data.text_only, "
+    "--data.text_file), and write them as a bank."
 )
 
 
-class FitCLI(LightningCLI):
-    """Lightning's command line with the keys ``run`` and ``ckpt_path``."""
+class FitLine(CommandLine):
+    """The command line with the key ``ckpt_path``, too."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings that belong to neither data nor model."""
-        parser.add_class_arguments(RunConfig, "run")
-        parser.link_arguments("run", "model.run", compute_fn=vars)
+        super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="continue from it; `last`: the run's own"
         )
@@ -45,23 +42,14 @@ def run(argv: list[str]) -> int:
     quiet()
     # The run's folder is looked after here: it is continued or emptied, never mixed.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    cli = FitCLI(
+    cli = FitLine(
         PromptLearner,
         LearningDataModule,
-        args=shipped(argv[1:]),
-        run=False,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        trainer_defaults={
-            "max_epochs": 40,
-            "logger": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "callbacks": [progress()],
-            "enable_progress_bar": sys.stderr.isatty(),
-        },
-        parser_kwargs={"prog": "bsap fit", "description": HELP},
+        argv,
+        description=HELP,
+        usage="-c bsap:learned_prompts.yaml --data.root FOLDER --data.proposals.source SOURCE",
+        trainer=("accelerator", "devices", "num_nodes", "precision", "max_epochs"),
+        trainer_defaults={"max_epochs": 40, "num_sanity_val_steps": 0},
     )
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint(cli.config["ckpt_path"], cli.model))
     if cli.trainer.is_global_zero:

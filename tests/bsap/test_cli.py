@@ -130,12 +130,39 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"fit"}))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"usage: bsap {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["test", "predict", "fit"])
+def test_help_tells_the_settings_of_the_command_before_those_of_the_trainer(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert text.index("--model.views") < text.index("--run.root") < text.index("--trainer.devices")
+    assert "--trainer.gradient_clip_val" not in text  # accepted all the same
+    assert "``" not in text
+    assert ":class:" not in text
+
+
+def test_a_printed_configuration_can_be_given_back(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.root", str(planted.root), "--data.proposals.source", "ground_truth"]
+    printed = []
+    for changed in (["--trainer.limit_test_batches", "3", "--model.bank", "generic"], []):
+        with pytest.raises(SystemExit) as stopped:
+            main(["test", *flags, *changed, "--print_config"])
+        assert stopped.value.code == 0
+        printed.append(capsys.readouterr().out)
+        (planted.root / "printed.yaml").write_text(printed[0])
+        flags = ["-c", str(planted.root / "printed.yaml")]
+    assert printed[0] == printed[1]
+    assert yaml.safe_load(printed[1])["trainer"]["limit_test_batches"] == 3
 
 
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
