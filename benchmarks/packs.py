@@ -18,6 +18,7 @@ import warnings
 import torch
 
 from bsap import Encoder, EncoderConfig
+from bsap.precision import PRECISIONS, autocast
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="ViT-B-32-quickgelu", help="an open_clip architecture")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"], default="32-true")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="32-true")
     parser.add_argument("--regions", type=int, default=128)
     parser.add_argument("--packs", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128])
     parser.add_argument("--repeats", type=int, default=5)
@@ -34,7 +35,6 @@ def main() -> None:
     device = torch.device(options.device)
     encoder = Encoder(EncoderConfig(options.encoder, random_init=True)).to(device)
     pixels = torch.randint(0, 256, (options.regions, 3, *encoder.size), dtype=torch.uint8, device=device)
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(options.precision)
 
     def seconds(pack: int) -> float:
         started = time.perf_counter()
@@ -44,7 +44,7 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with torch.inference_mode(), autocast(options.precision, device):
         for pack in options.packs:
             seconds(pack)  # warm-up
         rounds = [{pack: seconds(pack) for pack in options.packs} for _ in range(options.repeats)]

@@ -44,6 +44,7 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import default_pack
+from bsap.precision import autocast
 from bsap.progress import quiet
 from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
@@ -167,11 +168,10 @@ class Bench:
     def encoder_only(self) -> float:
         """Seconds to encode the same views and the same distinct texts."""
         encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
-        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.options.precision)
 
         def work() -> None:
             seen: set[str] = set()
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with torch.inference_mode(), autocast(self.options.precision, self.device):
                 bank = [f"a photo of {prompt}" for prompt in self.prompts()]
                 encoder.encode_text(bank)
                 for pixels, texts in zip(self.rendered, self.batch_texts, strict=True):
@@ -196,7 +196,6 @@ class Bench:
         data = self.data()
         data.setup("test")
         encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
-        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.options.precision)
 
         def features(scene: Scene) -> torch.Tensor:
             with Image.open(scene.path) as opened:
@@ -212,7 +211,7 @@ class Bench:
             return found
 
         def work() -> None:
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with torch.inference_mode(), autocast(self.options.precision, self.device):
                 for scene in data.scenes:
                     kept = features(scene) if cached else None
                     for expression in scene.expressions:

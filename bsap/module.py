@@ -21,6 +21,7 @@ from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
 from bsap.overlaps import referent_ious
 from bsap.phrases import load_parser, phrase_of
+from bsap.precision import check_precision
 from bsap.predictions import Record, ScorerMetrics, Task, make_record
 from bsap.run_folder import RunConfig, RunFolder
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
@@ -37,7 +38,6 @@ from bsap.text import Phrases, Templates, TextCache, TextEncoder
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class BSAPModule(LightningModule):
@@ -205,11 +205,7 @@ class BSAPModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the precision and the masks, load the bank, forget an earlier test."""
-        if self.trainer.precision not in PRECISIONS:
-            raise ConfigError(
-                f"Precision {self.trainer.precision!r} would round the boxes themselves; "
-                f"use one of {', '.join(PRECISIONS)}."
-            )
+        check_precision(str(self.trainer.precision))
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.run is None:
             self.metrics.reset()

@@ -19,6 +19,7 @@ from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError
 from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
 from bsap.phrases import load_parser, phrase_of
+from bsap.precision import autocast
 from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
 from bsap.settings import plain
@@ -191,4 +192,5 @@ class _Texts:
                 )
             encoder.model.visual = None  # texts only
             self._encoder = encoder
-        return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)
+        with autocast(self.cache.precision, self.device):  # as in the run: it is part of a feature's key
+            return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)

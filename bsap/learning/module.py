@@ -23,7 +23,8 @@ from bsap.learning.material import Material
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
 from bsap.learning.texts import TextConfig, TextScene
 from bsap.metrics import RECAccuracy
-from bsap.module import OPENAI, PRECISIONS
+from bsap.module import OPENAI
+from bsap.precision import check_precision
 from bsap.results import versions
 from bsap.run_folder import RunConfig
 from bsap.scoring import Similarities
@@ -171,8 +172,7 @@ class PromptLearner(LightningModule):
         """Load the frozen model once in every process, and the features of what each run of the trainer looks at."""
         trainer = self._trainer
         precision = "32-true" if trainer is None else str(trainer.precision)
-        if precision not in PRECISIONS:
-            raise ConfigError(f"Precision {precision!r} would round the boxes; use one of {', '.join(PRECISIONS)}.")
+        check_precision(precision)
         known = bool(self._frozen)
         if not known:
             self._load(precision)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from bsap.cli import main
+from bsap.encoder import Encoder
 from bsap.errors import DataError
 from bsap.saved_run import read_run
 from bsap.sweep import Sweep, scorer_grid
@@ -52,6 +54,26 @@ def test_sweep_of_another_bank_equals_its_own_run(stored: Path, tmp_path: Path, 
     assert main(["test", "-c", str(stored / "config.yaml"), *flags, *where]) == 0
     expected = results(tmp_path / "r")
     assert row.metrics == {f"{t}/{k}": v for t, s in expected.items() for k, v in s["bsap_h_product"].items()}
+
+
+def test_texts_are_encoded_in_the_precision_of_the_run(planted: Any, tmp_path: Path) -> None:
+    """They are kept under that precision, for runs to find."""
+    config = planted.config(
+        run={"root": str(tmp_path), "name": "run"},
+        model={"store": "auto", "encoders": [{"name": "demo"}]},
+        trainer={"precision": "bf16-mixed"},
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    sweep = Sweep(read_run(tmp_path / "run"))
+    side = sweep.split.sides[0]
+    (swept,) = side.features(["a sentence of no run"])
+    encoder = Encoder("demo")
+    with torch.autocast("cpu", torch.bfloat16):
+        (expected,) = encoder.encode_text(["a sentence of no run"])
+    (exact,) = encoder.encode_text(["a sentence of no run"])
+    assert torch.equal(swept, expected)
+    assert not torch.equal(exact, expected)
 
 
 def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,38 @@
+"""The precisions that encoders run in. Everything after them is float32."""
+
+from __future__ import annotations
+
+import torch
+
+from bsap.errors import ConfigError
+
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "16-mixed": torch.float16,
+    "bf16-mixed": torch.bfloat16,
+}
+"""Lightning's name -> type of autocast, None for none."""
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision in which Lightning would cast the batch itself.
+
+    Raises:
+        ConfigError: for any other than :data:`PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"Precision {precision!r} would round the boxes themselves; use one of {', '.join(PRECISIONS)}."
+        )
+
+
+def autocast(precision: str, device: torch.device | str) -> torch.autocast:
+    """What surrounds the encoders where no Trainer does.
+
+    Example:
+        >>> with autocast("bf16-mixed", "cpu"):
+        ...     print((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
+        torch.bfloat16
+    """
+    dtype = PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
