@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Expression
 from bsap.feature_cache import masks_bytes, regions_digest, view_code
-from bsap.settings import digest, plain
+from bsap.settings import SPEED_SETTINGS, digest, plain
 
 if TYPE_CHECKING:
     from bsap.module import BSAPModule
@@ -40,8 +40,12 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items() if key != "run"}
     kept["data"].pop("num_workers", None)
     kept["data"].pop("batch_size", None)
-    for name in ("region_batch", "store"):
+    for name in SPEED_SETTINGS:
         kept["model"].pop(name, None)
+    kept["model"]["encoders"] = [
+        {key: value for key, value in encoder.items() if key not in ("compile", "channels_last")}
+        for encoder in kept["model"].get("encoders") or ()
+    ]
     return kept
 
 

@@ -19,6 +19,7 @@ from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
+from bsap.meeting import one_of_each_node_first
 from bsap.overlaps import referent_ious
 from bsap.phrases import load_parser, phrase_of
 from bsap.precision import check_precision
@@ -152,16 +153,10 @@ class BSAPModule(LightningModule):
         self._connect()
 
     def _load(self) -> None:
-        trainer = self._trainer
-        first = trainer is None or trainer.local_rank == 0
-        if trainer is not None and not first:
-            trainer.strategy.barrier("weights")  # one download per node
-        try:
-            encoders = [Encoder(config) for config in self.encoder_configs]
-        finally:
-            if trainer is not None and first:
-                trainer.strategy.barrier("weights")  # also after an error, so that nobody waits for it
-        self.encoders = nn.ModuleList(encoders)
+        def load() -> list[Encoder]:
+            return [Encoder(config) for config in self.encoder_configs]
+
+        self.encoders = nn.ModuleList(one_of_each_node_first(self._trainer, load))
         labels = [member.label for member in self.members]
         if len(set(labels)) < len(labels):
             raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")

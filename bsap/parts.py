@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bsap.errors import ConfigError
 from bsap.predictions import Record, read_records
+
+LOCK = ".lock"
+"""In the run folder itself, not in ``parts``: a network's disk keeps an open file's folder from being removed."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -20,7 +25,10 @@ def write_atomic(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that goes down may leave the new name on an empty file
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -39,15 +47,15 @@ class PartFile:
 
     Args:
         folder: ``parts`` of a run folder.
+        attempt: which attempt at the run this is, from :func:`next_attempt`; the same on all processes.
         rank: the process that writes.
 
     Raises:
         ConfigError: if the file cannot be written.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        attempt = sum(1 for _ in folder.glob(f"{rank}-*.jsonl"))
-        self.path = folder / f"{rank}-{attempt}.jsonl"
+    def __init__(self, folder: Path, attempt: int, rank: int) -> None:
+        self.path = folder / f"{attempt}-{rank}.jsonl"
         try:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         except OSError as error:
@@ -76,11 +84,43 @@ class PartFile:
             self._descriptor = -1
 
 
+def _attempt(path: Path) -> int:
+    """The attempt that a file in ``parts`` is of."""
+    number = path.name.partition(".")[0].partition("-")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def next_attempt(folder: Path) -> int:
+    """The number of a new attempt at the run of a folder, for the one process that holds its lock."""
+    return 1 + max(map(_attempt, (folder / "parts").iterdir()), default=0)
+
+
 def read_parts(folder: Path) -> Iterator[Record]:
-    """All records of a run folder, merged or not, in no particular order; ids may repeat."""
+    """All records of a run folder, merged or not; ids may repeat, and then the last one is of the newest attempt."""
     merged = folder / "predictions.jsonl"
-    for path in [merged] * merged.exists() + sorted((folder / "parts").glob("*.jsonl")):
+    for path in [merged] * merged.exists() + sorted((folder / "parts").glob("*.jsonl"), key=_attempt):
         yield from read_records(path)
+
+
+def note_attempt(folder: Path, attempt: int, made_by: dict[str, Any]) -> None:
+    """Leave beside an attempt's records what made them.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    write_atomic(folder / "parts" / f"{attempt}.json", json.dumps(made_by) + "\n")
+
+
+def read_attempts(folder: Path) -> list[dict[str, Any]]:
+    """What made the records in ``parts``, attempt by attempt, with the number of ``expressions`` each recorded."""
+    counts: dict[int, set[str]] = {}
+    for path in (folder / "parts").glob("*.jsonl"):
+        counts.setdefault(_attempt(path), set()).update(record["id"] for record in read_records(path))
+    found = []
+    for path in sorted((folder / "parts").glob("*.json"), key=_attempt):
+        with contextlib.suppress(ValueError):  # the machine went down while it was written
+            found.append({**json.loads(path.read_bytes()), "expressions": len(counts.get(_attempt(path), ()))})
+    return found
 
 
 class FolderLock:
@@ -90,7 +130,7 @@ class FolderLock:
     names, no clocks. Where the file system knows no locks there is none.
 
     Args:
-        folder: a run folder with its ``parts``.
+        folder: a run folder.
 
     Raises:
         ConfigError: if another process holds the lock.
@@ -102,7 +142,7 @@ class FolderLock:
             import fcntl
         except ImportError:  # not on Windows
             return
-        self._descriptor = os.open(folder / "parts" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             # lockf, not flock: worker processes must not inherit it and hold it after this process is gone
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -170,7 +170,10 @@ def read_records(path: Path) -> list[Record]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
-            raise DataError(f"{path}, line {number}: not a prediction record ({error!r}).") from error
+            raise DataError(
+                f"{path}, line {number}: not a prediction record ({error!r}). Remove the line, and "
+                "`bsap test` with the same settings computes it again."
+            ) from error
         records.append(record)
     return records
 

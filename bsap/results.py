@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bsap.errors import unknown
 from bsap.predictions import Record, ScorerMetrics, Task
-from bsap.settings import digest
+from bsap.settings import SPEED_SETTINGS, digest
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -115,8 +115,7 @@ def make_results(
     records: Sequence[Record],
     *,
     settings: dict[str, Any],
-    seconds: float,
-    resumed: int,
+    timing: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that ``results.json`` says."""
     summary = getattr(trainer.datamodule, "summary", None)  # type: ignore[attr-defined]
@@ -157,20 +156,20 @@ def make_results(
                 "source": bank.source,
                 "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank],
             },
-            **{key: value for key, value in module.settings.items() if key != "bank"},
+            **{key: value for key, value in module.settings.items() if key not in ("bank", *SPEED_SETTINGS)},
         },
         "transductive": bank is not None and bank.transductive,
         "models": [encoder.describe() for encoder in module.encoders],  # type: ignore[operator]
         "precision": {"requested": _requested_precision(trainer), "effective": str(trainer.precision)},
         "settings": settings,
         "versions": versions(),
-        "timing": {
-            "seconds": round(seconds, 3),
-            "processes": trainer.world_size,
-            "device": _device_name(module),
-            "resumed_expressions": resumed,
-        },
+        "timing": {**timing, "processes": trainer.world_size, "device": _device_name(module)},
     }
+
+
+def made_by(trainer: Trainer, module: BSAPModule) -> dict[str, Any]:
+    """What made the records of one attempt at a run, and may be otherwise for the next."""
+    return {"processes": trainer.world_size, "device": _device_name(module), "versions": versions()}
 
 
 def versions() -> dict[str, str]:

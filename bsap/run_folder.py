@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +24,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.identity import identity, origin, resolved_settings
-from bsap.meeting import Meeting, Outcome, all_or_none, on_first_rank, part_from_children
-from bsap.parts import FolderLock, PartFile, read_parts, write_atomic
+from bsap.meeting import Meeting, Outcome, all_or_none, on_first_rank, take_children
+from bsap.parts import LOCK, FolderLock, PartFile, next_attempt, note_attempt, read_attempts, read_parts, write_atomic
 from bsap.predictions import Record, dump_records
-from bsap.results import breakdowns, check_fields, make_results, recompute
+from bsap.results import breakdowns, check_fields, made_by, make_results, recompute
 from bsap.settings import differences, digest
 from bsap.signals import Stopped, StopSignals
 
@@ -41,7 +42,8 @@ class RunConfig:
     Attributes:
         root: the folder of all runs.
         name: the run's own folder; by default a digest of the resolved configuration, never a clock.
-        overwrite: start anew where the folder already holds a run; otherwise the run is continued.
+        overwrite: start anew where the folder already holds a run; otherwise the run is continued. A job that SLURM
+            requeues continues all the same: it has started anew once.
         breakdown: fields by which results are also broken down: ``category``, ``words``, ``distractors``.
         timeout: minutes that a process which has done its share waits for the others.
     """
@@ -76,6 +78,7 @@ class RunFolder(Callback):
         self._settings: dict[str, Any] = {}
         self._started = 0.0
         self._resumed = 0
+        self._attempt = 0
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -84,6 +87,8 @@ class RunFolder(Callback):
         if stage != "test":
             return
         check_fields(self.config.breakdown)
+        _check_launcher(trainer)
+        children = take_children(trainer)
         self._signals = StopSignals()
         self._signals.catch()
         _no_requeue(trainer)
@@ -98,7 +103,7 @@ class RunFolder(Callback):
 
         on_first_rank(trainer, prepare)
         # Only the first process reads what is done: on a network's disk another node may see older files.
-        finished = trainer.strategy.broadcast(sorted(done), src=0)
+        finished, self._attempt = trainer.strategy.broadcast((sorted(done), self._attempt), src=0)
         self._resumed = len(finished)
         if getattr(trainer, "datamodule", None) is not None:
             trainer.datamodule.finished = frozenset(finished)  # type: ignore[attr-defined]
@@ -107,35 +112,37 @@ class RunFolder(Callback):
             pl_module.metrics.update(list(done.values()))  # type: ignore[operator, union-attr]
         failure = None
         try:
-            self._part = PartFile(folder / "parts", trainer.global_rank)
+            self._part = PartFile(folder / "parts", self._attempt, trainer.global_rank)
         except ConfigError as error:
             failure = error
         all_or_none(trainer, failure)
-        self._meeting = Meeting(
-            folder / "parts" / "stop", self._signals, timeout=timedelta(minutes=self.config.timeout)
-        )
+        note = folder / "parts" / f"{self._attempt}.stop"
+        self._meeting = Meeting(note, self._signals, children, timeout=timedelta(minutes=self.config.timeout))
 
     def _prepare(self, folder: Path) -> None:
         config = folder / "config.yaml"
-        if not config.exists() and folder.exists() and any(folder.iterdir()):
+        # What a start leaves behind that came no further, on a full disk for example, is no stranger's.
+        strange = [p for p in folder.iterdir() if not _own(p.name)] if folder.is_dir() else folder.exists()
+        if strange and not config.exists():
             raise ConfigError(
                 f"{folder} exists and is not a run folder (it has no config.yaml). Choose another `--run.name`."
             )
         try:
-            (folder / "parts").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
-            if self.config.overwrite:
-                for old in ("results.json", "predictions.jsonl", "origin.json", "config.yaml"):
+            (folder / "parts").mkdir(exist_ok=True)
+            if self.config.overwrite and not _requeued():
+                # The configuration stays until it is replaced: without one, nobody could tell what folder this is.
+                for old in ("results.json", "predictions.jsonl", "origin.json"):
                     (folder / old).unlink(missing_ok=True)
-                for part in (folder / "parts").glob("*.jsonl"):
+                for part in (folder / "parts").iterdir():
                     part.unlink()
-            (folder / "parts" / "stop").unlink(missing_ok=True)
+            self._attempt = next_attempt(folder)
         except OSError as error:
             raise ConfigError(f"Cannot write the run folder {folder}: {error}. Choose another `--run.root`.") from error
         # A run that failed before its first record has nothing that other settings could spoil.
         if config.exists() and any(True for _ in read_parts(folder)):
-            before = yaml.safe_load(config.read_text(encoding="utf-8"))
-            lines = differences(identity(before), identity(self._settings))
+            lines = differences(identity(_read(config, yaml.safe_load)), identity(self._settings))
             if lines:
                 raise ConfigError(
                     f"{folder} holds a run with other settings:\n  "
@@ -160,8 +167,14 @@ class RunFolder(Callback):
         """Refuse to continue a run of other data or weights, or with processes that read others; start the clock."""
         self._signals.catch()  # Lightning sets handlers of its own between setup and here
         if self.folder is not None:
+            folder = self.folder
             found = origin(trainer, pl_module)  # type: ignore[arg-type]
-            on_first_rank(trainer, lambda: self._check_origin(found))
+
+            def check() -> None:
+                self._check_origin(found)
+                note_attempt(folder, self._attempt, made_by(trainer, pl_module))  # type: ignore[arg-type]
+
+            on_first_rank(trainer, check)
             first = trainer.strategy.broadcast(found, src=0)
             lines = differences(first, found)
             all_or_none(
@@ -183,7 +196,7 @@ class RunFolder(Callback):
         assert self.folder is not None
         path = self.folder / "origin.json"
         if path.exists() and self._resumed:
-            lines = differences(json.loads(path.read_text(encoding="utf-8")), found)
+            lines = differences(_read(path, json.loads), found)
             if lines:
                 raise ConfigError(
                     f"{self.folder} holds a run of other data or weights under the same settings:\n  "
@@ -205,7 +218,7 @@ class RunFolder(Callback):
         if self._part is None or self._meeting is None:
             return
         self._part.write(dump_records(outputs["records"]))
-        self._meeting.check_parent(trainer)
+        self._meeting.check_family(trainer)
         if self._meeting.called():
             self._leave(trainer, self._meeting.meet(Outcome.STOPPED, self._meeting.reason()))
 
@@ -219,7 +232,8 @@ class RunFolder(Callback):
         assert self._meeting is not None
         assert self.folder is not None
         self._close()
-        part_from_children(trainer, wait=outcome is Outcome.STOPPED)
+        if outcome is Outcome.STOPPED:
+            self._meeting.wait_for_children()
         if outcome is Outcome.FAILED:
             if trainer.is_global_zero:
                 raise BSAPError(
@@ -229,8 +243,8 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             done = len({record["id"] for record in read_parts(self.folder)})
             print(
-                f"bsap: stopped by {self._meeting.reason()}; {done} expressions are done. "
-                "Run the same command again to continue.",
+                f"bsap: stopped by {self._meeting.reason()}; {done} expressions are done. Run the same command again"
+                f"{', without --run.overwrite,' if self.config.overwrite else ''} to continue.",
                 file=sys.stderr,
             )
         raise Stopped
@@ -249,7 +263,6 @@ class RunFolder(Callback):
         with contextlib.suppress(BSAPError):  # what happened here says more
             meeting.meet(Outcome.FAILED, text)
         self._close()
-        part_from_children(trainer, wait=False)
 
     # --- end --------------------------------------------------------------------------------------------------------
 
@@ -269,6 +282,8 @@ class RunFolder(Callback):
         self._part.close()
         trainer.strategy.barrier("records written")
         on_first_rank(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
+        if self._meeting is not None:
+            self._meeting.wait_for_children()
         self._close()
 
     def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
@@ -288,14 +303,19 @@ class RunFolder(Callback):
                 f"twice or lost. Counted {module.results}, predictions say {again}. "
                 f"The records are kept in {self.folder}."
             )
+        attempts = read_attempts(self.folder)
         write_atomic(self.folder / "predictions.jsonl", dump_records(ordered))
-        results = make_results(
-            trainer, module, ordered, settings=self._settings, seconds=seconds, resumed=self._resumed
-        )
+        timing = {"seconds": round(seconds, 3), "resumed_expressions": self._resumed, "attempts": attempts}
+        results = make_results(trainer, module, ordered, settings=self._settings, timing=timing)
+        path = self.folder / "results.json"
+        if path.exists() and self._resumed == len(ordered):
+            # Nothing was left to do: what made the numbers is what made them then.
+            before = _read(path, json.loads)
+            results |= {name: before[name] for name in ("timing", "versions") if name in before}
         if self.config.breakdown:
             results["breakdown"] = breakdowns(ordered, self.config.breakdown, strict=module.settings["strict"])
-        write_atomic(self.folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        shutil.rmtree(self.folder / "parts")
+        write_atomic(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)  # all of it is in the merged files now
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave what was written.
@@ -319,6 +339,40 @@ class RunFolder(Callback):
             self._lock.release()
             self._lock = None
         self._signals.release()
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A file that an earlier attempt left.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+        reason: object = "it is empty" if found is None else "it holds no mapping"
+    except (ValueError, yaml.YAMLError) as error:
+        reason = error
+    raise ConfigError(f"{path} is damaged: {reason}. Start anew with `--run.overwrite true`.")
+
+
+def _own(name: str) -> bool:
+    return name in (LOCK, "parts") or name.startswith(".config.yaml.")
+
+
+def _requeued() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def _check_launcher(trainer: Trainer) -> None:
+    """Processes that know nothing of each other would each do the whole work, in one folder."""
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != trainer.world_size:
+        raise ConfigError(
+            f"torchrun started {started} processes, but the Trainer is set to {trainer.world_size}: set "
+            "`--trainer.devices` to torchrun's --nproc-per-node and `--trainer.num_nodes` to its --nnodes."
+        )
 
 
 def _no_requeue(trainer: Trainer) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
+SPEED_SETTINGS = ("region_batch", "store")
+"""Settings of the model that change how long a run takes and how much memory, never a number."""
+
 
 def plain(value: Any) -> Any:
     """The same settings made of dictionaries, lists, strings, numbers, booleans and None only.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,31 @@ class Stopped(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    print(f"bsap: stopped by {signal.Signals(number).name} before the first picture.", file=sys.stderr)
+    raise Stopped
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """While nothing is under way, imports and annotations for example, a wish to stop is followed at once.
+
+    A run takes the signals over for its own time (:class:`StopSignals`).
+
+    Raises:
+        Stopped: when SIGTERM or SIGUSR1 comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class StopSignals:

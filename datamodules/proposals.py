@@ -30,7 +30,8 @@ class ProposalConfig:
     Attributes:
         source: ``ground_truth``: every annotated object of the picture; ``detections``: a file of boxes, perhaps with
             masks; ``masks``: a file of masks, perhaps with boxes.
-        path: the file. Without one, ``detections`` and ``masks`` read the ``proposals`` of our own JSONL annotations.
+        path: the file, in whose name ``{dataset}``, ``{split_by}`` and ``{split}`` stand for those of the data. Without
+            one, ``detections`` and ``masks`` read the ``proposals`` of our own JSONL annotations.
         min_score: lowest detector score that is kept; 0 keeps all.
         top_k: how many of the highest scores are kept per picture; among equals the first in the file.
         min_area: smallest box that is kept, in square pixels.
@@ -117,7 +118,11 @@ class ProposalSource:
                     "holds no proposals. Name a file of proposals, or set `proposals.source` to ground_truth."
                 )
             return records.proposals
-        path = Path(config.path) if Path(config.path).exists() else root / config.path
+        names = {"dataset": records.dataset, "split_by": records.split_by, "split": records.split}
+        given = config.path
+        for name, value in names.items():  # not format(): other braces are a file's own
+            given = given.replace(f"{{{name}}}", value)
+        path = Path(given) if Path(given).exists() else root / given
         data = read_bytes(path, what="proposals", mend="Set `proposals.path` to a file that exists.")
         self.file, self.sha256 = str(path), sha256(data)
         return read_proposals(data, str(path))

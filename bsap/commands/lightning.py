@@ -8,9 +8,11 @@ from lightning.pytorch import Trainer
 
 from bsap.commands.parser import CommandLine
 from bsap.datamodules import PictureDataModule, RefCOCODataModule
+from bsap.meeting import together
 from bsap.module import BSAPModule
 from bsap.progress import quiet
 from bsap.run_folder import RunFolder
+from bsap.signals import leaving_at_once
 from bsap.tables import print_choices, print_results
 
 HELP = {
@@ -25,6 +27,11 @@ USAGE = {
 
 def run(argv: list[str]) -> int:
     """Run ``bsap test ...`` or ``bsap predict ...``."""
+    with leaving_at_once(), together():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     quiet()
     command = argv[0]
     cli = CommandLine(

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Every dataset and split that papers report, a job with one GPU for each.
 #
-#   sbatch --account=LAB --partition=GPU --array=0-7 array.sh CONFIG.yaml [--data.split testA ...]
+#   sbatch --account=LAB --partition=GPU --array=0-7 array.sh CONFIG.yaml [--model.bank generic ...]
+#
+# The configuration leaves `run.name` out, so that each job has a folder of its own, and may write {dataset}, {split_by}
+# and {split} into `data.proposals.path`: one file of detections for each.
 #
 # Activate the Python environment first: the job inherits it. docs/cluster.md tells the rest.
 #SBATCH --job-name=bsap
@@ -16,6 +19,7 @@
 #SBATCH --signal=USR1@120
 
 set -u
+: "${SLURM_JOB_ID:?submit this script with sbatch}"
 config=${1:?a configuration for bsap test}
 shift
 
@@ -24,9 +28,12 @@ splits=(
   "refcoco+ unc val" "refcoco+ unc testA" "refcoco+ unc testB"
   "refcocog umd val" "refcocog umd test"
 )
-read -r dataset split_by split <<<"${splits[$SLURM_ARRAY_TASK_ID]}"
+task=${SLURM_ARRAY_TASK_ID:?submit this script with --array=0-7}
+read -r dataset split_by split <<<"${splits[$task]:?there are jobs 0 to 7}"
 
-trap : TERM # this script goes on to the requeue below; srun passes signals on to the tasks itself
+# A job that is cancelled, preempted or out of time gets SIGTERM, the tasks too; what becomes of it is SLURM's business.
+told=
+trap 'told=1' TERM
 
 tasks=${SLURM_GPUS_ON_NODE:-1}
 status=0
@@ -36,8 +43,9 @@ srun --label --ntasks-per-node="$tasks" --cpu-bind=none --kill-on-bad-exit=0 --w
   bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
   --data.dataset "$dataset" --data.split_by "$split_by" --data.split "$split" "$@" || status=$?
 
-# 75: asked to stop before all was done. The requeued job continues the same run folder.
-if [ "$status" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+# 75: asked to stop before all was done, two minutes before the time limit. The requeued job continues the same run
+# folder. In an array a bare number may mean all of it.
+if [ "$status" -eq 75 ] && [ -z "$told" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 fi
 exit "$status"

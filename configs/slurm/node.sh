@@ -15,10 +15,13 @@
 #SBATCH --signal=USR1@120
 
 set -u
+: "${SLURM_JOB_ID:?submit this script with sbatch}"
 config=${1:?a configuration for bsap test}
 shift
 
-trap : TERM # this script goes on to the requeue below; srun passes signals on to the tasks itself
+# A job that is cancelled, preempted or out of time gets SIGTERM, the tasks too; what becomes of it is SLURM's business.
+told=
+trap 'told=1' TERM
 
 tasks=${SLURM_GPUS_ON_NODE:-1}
 status=0
@@ -27,8 +30,9 @@ status=0
 srun --label --ntasks-per-node="$tasks" --cpu-bind=none --kill-on-bad-exit=0 --wait=60 \
   bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES" "$@" || status=$?
 
-# 75: asked to stop before all was done. The requeued job continues the same run folder.
-if [ "$status" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
-  scontrol requeue "$SLURM_JOB_ID"
+# 75: asked to stop before all was done, two minutes before the time limit. The requeued job continues the same run
+# folder. In an array a bare number may mean all of it.
+if [ "$status" -eq 75 ] && [ -z "$told" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
+  scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 fi
 exit "$status"

@@ -25,7 +25,7 @@ def named(config: dict[str, Any], root: Path, name: str, **run: Any) -> dict[str
     return config | {"run": config["run"] | {"root": str(root), "name": name} | run}
 
 
-@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4)), 7])
+@pytest.mark.parametrize("world", [2, 3, 4, 7])
 def test_any_number_of_processes(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, world: int) -> None:
     job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=world)
     job.check()
@@ -95,6 +95,34 @@ def test_a_process_that_fails_takes_the_others_along(ranks: Any, drawn: Any, tmp
     assert first.startswith("bsap: Another process failed: rank 1: DataError: picture 7 is broken")
     assert third == ""
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize("place", ["bsap.module.Encoder", "bsap.run_folder.RunFolder.on_test_end"])
+def test_a_process_that_dies_outside_of_the_batches_ends_the_others(
+    ranks: Any, drawn: Any, tmp_path: Path, place: str
+) -> None:
+    """While models are loaded, or records are merged."""
+    module, _, name = place.rpartition(".")
+    prelude = f"""
+import os, pkgutil, signal
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+if rank == 1:
+    setattr(pkgutil.resolve_name({module!r}), {name!r}, die)
+"""
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, prelude=prelude)
+    assert job.wait(100) == [2, -signal.SIGKILL], job.errors()
+    assert job.errors()[0].startswith("bsap: Another process of this run is gone")
+    assert job.errors()[0].count("\n") == 1
+
+
+def test_a_model_that_is_missing_is_said_once(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+    config = drawn | {"model": drawn["model"] | {"encoders": [{"name": f"local-dir:{tmp_path / 'absent'}"}]}}
+    job = ranks.start(named(config, tmp_path, "run"), tmp_path, world=3)
+    job.check(2)
+    first, *others = job.errors()
+    assert "absent" in first
+    assert others == ["", ""]
 
 
 def test_processes_that_read_other_data_are_refused(ranks: Any, drawn: Any, tmp_path: Path) -> None:

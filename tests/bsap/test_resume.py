@@ -6,12 +6,15 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bsap.signals import STOPPED
 
@@ -47,7 +50,7 @@ def until(condition: Callable[[], bool], timeout: float = 120) -> None:
 def on_disk(folder: Path, rank: str = "*") -> list[dict[str, Any]]:
     """Whole records of a run that is under way."""
     records = []
-    for path in (folder / "parts").glob(f"{rank}-*.jsonl"):
+    for path in (folder / "parts").glob(f"*-{rank}.jsonl"):
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
                 records.append(json.loads(line))
@@ -64,7 +67,7 @@ def whole_scenes(alone: Any, records: list[dict[str, Any]]) -> tuple[set[str], i
     return set(done), sum(map(len, done.values()))
 
 
-@pytest.mark.parametrize("moment", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 4))])
+@pytest.mark.parametrize("moment", range(5))
 def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, moment: int) -> None:
     chance = random.Random(moment)
     folder = tmp_path / "run"
@@ -76,7 +79,7 @@ def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any,
         os.kill(pid, signal.SIGKILL)
     job.check(-signal.SIGKILL)
     left = on_disk(folder)
-    with next((folder / "parts").glob("1-*.jsonl")).open("a") as part:
+    with next((folder / "parts").glob("*-1.jsonl")).open("a") as part:
         part.write('{"id": "demo/drawn/test/1", "scor')  # as when a kill comes in the middle of a write
     done, expressions = whole_scenes(alone, left)
 
@@ -174,28 +177,41 @@ def test_a_full_disk(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path
     read_run(tmp_path / "run").check_same(alone)
 
 
+def launch(drawn: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
+    """`bsap test` that has started its own second process, somewhere in the middle."""
+    path, script = folder / "config.yaml", folder / "slow.py"
+    path.write_text(yaml.safe_dump(named(drawn, folder) | {"trainer": drawn["trainer"] | {"devices": 2}}))
+    note = (
+        f"import os\nopen({str(folder)!r} + '/pid' + os.environ.get('LOCAL_RANK', '0'), 'w').write(str(os.getpid()))\n"
+    )
+    pause = slow(folder, 0.3, 0.3).replace("[rank]", "[0]")
+    script.write_text(note + pause + "\nimport sys; from bsap.cli import main; sys.exit(main())")
+    process = subprocess.Popen(
+        [sys.executable, str(script), "test", "-c", str(path)], stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: all(on_disk(folder / "run", str(rank)) for rank in range(2)))
+    return process
+
+
 @pytest.mark.slow
 def test_the_launcher_passes_a_stop_on(drawn: Any, alone: Any, read_run: Any, tmp_path: Path) -> None:
     """`bsap test` starts its own processes: the signal comes to the first one only, and its status is what one sees."""
-    import subprocess
-    import sys
-
-    import yaml
-
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(named(drawn, tmp_path) | {"trainer": drawn["trainer"] | {"devices": 2}}))
-    code = (
-        slow(tmp_path, 0.3, 0.3).replace("[rank]", "[0]") + "\nimport sys; from bsap.cli import main; sys.exit(main())"
-    )
-    script = tmp_path / "slow.py"
-    script.write_text(code)
-    command = [sys.executable, str(script), "test", "-c", str(path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    until(lambda: all(on_disk(tmp_path / "run", str(rank)) for rank in range(2)))
+    process = launch(drawn, tmp_path)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == STOPPED, errors
     assert errors.startswith("bsap: stopped by SIGTERM")
     assert errors.count("\n") == 1
-    subprocess.run([sys.executable, "-m", "bsap", "test", "-c", str(path)], check=True, timeout=300)
+    command = [sys.executable, "-m", "bsap", "test", "-c", str(tmp_path / "config.yaml")]
+    subprocess.run(command, check=True, timeout=300)
     read_run(tmp_path / "run").check_same(alone)
+
+
+def test_a_child_that_is_killed_is_told(drawn: Any, tmp_path: Path) -> None:
+    """As for want of memory; Lightning would kill the first process, too, without a word."""
+    process = launch(drawn, tmp_path)
+    os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert errors.startswith("bsap: Process 1 of this run ended with status -9")
+    assert errors.count("\n") == 1

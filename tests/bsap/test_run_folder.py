@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning.pytorch import Trainer
 
 from bsap.cli import main
 from bsap.errors import ConfigError, DataError
-from bsap.parts import FolderLock, PartFile, read_parts, write_atomic
+from bsap.parts import FolderLock, PartFile, next_attempt, read_parts, write_atomic
 
 Run = Callable[..., int]
 
@@ -73,7 +74,7 @@ def test_a_finished_run_is_only_read_again(run: Run, tmp_path: Path, monkeypatch
     monkeypatch.setattr("bsap.module.BSAPModule.similarities", lambda *_: pytest.fail("encoded again"))
     assert run() == 0
     again = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert again["timing"]["resumed_expressions"] == 8
+    assert again["timing"] == first["timing"], "what made the numbers is what made them then"
     for key in ("metrics", "counts", "protocol", "models"):
         assert again[key] == first[key]
 
@@ -101,6 +102,73 @@ def test_a_folder_of_something_else_is_left_alone(run: Run, tmp_path: Path, caps
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+def test_a_start_that_came_no_further_is_no_stranger(run: Run, tmp_path: Path) -> None:
+    """As on a disk that was full before the configuration was written."""
+    (tmp_path / "run" / "parts").mkdir(parents=True)
+    (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".config.yaml.17").write_text("seed_ev")
+    assert run() == 0
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "data: [\n"])
+def test_a_damaged_configuration_is_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    assert run() == 0
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    assert run() == 2
+    assert f"{tmp_path / 'run' / 'config.yaml'} is damaged" in capsys.readouterr().err
+    assert run("--run.overwrite", "true") == 0
+
+
+def test_a_damaged_origin_is_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    (tmp_path / "run" / "origin.json").write_text('{"data": ')
+    assert run() == 2
+    assert "origin.json is damaged" in capsys.readouterr().err
+
+
+def test_a_requeued_job_continues_what_it_started_anew(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a job that outlasts its time limit would start anew for ever."""
+    assert run("--run.overwrite", "true") == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr("bsap.module.BSAPModule.similarities", lambda *_: pytest.fail("encoded again"))
+    assert run("--run.overwrite", "true") == 0
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun with `--trainer.devices 1`: each would do the whole work in one folder."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run() == 2
+    assert "torchrun started 4 processes, but the Trainer is set to 1" in capsys.readouterr().err
+
+
+def test_speed_leaves_no_trace_in_the_protocol(run: Run, tmp_path: Path) -> None:
+    protocols = []
+    for store in (None, str(tmp_path / "features")):
+        assert run("--run.overwrite", "true", model={"store": store, "region_batch": 2}) == 0
+        protocols.append(json.loads((tmp_path / "run" / "results.json").read_text())["protocol"])
+    assert protocols[0] == protocols[1]
+
+
+def test_a_wish_to_stop_before_the_run_is_followed_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reading annotations takes seconds; a job script requeues for status 75 only."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("bsap.datamodules.RefCOCODataModule.load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 75
+    assert "bsap: stopped by SIGTERM before the first picture" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_record_of_nonsense_is_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     path = tmp_path / "run" / "predictions.jsonl"
@@ -111,10 +179,10 @@ def test_a_record_of_nonsense_is_named(run: Run, tmp_path: Path, capsys: pytest.
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 KiB."""
+    """A file system of 20 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs root to mount a small file system")
     yield folder
@@ -212,15 +280,17 @@ def test_a_count_that_differs_from_the_predictions_is_an_error(
 
 def test_part_files_and_lock(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    first, second = PartFile(tmp_path / "parts", 3), PartFile(tmp_path / "parts", 3)
-    assert [first.path.name, second.path.name] == ["3-0.jsonl", "3-1.jsonl"]
-    first.write('{"id": "a", "scorers": {}}\n')
-    second.write('{"id": "b", "scorers": {}}\n{"id": "c", "sco')
+    assert next_attempt(tmp_path) == 1
+    first, second = PartFile(tmp_path / "parts", 9, 3), PartFile(tmp_path / "parts", 10, 0)
+    assert next_attempt(tmp_path) == 11
+    first.write('{"id": "a", "scorers": {"clip": 9}}\n{"id": "b", "scorers": {"clip": 9}}\n')
+    second.write('{"id": "b", "scorers": {"clip": 10}}\n{"id": "c", "sco')
     first.close()
     first.close()
-    assert [record["id"] for record in read_parts(tmp_path)] == ["a", "b"]
+    records = {record["id"]: record["scorers"]["clip"] for record in read_parts(tmp_path)}
+    assert records == {"a": 9, "b": 10}, "the newest attempt's record stands"
     with pytest.raises(ConfigError, match="Cannot write"):
-        PartFile(tmp_path / "absent", 0)
+        PartFile(tmp_path / "absent", 1, 0)
     FolderLock(tmp_path).release()
     FolderLock(tmp_path).release()
 

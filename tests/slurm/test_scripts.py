@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -134,6 +136,45 @@ def test_two_tasks_requeued_halfway(
     assert len(lines) < 60, "a log stays readable"
     assert not any("\r" in line for line in lines)
     assert sum("acc@0.5" in line.lower() for line in lines) <= 2, "only the first process speaks"
+
+
+def test_a_cancelled_job_stays_cancelled(cluster: Any, world: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, tmp_path, "single.sh", world(tmp_path, "run"), pause=0.5)
+    until(lambda: on_disk(run) > 50)
+    cluster.run("scancel", job)
+    state = cluster.finish(job)
+    time.sleep(3)
+    assert (state["JobState"], state["Restarts"]) == ("CANCELLED", "0")
+    assert cluster.state(job)["JobState"] == "CANCELLED"
+    assert not (run / "results.json").exists()
+
+
+def test_one_job_of_an_array_is_requeued_alone(cluster: Any, planted: Any, tmp_path: Path) -> None:
+    """The last job to start has the array's own number, which means all jobs where it stands bare."""
+    root = shutil.copytree(planted.root, tmp_path / "root")
+    refs = root / "refcoco" / "refs(unc).p"
+    rows = pickle.loads(refs.read_bytes())
+    refs.write_bytes(pickle.dumps(rows + [row | {"split": "testA"} for row in rows], protocol=2))
+    config = planted.config(run={"root": str(tmp_path)}, trainer={"default_root_dir": str(tmp_path)})
+    config["data"] |= {"root": str(root), "batch_size": 1}
+    for key in ("dataset", "split_by", "split"):
+        del config["data"][key]
+    job = submit(cluster, tmp_path, "array.sh", config, "--array=0-1%1", pause=1.5)
+    first = cluster.finish(f"{job}_0")
+    assert (first["JobState"], first["Restarts"]) == ("COMPLETED", "0"), [p.read_text() for p in tmp_path.glob("*.log")]
+    until(lambda: any(tmp_path.glob("*/parts/*.jsonl")))
+    assert cluster.state(f"{job}_1")["JobId"] == job
+    cluster.run("scancel", "--signal=USR1", f"{job}_1")
+    until(lambda: cluster.state(f"{job}_1")["Restarts"] == "1")
+    second = cluster.finish(f"{job}_1")
+    assert (second["JobState"], second["Restarts"]) == ("COMPLETED", "1"), [
+        p.read_text() for p in tmp_path.glob("*.log")
+    ]
+    assert cluster.state(f"{job}_0")["Restarts"] == "0"
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/results.json")]
+    assert sorted(result["protocol"]["split"] for result in results) == ["testA", "val"]
+    assert all(result["metrics"]["rec"]["bsap"]["acc@0.5"] == 6 / 8 for result in results)
 
 
 def test_array_over_datasets_and_splits(cluster: Any, planted: Any, tmp_path: Path) -> None:
