@@ -138,7 +138,7 @@ class Bench:
 
         def score() -> None:
             cache = FeatureCache(folder, precision=self.options.precision, resize=module.resize)
-            texts = TextCache(StoredTexts(encoder, cache))
+            texts = TextCache(StoredTexts(encoder, cache), precision=cache.precision)
             side = TextSide(texts.features, Templates(), encoder.dim, encoder.tau)
             split = StoredSplit(
                 data.scenes, models=[encoder], views=module.views, sides=[side] * len(VIEWS), cache=cache, tasks=["rec"]

@@ -81,6 +81,7 @@ class FeatureCache:
             view=json.loads(view.key),
             code=view_code(view),
             picture=self.pictures(scene.path),
+            shape=[scene.width, scene.height],  # decides whether a picture is turned as its EXIF data say
             regions=regions_digest(scene, with_masks=view.needs_masks),
         )
 
@@ -90,7 +91,9 @@ class FeatureCache:
 
     def has_regions(self, scene: Scene, members: Sequence[Member]) -> bool:
         """Whether a scene's features are stored for all members, so that its picture need not be opened."""
-        return all(self.region_key(scene, member.encoder, member.view) in self.store for member in members)
+        # An empty store has none, and no picture needs to be read to know.
+        keys = (self.region_key(scene, member.encoder, member.view) for member in members)
+        return len(self.store) > 0 and all(key in self.store for key in keys)
 
     def get(self, key: str) -> Tensor | None:
         """A stored feature, counted as hit or miss."""

@@ -158,9 +158,20 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
     return encoded[torch.tensor(places, device=encoded.device)]
 
 
-def _encode_padded(encoder: Encoder, pixels: Tensor, size: int) -> Tensor:
-    """Encode packs of one size only: a compiled tower is compiled anew for each new shape."""
-    padding = pixels.new_zeros(size - len(pixels), *pixels.shape[1:])
+def padded_size(count: int, pack: int) -> int:
+    """To how many regions a compiled tower's pack is filled up: the next power of two, at least 16, at most a pack.
+
+    A tower is compiled anew for each new shape: there should be few, and little should be encoded for nothing.
+
+    Example:
+        >>> [padded_size(count, 128) for count in (3, 16, 17, 40, 100, 128)], padded_size(5, 12)
+        ([16, 16, 32, 64, 128, 128], 12)
+    """
+    return min(pack, max(16, 1 << (count - 1).bit_length()))
+
+
+def _encode_padded(encoder: Encoder, pixels: Tensor, pack: int) -> Tensor:
+    padding = pixels.new_zeros(padded_size(len(pixels), pack) - len(pixels), *pixels.shape[1:])
     return encoder.encode_image(torch.cat([pixels, padding]))[: len(pixels)]
 
 

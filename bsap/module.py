@@ -171,18 +171,19 @@ class BSAPModule(LightningModule):
         if datamodule is not None:
             datamodule.stored = None
         cache = None
+        precision = "32-true" if trainer is None else str(trainer.precision)
         if (folder := self.store_folder) is not None:
-            precision = "32-true" if trainer is None else str(trainer.precision)
             cache = FeatureCache(folder, precision=precision, resize=self.resize)
             if datamodule is not None:
                 datamodule.stored = lambda scene: cache.has_regions(scene, self.members)
         stored: list[TextEncoder] = [encoder if cache is None else StoredTexts(encoder, cache) for encoder in encoders]
-        self.texts = [TextCache(texts) for texts in stored]
+        self.texts = [TextCache(texts, precision=precision) for texts in stored]
         if self.phrases.weight:
             parse = None if self.phrases.parser is None else load_parser(self.phrases.parser)
             of = partial(phrase_of, parse=parse)
             self.phrase_sides = [
-                PhraseSide(TextCache(texts, normalize=False), self.phrases.weight, of) for texts in stored
+                PhraseSide(TextCache(texts, normalize=False, precision=precision), self.phrases.weight, of)
+                for texts in stored
             ]
         self.features = RegionFeatures(self.members, resize=self.resize, pack=self.region_batch, cache=cache)
 
@@ -329,6 +330,10 @@ class BSAPModule(LightningModule):
                     # Already the same on every rank; Lightning's own averaging over ranks would be wrong.
                     self.log(f"{task}/{scorer}/{name}", float(value), rank_zero_only=True)
         self.metrics.reset()
+        self.keep_features()
+
+    def keep_features(self) -> None:
+        """Put on disk what the feature store holds in memory; called at the end, however a run ends."""
         if self.features is not None and self.features.cache is not None:
             self.features.cache.flush()
 

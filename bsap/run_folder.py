@@ -251,6 +251,7 @@ class RunFolder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take the other processes along, and leave what was written."""
+        pl_module.keep_features()  # type: ignore[operator, union-attr]
         meeting, self._meeting = self._meeting, None
         if meeting is None or not meeting.open or isinstance(exception, KeyboardInterrupt):
             self._close()

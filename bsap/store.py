@@ -10,13 +10,12 @@ shard's header is its index; readers take the union, so any number of processes 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import struct
+import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,10 +27,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bsap.errors import DataError
+
 FORMAT = "bsap-features-1"
 """Written into every shard; shards of another format are not read."""
 
 SHARD_BYTES = 32 << 20
+SHARD_SECONDS = 30.0
+"""What is new goes to disk when it is so large or so old: a run that is killed loses no more."""
+OPEN_SHARDS = 32
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
 
 
@@ -60,8 +64,8 @@ def make_key(**parts: Any) -> str:
 class FeatureStore:
     """A dictionary of tensors on disk.
 
-    A folder that cannot be written is used for reading, with a warning; so is a full disk. A damaged or truncated shard
-    is ignored with a warning, and what it held is computed again.
+    A folder that cannot be written is used for reading, with a warning; so is a full disk. A truncated shard and a
+    damaged tensor are left out with a warning, as if they had never been stored.
 
     Args:
         folder: made when it does not exist.
@@ -70,10 +74,13 @@ class FeatureStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.writable = True
-        self._where: dict[str, _Place] = {}
-        self._open: dict[Path, mmap.mmap] = {}
+        # A key usually has one place; more where two runs made it at once, or where a damaged tensor was made again.
+        self._where: dict[str, tuple[_Place, ...]] = {}
+        self._shards: set[Path] = set()
+        self._open: dict[Path, int] = {}
         self._new: dict[str, Tensor] = {}
         self._bytes = 0
+        self._flushed = time.monotonic()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -82,13 +89,16 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Learn of shards that other processes have written since."""
-        known = {place.shard for place in self._where.values()}
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path not in known:
-                for key, place in self._index(path):
-                    self._where.setdefault(key, place)
+            if path not in self._shards:
+                self._add(path)
 
-    def _index(self, path: Path) -> Iterator[tuple[str, _Place]]:
+    def _add(self, path: Path) -> None:
+        self._shards.add(path)
+        for key, place in self._index(path):
+            self._where[key] = (*self._where.get(key, ()), place)
+
+    def _index(self, path: Path) -> list[tuple[str, _Place]]:
         """Keys and places from a shard's header, after a check that the file is as long as the header says."""
         try:
             with path.open("rb") as file:
@@ -98,7 +108,7 @@ class FeatureStore:
                 header = json.loads(file.read(length))
             meta = header.pop("__metadata__", {})
             if meta.get("format") != FORMAT:
-                return
+                return []
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if path.stat().st_size != 8 + length + end:
                 raise ValueError(f"{path.stat().st_size} bytes instead of {8 + length + end}")
@@ -107,9 +117,12 @@ class FeatureStore:
             for key, entry in header.items():
                 start, stop = (8 + length + at for at in entry["data_offsets"])
                 places.append((key, _Place(path, start, stop, checksums[key], entry["dtype"], entry["shape"])))
-            yield from places
-        except (OSError, ValueError, KeyError, struct.error, TypeError, AttributeError) as error:
-            self._damaged(path, error)
+            return places
+        except OSError as error:
+            _warn(f"Feature shard {path} cannot be read ({error}); what it holds is left out.")
+        except (ValueError, KeyError, IndexError, struct.error, TypeError, AttributeError, RecursionError) as error:
+            _warn(f"Feature shard {path} is damaged ({error!r}); what it held is left out. It can be removed.")
+        return []
 
     def __contains__(self, key: str) -> bool:
         return key in self._new or key in self._where
@@ -118,28 +131,46 @@ class FeatureStore:
         return len(self._where.keys() | self._new.keys())
 
     def get(self, key: str) -> Tensor | None:
-        """The tensor, or None when it is not stored or its bytes are damaged."""
+        """The tensor, or None when it is not stored or its bytes are damaged wherever they are."""
         if key in self._new:
             return self._new[key]
-        if key not in self._where:
-            return None
-        place = self._where[key]
-        try:
-            data = self._bytes_of(place.shard)[place.start : place.stop]
-            if zlib.crc32(data) != place.checksum:
-                raise ValueError("checksum")
-            array = np.frombuffer(data, DTYPES[place.dtype]).reshape(place.shape)
-        except (OSError, ValueError, KeyError) as error:
-            self._damaged(place.shard, error)
-            return None
-        return torch.from_numpy(array.copy())  # writable, and free of the file
+        while places := self._where.get(key, ()):
+            try:
+                return self._read(places[0])
+            except OSError as error:
+                _warn(f"Feature shard {places[0].shard} cannot be read ({error}); what it holds is left out.")
+            except (ValueError, KeyError) as error:
+                _warn(f"Feature shard {places[0].shard} is damaged ({error}); a feature in it is left out.")
+            if len(places) > 1:
+                self._where[key] = places[1:]
+            else:
+                del self._where[key]
+        return None
 
-    def _bytes_of(self, shard: Path) -> mmap.mmap:
-        """The shard, mapped into memory once."""
+    def _read(self, place: _Place) -> Tensor:
+        # Read, not mapped: a file that is cut off while it is mapped kills the process.
+        data = os.pread(self._descriptor(place.shard), place.stop - place.start, place.start)
+        if len(data) != place.stop - place.start or zlib.crc32(data) != place.checksum:
+            raise ValueError("checksum")
+        array = np.frombuffer(data, DTYPES[place.dtype]).reshape(place.shape)
+        return torch.from_numpy(array.copy())  # writable
+
+    def _descriptor(self, shard: Path) -> int:
+        """The shard, opened once; few at a time, whatever the number of shards."""
         if shard not in self._open:
-            with shard.open("rb") as file:
-                self._open[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(self._open) >= OPEN_SHARDS:
+                self.close()
+            self._open[shard] = os.open(shard, os.O_RDONLY)
         return self._open[shard]
+
+    def close(self) -> None:
+        """Close the shards; they are opened again when they are asked for."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open = {}
+
+    def __del__(self) -> None:
+        self.close()
 
     def put(self, key: str, tensor: Tensor) -> None:
         """Keep a tensor; it is on disk after :meth:`flush` at the latest."""
@@ -148,11 +179,12 @@ class FeatureStore:
         # A copy: a view would keep the whole batch's memory alive until the shard is written.
         self._new[key] = tensor.detach().to("cpu", copy=True).contiguous()
         self._bytes += tensor.numel() * tensor.element_size()
-        if self._bytes >= SHARD_BYTES:
+        if self._bytes >= SHARD_BYTES or time.monotonic() - self._flushed > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what is new as one shard, whole or not at all."""
+        self._flushed = time.monotonic()
         if not self._new:
             return
         checksums = {key: _checksum(tensor) for key, tensor in self._new.items()}
@@ -169,17 +201,16 @@ class FeatureStore:
                 temporary.unlink(missing_ok=True)
             self._give_up(error)
             return
-        self._where |= dict(self._index(path))
+        self._add(path)
         self._new, self._bytes = {}, 0
-
-    def _damaged(self, path: Path, error: Exception) -> None:
-        warnings.warn(f"Feature shard {path} is damaged ({error}); what it held is computed again.", stacklevel=3)
-        self._open.pop(path, None)
-        self._where = {key: place for key, place in self._where.items() if place.shard != path}
 
     def _give_up(self, error: OSError) -> None:
         self.writable = False
-        warnings.warn(f"Features are not kept: {self.folder} cannot be written ({error}).", stacklevel=3)
+        _warn(f"Features are not kept: {self.folder} cannot be written ({error}).")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 class PictureDigests:
@@ -194,19 +225,29 @@ class PictureDigests:
         self._known: dict[tuple[str, int, int], str] = {}
         self._new: list[str] = []
         for path in sorted(folder.glob("pictures-*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            lines: list[str] = []
+            with suppress(OSError):  # somebody else's, perhaps; its pictures are read again
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines:
                 # A line that a killed process left half-written is no memory; the picture is read again.
                 with suppress(ValueError, TypeError):
                     name, size, changed, digest = json.loads(line)
                     self._known[name, size, changed] = digest
 
     def __call__(self, path: Path) -> str:
-        """The digest of a picture's bytes."""
-        name, stat = os.path.abspath(path), path.stat()  # noqa: PTH100 - links stay: they may be moved apart
-        place = (name, stat.st_size, stat.st_mtime_ns)
-        if place not in self._known:
-            self._known[place] = sha256(path.read_bytes()).hexdigest()
-            self._new.append(json.dumps([*place, self._known[place]]))
+        """The digest of a picture's bytes.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        try:
+            name, stat = os.path.abspath(path), path.stat()  # noqa: PTH100 - links stay: they may be moved apart
+            place = (name, stat.st_size, stat.st_mtime_ns)
+            if place not in self._known:
+                self._known[place] = sha256(path.read_bytes()).hexdigest()
+                self._new.append(json.dumps([*place, self._known[place]]))
+        except OSError as error:
+            raise DataError(f"Picture {path} cannot be read: {error.strerror}.") from error
         return self._known[place]
 
     def flush(self) -> None:

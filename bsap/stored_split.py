@@ -84,7 +84,8 @@ class StoredSplit:
         if missing:
             raise DataError(
                 f"The features of {len(missing)} of {len(ordered)} pictures are not stored, first "
-                f"{', '.join(missing[:3])}. Make them with `bsap test` on the same data, models and views."
+                f"{', '.join(missing[:3])}. Make them with `bsap test` on the same data, models, views and "
+                "precision; a finished run needs `--run.overwrite true` for it, and encodes what is missing only."
             )
 
     def _part(self, scenes: list[Scene], found: list[list[Tensor | None]]) -> _Part:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from bsap.banks import check_learned_bank, load_bank
 from bsap.datamodules import RefCOCODataModule
+from bsap.datamodules.records import SplitRecords
 from bsap.encoder import Encoder, EncoderConfig
-from bsap.errors import ConfigError
+from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
 from bsap.phrases import load_parser, phrase_of
-from bsap.precision import autocast
 from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
+from bsap.scoring.registry import ScorerSpec
 from bsap.settings import plain
 from bsap.similarity import PhraseSide, TextSide, member_templates
 from bsap.stored_split import StoredSplit
@@ -37,6 +38,7 @@ class Row:
         scorer: the scorer's unique name.
         spec: what a configuration says for it.
         bank: the bank's name, or None for a scorer without one.
+        transductive: whether the bank holds expressions of the split itself.
         aggregate: how the ensemble was joined.
         metrics: values by ``task/metric``.
     """
@@ -44,33 +46,42 @@ class Row:
     scorer: str
     spec: Any
     bank: str | None
+    transductive: bool
     aggregate: str
     metrics: dict[str, float | int]
 
 
-def scorer_grid(scorers: Sequence[str], *, taus: Sequence[float] = (), lams: Sequence[float] = ()) -> dict[str, Scorer]:
+def scorer_grid(
+    scorers: Sequence[ScorerSpec], *, taus: Sequence[float] = (), lams: Sequence[float] = ()
+) -> dict[str, Scorer]:
     """Scorers with each temperature and each weight of the hybrid that they know.
 
     Args:
-        scorers: names of ready-made scorers.
+        scorers: names of ready-made scorers, or what a configuration says in the place of a name.
         taus: temperatures of the bank, besides the model's own.
         lams: weights of BSAP in BSAP-H, besides the ready-made one.
 
     Returns:
         Scorers by their unique names; a setting that a scorer does not know makes no second row.
 
+    Raises:
+        ConfigError: for a temperature or a weight out of range.
+
     Example:
         >>> list(scorer_grid(["clip", "bsap", "bsap_h"], taus=[50.0], lams=[0.7]))
         ['clip', 'bsap', 'bsap(tau=50.0)', 'bsap_h', 'bsap_h(lam=0.7)', 'bsap_h(tau=50.0)', 'bsap_h(tau=50.0,lam=0.7)']
     """
     found: dict[str, Scorer] = {}
-    for name in scorers:
-        base = make_scorer(name)
+    for spec in scorers:
+        name, base = scorer_name(spec), make_scorer(spec)
         known = {field.name for field in dataclasses.fields(base) if field.init}
         tau_choices: list[dict[str, float]] = [{}, *({"tau": tau} for tau in taus if "tau" in base.temperatures)]
         lam_choices: list[dict[str, float]] = [{}, *({"lam": lam} for lam in lams if "lam" in known)]
         for tau, lam in product(tau_choices, lam_choices):
-            scorer = dataclasses.replace(base, **tau, **lam)
+            try:
+                scorer = dataclasses.replace(base, **tau, **lam)
+            except ValueError as error:
+                raise ConfigError(f"Scorer {name}: {error}") from error
             found.setdefault(name if not tau and not lam else scorer_name(scorer), scorer)
     return found
 
@@ -84,6 +95,7 @@ class Sweep:
 
     Raises:
         DataError: if features are missing; says how to make them.
+        ConfigError: if the other split is the run's own under another name.
     """
 
     def __init__(self, run: SavedRun, *, split: str | None = None) -> None:
@@ -94,12 +106,18 @@ class Sweep:
         views = [make_view(view) for view in model["views"]]
         folder = _store_folder(run)
         self.cache = FeatureCache(folder, precision=results["precision"]["effective"], resize=model["resize"])
-        data = dict(run.settings["data"]) | ({} if split is None else {"split": split})
-        self.data = RefCOCODataModule(**data)
+        data = dict(run.settings["data"])
+        own = data.get("split", "val")
+        self.data = RefCOCODataModule(**data | {"split": split or own})
         self.data.setup("test")
+        if split not in (None, own) and _said(self.data.read(own)) == _said(self.data.read(self.data.split)):
+            raise ConfigError(
+                f"{data['annotations']} does not tell splits apart: {own} and {split} are the same expressions. "
+                f"Run `bsap test` on the file of {split}, and sweep that run."
+            )
         templates = Templates(**model["templates"])
         texts = [
-            TextCache(_Texts(identity, config, self.cache))
+            TextCache(_Texts(identity, config, self.cache), precision=self.cache.precision)
             for identity, config in zip(self.models, model["encoders"], strict=True)
         ]
         phrases = Phrases(**model.get("phrases", {}))
@@ -110,7 +128,7 @@ class Sweep:
                 member_templates(view, templates),
                 identity.dim,
                 identity.tau,
-                PhraseSide(TextCache(cache.encoder, normalize=False), phrases.weight, of) if phrases.weight else None,
+                PhraseSide(_own_lengths(cache), phrases.weight, of) if phrases.weight else None,
             )
             for identity, cache in zip(self.models, texts, strict=True)
             for view in views
@@ -132,7 +150,8 @@ class Sweep:
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():
                     metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
-                    yield Row(key, _spec(scorer, key), name if scorer.needs_bank else None, aggregate, metrics)
+                    used = name if scorer.needs_bank else None
+                    yield Row(key, _spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics)
         self.cache.flush()
 
     def config(self, row: Row, *, split: str | None = None) -> dict[str, Any]:
@@ -160,7 +179,23 @@ def _store_folder(run: SavedRun) -> Path:
         raise ConfigError(
             f"{run.folder} kept no features: run it again with `--model.store auto --run.overwrite true`."
         )
-    return run.folder.parent / "features" if store == "auto" else Path(store)
+    folder = run.folder.resolve().parent / "features" if store == "auto" else Path(store)
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}, where {run.folder} kept its features, is not there. Make them with `bsap test -c "
+            f"{run.folder / 'config.yaml'} --run.overwrite true`."
+        )
+    return folder
+
+
+def _said(records: SplitRecords) -> list[tuple[str, str, str]]:
+    """What makes two splits the same, whatever they are called."""
+    return [(e.referent.image_id, e.referent.id, e.text) for e in records.expressions]
+
+
+def _own_lengths(cache: TextCache) -> TextCache:
+    """The same texts with the tower's own lengths."""
+    return TextCache(cache.encoder, normalize=False, precision=cache.precision)
 
 
 class _Texts:
@@ -192,5 +227,4 @@ class _Texts:
                 )
             encoder.model.visual = None  # texts only
             self._encoder = encoder
-        with autocast(self.cache.precision, self.device):  # as in the run: it is part of a feature's key
-            return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)
+        return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)

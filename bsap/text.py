@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ConfigError, ModelError
+from bsap.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,12 @@ class TextCache:
     Args:
         encoder: what has ``encode_text(texts) -> (N, D)``, ``device`` and ``dim``.
         normalize: keep unit vectors; otherwise the tower's own lengths, for features that are summed first.
+        precision: the encoders', in which the text tower runs whatever surrounds the call.
     """
 
-    def __init__(self, encoder: TextEncoder, *, normalize: bool = True) -> None:
+    def __init__(self, encoder: TextEncoder, *, normalize: bool = True, precision: str = "32-true") -> None:
         self.encoder = encoder
-        self.normalize = normalize
+        self.normalize, self.precision = normalize, precision
         self._rows: dict[str, int] = {}
         self._features: Tensor | None = None
 
@@ -208,7 +210,7 @@ class TextCache:
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new:
             # Ordinary tensors even inside Lightning's inference mode: validation fills a cache that training reads.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), autocast(self.precision, self.encoder.device):
                 self._append(self.encoder.encode_text(new, normalize=self.normalize))
             self._rows.update({text: len(self._rows) + i for i, text in enumerate(new)})
         if self._features is None:

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,17 +27,25 @@ def run(argv: list[str]) -> int:
         "stored. No picture is opened and no image encoder runs.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run folder: its data, models and views")
-    parser.add_argument("--scorers", nargs="+", default=["clip", "bsap", "bsap_h"], metavar="NAME")
+    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="by default the run's scorers")
     parser.add_argument("--banks", nargs="+", metavar="BANK", help="by default the run's bank")
     parser.add_argument("--tau", nargs="+", type=float, default=[], metavar="T", help="besides the model's own")
     parser.add_argument("--lam", nargs="+", type=float, default=[], metavar="L", help="weights of BSAP in BSAP-H")
-    parser.add_argument("--aggregate", nargs="+", choices=["before", "sum", "after"], metavar="HOW")
+    parser.add_argument(
+        "--aggregate",
+        nargs="+",
+        choices=["before", "sum", "after"],
+        help="default: as in the run",
+    )
     parser.add_argument("--metric", metavar="TASK/METRIC", help="sort by this; by default rec/acc@0.5, else ris/mIoU")
     parser.add_argument("--select-on", metavar="SPLIT", help="choose the best row on this split; default: the run's")
     parser.add_argument("--report-on", metavar="SPLIT", help="then report the chosen row on this split")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/sweep")
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="rows to print; default: %(default)s")
     options = parser.parse_args(argv[1:])
+    if options.rows < 1:
+        parser.error("--rows must be at least 1")
+    output: Path = options.output or options.run / "sweep"
 
     from bsap.saved_run import read_run
     from bsap.sweep import Sweep, scorer_grid
@@ -45,7 +53,7 @@ def run(argv: list[str]) -> int:
     saved = read_run(options.run)
     model = saved.settings["model"]
     sweep = Sweep(saved, split=options.select_on)
-    scorers = scorer_grid(options.scorers, taus=options.tau, lams=options.lam)
+    scorers = scorer_grid(options.scorers or model["scorers"], taus=options.tau, lams=options.lam)
     aggregates = options.aggregate or [model["aggregate"]]
     rows = list(sweep.rows(scorers, options.banks or [model["bank"]], aggregates, bank_seed=model["bank_seed"]))
     metric = options.metric or ("rec/acc@0.5" if "rec" in model["tasks"] else "ris/mIoU")
@@ -55,11 +63,15 @@ def run(argv: list[str]) -> int:
     best = rows[0]
     selected_on = options.select_on or saved.settings["data"].get("split", "val")
 
-    output = options.output or options.run / "sweep"
-    output.mkdir(parents=True, exist_ok=True)
+    tuned = selected_on.startswith("test")
+    results = saved.finished()
     document = {
         "run": str(options.run),
         "selected_on": selected_on,
+        "tuned_on_test": tuned,
+        "partial": results["partial"],
+        "complete": results["complete"],
+        "counts": results["counts"],
         "metric": metric,
         "rows": [asdict(r) for r in rows],
     }
@@ -72,29 +84,18 @@ def run(argv: list[str]) -> int:
         reported = list(report.rows(chosen, banks, [best.aggregate], bank_seed=model["bank_seed"]))
         document |= {"reported_on": options.report_on, "report": [asdict(row) for row in reported]}
         console.print(_table(reported, metric, title=f"{options.report_on}: the row chosen on {selected_on}"))
-    _write(output, rows, document)
-    import yaml
-
-    config = sweep.config(best, split=options.report_on)
-    (output / "best.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    _write(output, rows, document, sweep.config(best, split=options.report_on))
     console.print(f"Written to {output}/ (sweep.csv, sweep.json, best.yaml)", highlight=False, soft_wrap=True)
-    if tuned_on_test(selected_on, options.report_on):
-        print(
-            f"bsap: the best row was chosen on {selected_on} itself. Choosing on a test split is tuning on the test "
-            "split: choose with --select-on val and report with --report-on testA.",
-            file=sys.stderr,
-        )
+    if tuned:
+        print(f"bsap: {_tuned(selected_on)}", file=sys.stderr)
     return 0
 
 
-def tuned_on_test(selected_on: str, reported_on: str | None) -> bool:
-    """Whether the chosen row's number is one that was chosen on.
-
-    Example:
-        >>> tuned_on_test("testA", None), tuned_on_test("val", None), tuned_on_test("val", "testA")
-        (True, False, False)
-    """
-    return selected_on.startswith("test") and reported_on in (None, selected_on)
+def _tuned(split: str) -> str:
+    return (
+        f"the best row was chosen on {split}. Choosing on a test split is tuning on the test split: choose with "
+        "--select-on val and report with --report-on testA."
+    )
 
 
 def _table(rows: list[Row], metric: str, *, title: str) -> Table:
@@ -109,8 +110,13 @@ def _table(rows: list[Row], metric: str, *, title: str) -> Table:
     return table
 
 
-def _write(output: Path, rows: list[Row], document: dict[str, object]) -> None:
+def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[str, Any]) -> None:
+    import yaml
+
+    remark = f"# {_tuned(document['selected_on'])}\n" if document["tuned_on_test"] else ""
     try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "best.yaml").write_text(remark + yaml.safe_dump(best, sort_keys=False), encoding="utf-8")
         with (output / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["scorer", "bank", "aggregate", *rows[0].metrics])

@@ -196,7 +196,7 @@ class PromptLearner(LightningModule):
         self._frozen = [encoder.to(self.device)]
         folder = self.store_folder
         self._cache = cache = None if folder is None else FeatureCache(folder, precision=precision, resize=self.resize)
-        self._texts = TextCache(encoder if cache is None else StoredTexts(encoder, cache))
+        self._texts = TextCache(encoder if cache is None else StoredTexts(encoder, cache), precision=precision)
         self.material = Material([Member(encoder, view) for view in self.views], cache, resize=self.resize)
 
     def _frozen_texts(self) -> FrozenTexts:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 
 from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule, RunConfig
 from bsap.cli import main
+from bsap.feature_cache import FeatureCache
 
 
 def trainer(**settings: Any) -> Trainer:
@@ -26,8 +29,10 @@ def trainer(**settings: Any) -> Trainer:
 
 def module(planted: Any, **settings: Any) -> BSAPModule:
     encoder = EncoderConfig(f"local-dir:{planted.model}")
-    defaults: dict[str, Any] = {"views": ["crop"], "scorers": ["clip"], "run": None, "store": None}
-    return BSAPModule(encoders=[encoder], **{**defaults, **settings})
+    defaults: dict[str, Any] = {
+        "encoders": [encoder], "views": ["crop"], "scorers": ["clip"], "run": None, "store": None
+    }  # fmt: skip
+    return BSAPModule(**{**defaults, **settings})
 
 
 def data(planted: Any) -> RefCOCODataModule:
@@ -144,3 +149,46 @@ def test_a_run_that_failed_before_its_first_record_can_be_mended(planted: Any, t
     config.write_text(yaml.safe_dump(planted.config(run={"root": str(tmp_path), "name": "r"})))
     assert main(["test", "-c", str(config), "--model.encoders", "[{name: 'local-dir:/nowhere'}]"]) == 2
     assert main(["test", "-c", str(config)]) == 0
+
+
+def test_both_towers_run_in_the_precision_of_the_trainer(planted: Any, tmp_path: Path) -> None:
+    seen = []
+    model = module(planted, encoders=[EncoderConfig("demo")], store=None)
+    model.configure_model()
+    encoder: Any = model.encoders[0]
+    for name, tower in (("image", encoder.model.visual.transformer), ("text", encoder.model.transformer)):
+        tower.resblocks[0].mlp.register_forward_hook(lambda m, x, y, name=name: seen.append((name, y.dtype)))
+    trainer(precision="bf16-mixed").test(model, data(planted), verbose=False)
+    assert set(seen) == {("image", torch.bfloat16), ("text", torch.bfloat16)}
+
+
+def test_a_sweep_before_a_run_changes_nothing(planted: Any, tmp_path: Path) -> None:
+    """Texts that a sweep has stored are those that the run would have made, in mixed precision too."""
+    config = planted.config(
+        run={"root": str(tmp_path), "name": "first"},
+        model={"store": "auto", "encoders": [{"name": "demo"}]},
+        trainer={"precision": "bf16-mixed"},
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    start = ["test", "-c", str(tmp_path / "config.yaml")]
+    assert main(start) == 0
+    assert main(["sweep", str(tmp_path / "first"), "--banks", "generic"]) == 0
+    flags = ["--model.bank", "generic", "--run.name"]
+    assert main([*start, *flags, "after"]) == 0
+    assert main([*start, *flags, "without", "--model.store", "null"]) == 0
+    after, without = ((tmp_path / name / "predictions.jsonl").read_text() for name in ("after", "without"))
+    assert after == without
+
+
+def test_the_annotated_size_is_part_of_a_key(planted: Any, tmp_path: Path) -> None:
+    """It decides whether a picture is turned as its EXIF data say."""
+    scenes = data(planted)
+    scenes.setup("test")
+    scene = scenes.scenes[0]
+    turned = replace(scene, width=scene.height, height=scene.width)
+    cache = FeatureCache(tmp_path, precision="32-true", resize="squash")
+    encoder: Any = module(planted, encoders=[EncoderConfig("demo")])
+    encoder.configure_model()
+    member = encoder.members[0]
+    keys = {cache.region_key(each, member.encoder, member.view) for each in (scene, turned)}
+    assert len(keys) == 2

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
+import struct
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from bsap.store import FeatureStore, PictureDigests, make_key
+from bsap.errors import DataError
+from bsap.store import OPEN_SHARDS, FeatureStore, PictureDigests, make_key
 
 
 def filled(folder: Path, **tensors: torch.Tensor) -> FeatureStore:
@@ -57,6 +61,68 @@ def test_flipped_byte_is_detected_wherever_it_is(tmp_path: Path, place: int) -> 
     shard.write_bytes(data)
     with pytest.warns(UserWarning, match="damaged"):
         assert FeatureStore(tmp_path).get("a") is None
+
+
+def test_a_damaged_tensor_costs_no_other_and_is_replaced_for_good(tmp_path: Path) -> None:
+    """Shards have random names: a damaged one may well come before the one that holds the feature made again."""
+    for attempt in range(8):
+        folder = tmp_path / str(attempt)
+        filled(folder, a=torch.zeros(100), b=torch.ones(100))
+        (shard,) = folder.glob("*.safetensors")
+        data = bytearray(shard.read_bytes())
+        data[-5] ^= 0x41  # in b, the last one
+        shard.write_bytes(data)
+        store = FeatureStore(folder)
+        with pytest.warns(UserWarning, match="damaged"):
+            assert store.get("b") is None
+        assert torch.equal(store.get("a"), torch.zeros(100))  # type: ignore[arg-type]
+        store.put("b", torch.ones(100))
+        store.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert torch.equal(FeatureStore(folder).get("b"), torch.ones(100))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["[" * 100_000, '{"a": {"dtype": "F32", "shape": [1], "data_offsets": "x"}}', '{"a": {"data_offsets": []}}'],
+)
+def test_a_header_of_nonsense_is_damage(tmp_path: Path, header: str) -> None:
+    meta = header.replace("{", '{"__metadata__": {"format": "bsap-features-1", "crc32": "{}"}, ', 1).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(meta)) + meta)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert len(FeatureStore(tmp_path)) == 0
+
+
+def test_a_shard_that_is_cut_off_while_it_is_in_use(tmp_path: Path) -> None:
+    """A mapped file would take the process with it."""
+    filled(tmp_path, a=torch.ones(5000), b=torch.ones(5000))
+    store = FeatureStore(tmp_path)
+    assert store.get("a") is not None
+    (shard,) = tmp_path.glob("*.safetensors")
+    os.truncate(shard, 100)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.get("b") is None
+
+
+def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
+    for number in range(80):
+        filled(tmp_path, **{f"k{number}": torch.full((2,), float(number))})
+    store = FeatureStore(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(80):
+        assert torch.equal(store.get(f"k{number}"), torch.full((2,), float(number)))  # type: ignore[arg-type]
+    assert len(os.listdir("/proc/self/fd")) - before <= OPEN_SHARDS
+
+
+def test_what_is_old_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed loses no more than that."""
+    store = FeatureStore(tmp_path)
+    store.put("a", torch.ones(2))
+    assert "a" not in FeatureStore(tmp_path)
+    monkeypatch.setattr("bsap.store.SHARD_SECONDS", 0.0)
+    store.put("b", torch.ones(2))
+    assert {"a", "b"} <= FeatureStore(tmp_path)._where.keys()
 
 
 def test_other_formats_are_not_read(tmp_path: Path) -> None:
@@ -136,6 +202,13 @@ def test_picture_digest_follows_the_bytes_not_the_name(tmp_path: Path) -> None:
     assert again(a) == first
     a.write_bytes(b"two!")
     assert again(a) != first
+
+
+def test_a_memory_of_nobody_and_a_picture_of_nobody(tmp_path: Path) -> None:
+    (tmp_path / "pictures-1.jsonl").mkdir()  # stands for a file that may not be read
+    digests = PictureDigests(tmp_path)
+    with pytest.raises(DataError, match=r"absent.png cannot be read"):
+        digests(tmp_path / "absent.png")
 
 
 def test_picture_digest_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,8 +113,54 @@ def test_missing_features_say_how_to_make_them(stored: Path, tmp_path: Path) -> 
     moved.mkdir()
     for name in ("config.yaml", "results.json", "predictions.jsonl"):
         (moved / name).write_bytes((stored / name).read_bytes())
+    with pytest.raises(DataError, match=r"features, where .* is not there. Make them with `bsap test -c .*overwrite"):
+        Sweep(read_run(moved))
+    (tmp_path / "features").mkdir()
     with pytest.raises(DataError, match="Make them with `bsap test`"):
         Sweep(read_run(moved))
+    assert not list((tmp_path / "features").iterdir())
+
+
+def test_from_inside_of_the_run_folder(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(stored)
+    assert main(["sweep", ".", "--scorers", "clip", "--output", str(tmp_path / "out")]) == 0
+    assert not (stored / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--tau", "0"], "`tau`"), (["--tau", "nan"], "`tau`"), (["--lam", "2"], "`lam`"), (["--output", "FILE"], "FILE")],
+)
+def test_bad_settings_of_a_sweep(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    (tmp_path / "FILE").touch()
+    flags = [str(tmp_path / "FILE") if flag == "FILE" else flag for flag in flags]
+    assert main(["sweep", str(stored), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_without_splits_has_one_only(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ReCLIP's lines do not say their split: another name for the same lines is no other split."""
+    line = {
+        "file_name": "COCO_train2014_000000000001_1.png", "image_id": 1, "ann_id": 1, "width": 60, "height": 40,
+        "anns": [{"id": 1, "bbox": [0, 0, 20, 20]}, {"id": 2, "bbox": [20, 0, 20, 20]}],
+        "sentences": [{"raw": "red"}, {"raw": "green"}],
+    }  # fmt: skip
+    (tmp_path / "lines.jsonl").write_text(json.dumps(line) + "\n")
+    config = planted.config(
+        run={"root": str(tmp_path), "name": "run"}, model={"store": "auto", "tasks": ["rec"]},
+        data={"annotations": str(tmp_path / "lines.jsonl"), "split": "testA", "proposals": {"source": "ground_truth"}},
+    )  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    capsys.readouterr()
+    assert main(["sweep", str(tmp_path / "run"), "--select-on", "val", "--report-on", "testA"]) == 2
+    assert "testA and val are the same expressions" in capsys.readouterr().err
+    assert main(["sweep", str(tmp_path / "run"), "--report-on", "testA"]) == 0
+    assert "tuning on the test split" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "sweep" / "sweep.json").read_text())["tuned_on_test"] is True
+    assert "tuning on the test split" in (tmp_path / "run" / "sweep" / "best.yaml").read_text().splitlines()[0]
 
 
 def test_unknown_metric(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
