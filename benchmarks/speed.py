@@ -3,27 +3,32 @@
     python benchmarks/speed.py                                  # ViT-B-32 with random weights, drawn pictures
     python benchmarks/speed.py --encoder demo
     python benchmarks/speed.py --photographs FOLDER             # JPEGs instead of drawn pictures
+    python benchmarks/speed.py --all --photographs FOLDER       # ViT-B-32 and the demo's model, on both
     python benchmarks/speed.py --device cuda --precision bf16-mixed --pictures 64 --proposals 20
 
 Prints JSON. Everything is a ratio of times measured in one process, side by side: seconds on their own say more about
 the machine than about the code.
 
 (a) ``encoder_share``: seconds of the encoder alone (the same views already in memory, the same texts) over seconds of
-    bsap's test loop; 1 would be a loop that costs nothing.
+    bsap's test loop, without run folder and store; 1 would be a loop that costs nothing.
 (b) ``against_loop``: seconds of a plain loop over seconds of bsap's test loop. The loop does what ReCLIP's code does
     (allenai/reclip): for each sentence, every region is cropped, blurred and preprocessed with PIL and encoded in one
     batch, then the text; ``cached`` keeps each picture's features over its sentences.
-(c) ``rescoring``: seconds of the test loop over seconds of scoring its stored features, with the same scorers and bank.
-(d) ``peak_memory_mb``: of the device, or of the process, over 1 and over 4 times the pictures, each in a process
-    of its own.
+(c) ``rescoring``: seconds of the test loop, with a store, over seconds of scoring its stored features, with the same
+    scorers and bank, for REC; ``rescoring.py`` measures the size of RefCOCO's val split, RIS too.
+(d) ``peak_memory_mb``: of the device, or of the process without those that decode pictures, over 1 and over 4 times
+    the pictures, each in a process of its own.
 (e) ``scaling``: seconds of the test loop at 1, 2 and 4 times the proposals, and expressions, over those at 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import tempfile
@@ -261,22 +266,35 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", nargs="?", const=True, default=False, metavar="MODE", help="see EncoderConfig")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--all", action="store_true", help="both models, on drawn pictures and on --photographs")
     options = parser.parse_args()
     quiet()
     warnings.filterwarnings("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        report = measure(Path(folder), options)
-    print(json.dumps(report, indent=2))
+    encoders = dict.fromkeys([options.encoder, "demo"] if options.all else [options.encoder])
+    sources = dict.fromkeys([None, options.photographs] if options.all else [options.photographs])
+    reports = []
+    for encoder, photographs in itertools.product(encoders, sources):
+        chosen = argparse.Namespace(**vars(options) | {"encoder": encoder, "photographs": photographs})
+        with tempfile.TemporaryDirectory() as folder:
+            reports.append(measure(Path(folder), chosen))
+    print(json.dumps(reports if options.all else reports[0], indent=2))
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All the parts that were asked for."""
     shape = {"pictures": options.pictures, "proposals": options.proposals, "expressions": options.expressions}
     report: dict[str, Any] = {
-        "what": {**shape, "encoder": options.encoder, "views": VIEWS, "precision": options.precision},
+        "what": {
+            **shape,
+            "encoder": options.encoder,
+            "views": VIEWS,
+            "precision": options.precision,
+            "pictures_are": "drawn" if options.photographs is None else "photographs",
+        },
         "machine": {
-            "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
-            "cores": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if options.device == "cuda" else processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
     }
@@ -315,6 +333,15 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 times = [bench.test_loop() for _ in range(options.repeats)]
                 report["scaling"][f"{what} x{factor}"] = round(statistics.median(times) / base, 2)
     return report
+
+
+def processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def summary(values: list[float]) -> dict[str, float]:

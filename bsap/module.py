@@ -63,7 +63,7 @@ class BSAPModule(LightningModule):
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
-            ``reduce-overhead`` records CUDA graphs. Packs are then filled up to one size.
+            ``reduce-overhead`` records CUDA graphs. Packs are then filled up to few sizes.
         region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result. By
             default 16 on a CPU and 128 elsewhere.
         run: where the run folder is written; null writes none.

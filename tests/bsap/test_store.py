@@ -109,10 +109,10 @@ def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
     for number in range(80):
         filled(tmp_path, **{f"k{number}": torch.full((2,), float(number))})
     store = FeatureStore(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(80):
         assert torch.equal(store.get(f"k{number}"), torch.full((2,), float(number)))  # type: ignore[arg-type]
-    assert len(os.listdir("/proc/self/fd")) - before <= OPEN_SHARDS
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= OPEN_SHARDS
 
 
 def test_what_is_old_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
