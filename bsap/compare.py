@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +12,11 @@ from bsap.saved_run import SavedRun
 
 COUNTS = ("n", "missing")
 TASKS = {"rec": "REC", "ris": "RIS"}
+
+FILE = ("source", "path", "sha256", "pictures_not_in_file", "pictures_without_proposals")
+"""What results say of their proposals that is no setting of its own; whatever else they say is a filter or policy."""
+USUAL = (0, None, False, "miss")
+"""Filters that leave nothing out, and the usual policy for pictures without proposals."""
 
 MARKS = {
     "partial": "part of the split was left out by a filter or a skip",
@@ -46,7 +51,8 @@ class Row:
         scorer: name of the scorer; empty for a published method.
         facts: settings by column. A setting that is unknown, or without effect on the row, is left out.
         metrics: per cent, by column.
-        n: expressions counted.
+        n: expressions counted, by task; empty for a published method.
+        missing: those of them that had no proposal to choose from, by task.
         marks: keys of :data:`MARKS`.
         source: where a published number stands; empty for a run.
         differs: how a published number was made differently.
@@ -56,7 +62,8 @@ class Row:
     scorer: str
     facts: dict[str, Fact]
     metrics: dict[str, float]
-    n: int | None = None
+    n: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     source: str = ""
     differs: tuple[str, ...] = ()
@@ -80,6 +87,11 @@ class Comparison:
     def marks(self) -> list[str]:
         """The marks that occur."""
         return [mark for mark in MARKS if any(mark in row.marks for row in self.rows)]
+
+    @property
+    def missing(self) -> bool:
+        """Whether any row counts expressions that had no proposal."""
+        return any(any(row.missing.values()) for row in self.rows)
 
 
 def compare(runs: Sequence[SavedRun], published: Sequence[Row] = ()) -> Comparison:
@@ -123,7 +135,8 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
                         for metric, value in row.items()
                         if metric not in COUNTS
                     },
-                    n=max(int(row["n"]) for row in values.values()),
+                    n={TASKS[task]: int(row["n"]) for task, row in values.items()},
+                    missing={TASKS[task]: int(row["missing"]) for task, row in values.items()},
                     marks=_marks(results, transductive=not no_bank),
                 )
             )
@@ -140,6 +153,17 @@ def metric_column(task: str, metric: str) -> str:
         'REC acc@0.5'
     """
     return f"{TASKS[task]} {metric}"
+
+
+def counts(by_task: Mapping[str, int]) -> str:
+    """Counts of the tasks in one cell: one number where they are equal.
+
+    Example:
+        >>> counts({"REC": 121, "RIS": 121}), counts({"REC": 121, "RIS": 30}), counts({})
+        ('121', '121 / 30', '')
+    """
+    differ = len(set(by_task.values())) > 1
+    return " / ".join(map(str, by_task.values() if differ else list(by_task.values())[:1]))
 
 
 def _marks(results: Mapping[str, Any], *, transductive: bool) -> tuple[str, ...]:
@@ -213,8 +237,7 @@ def _proposals(results: Mapping[str, Any]) -> Fact | None:
     given = results["protocol"]["proposals"]
     if given is None:
         return None
-    usual = {"min_score": 0, "top_k": None, "min_area": 0, "empty": "miss"}
-    changed = {key: given[key] for key, value in usual.items() if given.get(key, value) != value}
+    changed = {key: value for key, value in given.items() if key not in FILE and value not in USUAL}
     file = "" if given["source"] == "ground_truth" else f" {PurePath(given['path'] or '').name}"
     digest = str(given.get("sha256"))
     text = given["source"].replace("_", " ") + file + (f", {short(changed)}" if changed else "")
@@ -263,6 +286,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Fact | None]] = {
     "views": _protocol("views"),
     "resize": _protocol("resize"),
     "templates": _protocol("templates"),
+    "phrases": _protocol("phrases"),
     "bank": _bank,
     "aggregate": _protocol("aggregate"),
     "hit": _hit,

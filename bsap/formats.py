@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bsap.compare import MARKS, Comparison, Row
+from bsap.compare import MARKS, Comparison, Row, counts
 
 SYMBOLS = {"partial": "†", "incomplete": "‡", "transductive": "§", "ground_truth": "¶"}
 LATEX_SYMBOLS = {"†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{}"}
@@ -22,8 +22,9 @@ LATEX_SYMBOLS = {"†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{
 
 def to_markdown(table: Comparison) -> str:
     """A table in GitHub's Markdown, its legend, and the sources of published rows."""
-    columns = [*_text_columns(table), *table.metrics, "n"]
-    sides = [":--"] * len(_text_columns(table)) + ["--:"] * (len(table.metrics) + 1)
+    numbers = [*table.metrics, *_count_columns(table)]
+    columns = [*_text_columns(table), *numbers]
+    sides = [":--"] * len(_text_columns(table)) + ["--:"] * len(numbers)
     lines = [columns, *(_cells(table, row) for row in table.rows)]
     body = ["| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines]
     body.insert(1, "| " + " | ".join(sides) + " |")
@@ -33,7 +34,7 @@ def to_markdown(table: Comparison) -> str:
 def to_latex(table: Comparison) -> str:
     """A ``tabular`` for the package booktabs, with the notes below it."""
     texts = _text_columns(table)
-    columns = [*texts, *table.metrics, "n"]
+    columns = [*texts, *table.metrics, *_count_columns(table)]
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{tabular}{" + "l" * len(texts) + "r" * (len(columns) - len(texts)) + "}",
@@ -55,7 +56,7 @@ def to_csv(table: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        [*_text_columns(table), *(f"{name} (%)" for name in table.metrics), "n", "marks"]
+        [*_text_columns(table), *(f"{name} (%)" for name in table.metrics), *_count_columns(table), "marks"]
         + ["differs", "source"] * published
     )
     for row in table.rows:
@@ -63,7 +64,7 @@ def to_csv(table: Comparison) -> str:
         facts = [row.facts[name].text if name in row.facts else "" for name in table.settings]
         notes = ["; ".join(row.differs), row.source] if published else []
         texts = [_one_line(text) for text in (row.run, row.scorer, *facts)]
-        writer.writerow([*texts, *metrics, row.n, ", ".join(row.marks), *notes])
+        writer.writerow([*texts, *metrics, *_counted(table, row), ", ".join(row.marks), *notes])
     return text.getvalue()
 
 
@@ -75,7 +76,8 @@ def to_json(table: Comparison) -> str:
             "scorer": row.scorer or None,
             "settings": {name: row.facts[name].text if name in row.facts else None for name in table.settings},
             "metrics": {name: _number(row.metrics.get(name)) for name in table.metrics},
-            "n": row.n,
+            "n": _plain_counts(row.n),
+            "without_proposals": _plain_counts(row.missing),
             "marks": list(row.marks),
             "published": bool(row.source),
             "source": row.source or None,
@@ -100,13 +102,27 @@ def _text_columns(table: Comparison) -> list[str]:
     return ["run", "scorer", *table.settings]
 
 
+def _count_columns(table: Comparison) -> list[str]:
+    return ["n", "without proposals"] if table.missing else ["n"]
+
+
+def _counted(table: Comparison, row: Row) -> list[str]:
+    return [counts(row.n), counts(row.missing)] if table.missing else [counts(row.n)]
+
+
+def _plain_counts(by_task: dict[str, int]) -> int | dict[str, int] | None:
+    """One number where the tasks agree, None where nothing was counted."""
+    numbers = set(by_task.values())
+    return by_task if len(numbers) > 1 else next(iter(numbers), None)
+
+
 def _cells(table: Comparison, row: Row) -> list[str]:
     """A row as a reader sees it: the marks stand at the scorer, or at the name of a published method."""
     marks = "".join(SYMBOLS[mark] for mark in row.marks)
     name, scorer = (row.run, f"{row.scorer} {marks}") if row.scorer else (f"{row.run} {marks}", "")
     facts = [row.facts[key].text if key in row.facts else "" for key in table.settings]
     metrics = [_shown(row.metrics.get(key), exact=bool(row.source)) for key in table.metrics]
-    return [name.strip(), scorer.strip(), *facts, *metrics, "" if row.n is None else str(row.n)]
+    return [name.strip(), scorer.strip(), *facts, *metrics, *_counted(table, row)]
 
 
 def _shown(value: float | None, *, exact: bool) -> str:
@@ -124,7 +140,9 @@ def _number(value: float | None) -> float | None:
 
 def _notes(table: Comparison) -> list[str]:
     """Unit, legend, and what published rows did differently."""
-    notes = [f"{SYMBOLS[mark]} {mark.replace('_', ' ')}: {MARKS[mark]}." for mark in table.marks]
+    counted = [by_task for row in table.rows for by_task in (row.n, row.missing) if len(set(by_task.values())) > 1]
+    notes = [f"Counts a / b are those of {' / '.join(counted[0])}."] if counted else []
+    notes += [f"{SYMBOLS[mark]} {mark.replace('_', ' ')}: {MARKS[mark]}." for mark in table.marks]
     published: dict[tuple[str, tuple[str, ...], str], None] = {}
     for row in table.rows:
         if row.source:

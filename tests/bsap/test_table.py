@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from bsap.cli import main
 from bsap.compare import SETTINGS, compare
+from bsap.datamodules import ProposalConfig
 from bsap.datamodules.counts import PUBLISHED
 from bsap.formats import FORMATS, escape_latex, escape_markdown, to_csv
 from bsap.published import load_published
@@ -141,6 +143,12 @@ def test_a_complete_run_has_no_mark(plain: Path, capsys: pytest.CaptureFixture[s
         ),
         (lambda r: r["protocol"]["bank"].update(prompts_digest="abcdef012345"), "bank", "white (abcdef01)"),
         (lambda r: r["protocol"]["proposals"].update(top_k=5), "proposals", "detections proposals.json, top_k 5"),
+        (
+            lambda r: r["protocol"]["proposals"].update(masked_only=True),
+            "proposals",
+            "detections proposals.json, masked_only True",
+        ),
+        (lambda r: r["protocol"]["phrases"].update(weight=0.5), "phrases", "weight 0.5, parser none"),
         (lambda r: r["protocol"].update(split="testA"), "split", "refcoco unc testA"),
         (lambda r: r["settings"]["data"].update(text="raw", lowercase=True), "wording", "raw, lower case"),
         (
@@ -166,6 +174,36 @@ def test_what_looks_alike_is_told_apart(
 
 def test_a_run_named_twice_stands_once(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows_of(capsys, runs / "plain", f"{runs}/../{runs.name}/plain")) == 3
+
+
+def test_no_filter_of_proposals_is_hidden(plain: Path) -> None:
+    """Whatever settings proposals have: by default none is shown, and each one shows when it is set."""
+    usual = dataclasses.asdict(ProposalConfig("detections", path="proposals.json"))
+    given = {"min_score": 0.5, "top_k": 7, "min_area": 2.5, "masked_only": True, "empty": "skip"}
+    assert {"source", "path", *given} == set(usual), "a new setting belongs into this list"
+    for changes in ({}, *({name: value} for name, value in given.items())):
+        edit(plain, lambda r: r["protocol"]["proposals"].update({**usual, **changes}))  # noqa: B023
+        fact = SETTINGS["proposals"](read_run(plain).finished())
+        assert fact is not None
+        shown = [f"{name} {value}" for name, value in changes.items()]
+        assert fact.text == ", ".join(["detections proposals.json", *shown])
+
+
+def test_tasks_that_counted_other_expressions(runs: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for row in rows_of(capsys, plain):
+        assert (row["n"], row["without_proposals"]) == (8, 1)
+    edit(plain, lambda r: r["metrics"]["ris"]["clip"].update(n=5, missing=0))
+    row = rows_of(capsys, plain)[0]
+    assert row["n"] == {"REC": 8, "RIS": 5}
+    assert row["without_proposals"] == {"REC": 1, "RIS": 0}
+    lines = printed(capsys, plain).splitlines()
+    assert split_markdown(lines[0])[-2:] == ["n", "without proposals"]
+    assert [split_markdown(line)[-2:] for line in lines[2:4]] == [["8 / 5", "1 / 0"], ["8", "1"]]
+    assert "- Counts a / b are those of REC / RIS." in lines
+    cells = next(csv.DictReader(io.StringIO(printed(capsys, plain, "--format", "csv"))))
+    assert (cells["n"], cells["without proposals"]) == ("8 / 5", "1 / 0")
+    assert r" & 8 / 5 & 1 / 0 \\" in printed(capsys, plain, "--format", "latex")
+    assert "without proposals" not in printed(capsys, runs / "part")
 
 
 def test_every_setting_is_read_from_real_results(runs: Path) -> None:
