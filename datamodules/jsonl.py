@@ -142,7 +142,7 @@ def _objects(line: Record, key: str) -> dict[str, RegionRecord]:
 
 
 def _of_split(lines: Lines, split: str, file: Path) -> Lines:
-    chosen = [(n, line) for n, line in lines if line.get("split") in (None, split)]
+    chosen = [(n, line) for n, line in lines if "split" not in line or line.text("split") == split]
     if not chosen:
         raise unknown(f"split of {file}", split, {line.text("split") for _, line in lines})
     return chosen

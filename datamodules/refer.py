@@ -112,7 +112,9 @@ def read_refs(file: Path) -> list[Record]:
 def select_split(refs: Iterable[Record], split: str, file: Path) -> list[Record]:
     """The referents of one split, in the file's order."""
     refs = list(refs)
-    chosen = [ref for ref in refs if ref["split"] == split]
+    if not refs:
+        raise DataError(f"{file}: the list of referents is empty. {MEND}")
+    chosen = [ref for ref in refs if ref.text("split") == split]
     if not chosen:
         raise unknown(f"split of {file}", split, splits_of(refs))
     return chosen

@@ -129,6 +129,9 @@ MALFORMED_OWN: list[tuple[list[Any], object, str]] = [
     (["widht"], 40, "line 1: unknown field 'widht'"),
     (["picture"], " ", "line 1: 'picture' must be a text"),
     (["image_id"], 1.5, "line 1, 'image_id': expected an id"),
+    (["split"], 5, "line 1: 'split' must be a text"),
+    (["split"], ["val", "test"], "line 1: 'split' must be a text"),
+    (["split"], "", "line 1: 'split' must be a text that is not empty"),
     (["objects"], {}, "line 1: 'objects' must be a list"),
     (["objects", 0, "bbox"], KeyError, "objects 1: an object needs a 'bbox'"),
     (["objects", 0, "box"], [1, 2, 3, 4], "objects 1: unknown field 'box'"),
@@ -155,6 +158,13 @@ def test_malformed_own_lines_fail_here_and_in_the_schema(
     if value != 40.0:  # to JSON Schema, 40.0 is an integer
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(line, SCHEMA)
+
+
+def test_a_malformed_split_is_an_error_in_any_line(tmp_path: Path) -> None:
+    """It would otherwise be another split's line, and what it holds would be left out without a word."""
+    file = write(tmp_path, OWN, {**OWN, "image_id": "k2", "split": ["val", "test"]})
+    with pytest.raises(DataError, match=r"line 2: 'split' must be a text.*\['val', 'test'\]"):
+        read_jsonl(file, "kitchens", None, "val")
 
 
 def test_the_schema_accepts_what_the_reader_does() -> None:
