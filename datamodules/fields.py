@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,10 +165,27 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def parse_json(data: bytes | str, where: str, *, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """JSON, with errors that name the place; ``hook`` may replace each object as soon as it is read."""
+def parse_json(
+    data: bytes | str, where: str, *, hook: Callable[[dict[str, Any]], Any] | None = None, unique: bool = False
+) -> Any:
+    """JSON, with errors that name the place.
+
+    Args:
+        data: the text.
+        where: the place, for errors.
+        hook: may replace each object as soon as it is read.
+        unique: whether an object that names a field twice is an error; JSON itself keeps the last one. Excludes ``hook``.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise DataError(f"{where}: the field {shown(twice)} occurs twice in one object. Merge what they hold.")
+        return values
+
     try:
-        return json.loads(data, object_hook=hook)
+        return json.loads(data, object_hook=hook, object_pairs_hook=once if unique else None)
     except RecursionError:
         raise DataError(f"{where}: not readable as JSON: nested too deeply.") from None
     except ValueError as error:  # JSON syntax, encoding, numbers with too many digits

@@ -34,7 +34,7 @@ def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
         Proposals in the file's order. Pictures that the file lists without proposals have an empty list.
 
     Raises:
-        DataError: if the file has none of the four forms.
+        DataError: if the file has none of the four forms, or its dictionary names a picture twice.
 
     Example:
         >>> found = read_proposals(b'{"7": [[0, 0, 10, 10]], "8": []}', "dets.json")
@@ -43,7 +43,9 @@ def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
     """
     if _is_lines(data):
         return _read_lines(data, name)
-    content = parse_json(data, name)
+    # A picture that a dictionary names twice would lose its first boxes. A list has an object per proposal, too many to
+    # look at each.
+    content = parse_json(data, name, unique=data.lstrip().startswith(b"{"))
     if isinstance(content, dict):
         return {identity(key, name): _read_boxes(key, boxes, name) for key, boxes in content.items()}
     if isinstance(content, list):

@@ -82,6 +82,7 @@ def test_every_form_gives_the_same_boxes() -> None:
         (b"5", "expected a dictionary"),
         (b'{"images": [], "annotations": {}}', "picture 'annotations': expected a dictionary"),
         (b'{"7": [[1, 2, 3]]}', "picture 7, proposal 1: a box must be four numbers"),
+        (b'{"7": [[1, 2, 3, 4]], "8": [], "7": [[5, 6, 7, 8]]}', "the field '7' occurs twice"),
         (b'[{"image_id": 7}]', "record 1: a proposal needs a 'bbox'"),
         (b'[{"bbox": [1, 2, 3, 4]}]', "record 1: the field 'image_id' is missing"),
         (b"[[1, 2, 3, 4]]", "record 1: expected an object"),
