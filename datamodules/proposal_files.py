@@ -13,6 +13,8 @@ https://cocodataset.org/#format-results.
 
 from __future__ import annotations
 
+import codecs
+
 from bsap.datamodules.fields import Record, identity, json_lines, parse_json, shown
 from bsap.datamodules.records import RegionRecord
 from bsap.errors import DataError
@@ -41,6 +43,7 @@ def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
         >>> {image_id: len(regions) for image_id, regions in found.items()}
         {'7': 1, '8': 0}
     """
+    data = data.removeprefix(codecs.BOM_UTF8)  # some editors begin a file with it
     if _is_lines(data):
         return _read_lines(data, name)
     # A picture that a dictionary names twice would lose its first boxes. A list has an object per proposal, too many to
@@ -64,13 +67,9 @@ def region(item: object, where: str) -> RegionRecord:
 
 
 def _is_lines(data: bytes) -> bool:
-    first = data.lstrip().split(b"\n", 1)[0]
-    if not first.startswith(b"{"):
-        return False
-    try:
-        return "proposals" in parse_json(first, "the first line")
-    except DataError:
-        return False
+    """Whether a file begins as one line per picture, of which the first may be broken."""
+    lines = data.lstrip().split(b"\n", 2)[:2]
+    return not lines[0].startswith(b"[") and any(line.startswith(b"{") and b'"proposals"' in line for line in lines)
 
 
 def _read_lines(data: bytes, name: str) -> dict[str, list[RegionRecord]]:

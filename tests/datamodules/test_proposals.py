@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_every_form_gives_the_same_boxes() -> None:
     forms = {name: json.dumps(content).encode() for name, content in FORMS.items()}
     forms["indented"] = json.dumps(FORMS["dictionary"], indent=1).encode()
     forms["lines"] = "\n".join(map(json.dumps, LINES)).encode()
+    forms["dictionary after a mark"] = codecs.BOM_UTF8 + forms["dictionary"]
+    forms["lines after a mark"] = codecs.BOM_UTF8 + forms["lines"]
     forms["one line"] = json.dumps(LINES[0]).encode()
     for name, data in forms.items():
         found = {key: boxes for key, boxes in regions_of(data).items() if boxes}
@@ -90,6 +93,8 @@ def test_every_form_gives_the_same_boxes() -> None:
         (b'{"proposals": []}', "line 1: the field 'picture' is missing"),
         (b'{"image_id": 7, "proposals": []}\n{"image_id": 7, "proposals": []}', "line 2: the picture 7 occurs twice"),
         (b'{"image_id": 7, "proposals": []}\n{"image_id"', "line 2: not readable"),
+        (b'{"image_id": 7, "proposals": [}\n{"image_id": 8, "proposals": []}', "line 1: not readable"),
+        (b'{"image_id": 7, "prop\n{"image_id": 8, "proposals": []}', "line 1: not readable"),
         (b'[{"image_id": 7, "bbox": [300, 200, 320, 230]}]', "record 1: the box .* reaches beyond"),
         (b'[{"image_id": 7, "bbox": [10, 10, 30, 25]}]', r"record 1: .*corners \[x1, y1, x2, y2\]: convert"),
         (b'[{"image_id": 7, "bbox": [1, 1, 0, 5]}]', "record 1: .* no area"),
