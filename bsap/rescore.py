@@ -181,7 +181,8 @@ def _whole(value: object) -> bool:
 def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:
     model = run.settings.get("model", {})
     strict, tasks = model.get("strict"), model.get("tasks")
-    if not isinstance(strict, bool) or not tasks or not set(tasks) <= {"rec", "ris"}:
+    known = isinstance(tasks, list) and tasks and all(task in ("rec", "ris") for task in tasks)
+    if not isinstance(strict, bool) or not known:
         raise DataError(f"{run.folder}: its settings do not say `model.strict` and `model.tasks`.")
     return strict, list(tasks)
 

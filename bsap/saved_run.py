@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import yaml
 
 from bsap.errors import DataError
 
-NEEDED = ("metrics", "counts", "protocol", "settings", "models", "precision", "complete", "partial", "transductive")
-PROTOCOL = ("dataset", "split_by", "split", "proposals", "hit", "bank", "encoders", "views")
+Kinds = dict[str, type | UnionType]
+
+NEEDED: Kinds = {
+    "metrics": dict,
+    "counts": dict,
+    "protocol": dict,
+    "settings": dict,
+    "models": list,
+    "precision": dict,
+    "complete": bool,
+    "partial": bool,
+    "transductive": bool,
+}
+PROTOCOL: Kinds = {
+    "dataset": str | None,
+    "split_by": str | None,
+    "split": str | None,
+    "proposals": dict | None,
+    "hit": str,
+    "bank": dict | None,
+    "encoders": list,
+    "views": list,
+}
+COUNTS: Kinds = {"seen": int, "selected": int, "skipped": int, "published": int | None}
 
 
 @dataclass(frozen=True)
@@ -84,14 +106,39 @@ def _read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}).") from error
-    lost = _lost(results, NEEDED) or [f"protocol.{key}" for key in _lost(results["protocol"], PROTOCOL)]
-    if lost:
-        raise DataError(f"{path}: not the results of a run, it lacks {', '.join(lost)}.")
+    if (problem := _problem(results)) is not None:
+        raise DataError(f"{path}: not the results of a run, {problem}.")
     return dict(results)
 
 
-def _lost(value: Any, keys: Sequence[str]) -> list[str]:
-    return [key for key in keys if not isinstance(value, dict) or key not in value]
+def _problem(results: Any) -> str | None:
+    """What keeps a file from being the results of a run, or None."""
+    faults = _faults(results, NEEDED, "") or [
+        *_faults(results["protocol"], PROTOCOL, "protocol."),
+        *_faults(results["counts"], COUNTS, "counts."),
+        *_faults(results["settings"], {"model": dict}, "settings."),
+        *_faults({"breakdown": {}, **results}, {"breakdown": dict}, ""),
+    ]
+    if faults:
+        return ", ".join(faults)
+    if not results["metrics"] or not all(results["metrics"].values()):
+        return "it holds no metric"
+    encoders = results["protocol"]["encoders"]
+    if not all(isinstance(encoder, dict) and "name" in encoder for encoder in encoders):
+        return f"its protocol.encoders is {json.dumps(encoders)[:40]}"
+    return None
+
+
+def _faults(value: Any, kinds: Kinds, prefix: str) -> list[str]:
+    """What a section lacks, or holds of another type than expected."""
+    lost = [prefix + key for key in kinds if not isinstance(value, dict) or key not in value]
+    if lost:
+        return [f"it lacks {', '.join(lost)}"]
+    return [
+        f"its {prefix}{key} is {json.dumps(value[key])[:40]}"
+        for key, kind in kinds.items()
+        if not isinstance(value[key], kind)
+    ]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -308,6 +308,8 @@ def test_a_run_under_way(copy: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("results.json", '{"metrics": {}}', "it lacks counts"),
         ("config.yaml", "model: [", "cannot be read as YAML"),
         ("config.yaml", "model: 3", "it has no section `model`"),
+        ("config.yaml", "model: {strict: true, tasks: 5}", "do not say `model.strict`"),
+        ("config.yaml", "model: {strict: true, tasks: [[]]}", "do not say `model.strict`"),
         ("config.yaml", "model: {strict: 1}", "do not say `model.strict`"),
     ],
 )
@@ -320,3 +322,44 @@ def test_unreadable_files_are_named(
     error = capsys.readouterr().err
     assert str(copy) in error
     assert message in error
+
+
+SECTIONS = ("metrics", "counts", "protocol", "settings", "models", "breakdown", "complete")
+EMPTY_BUT_SOUND = (("models", []), ("breakdown", {}))
+DAMAGES = [(key, value) for key in SECTIONS for value in (None, [], {}, 5) if (key, value) not in EMPTY_BUT_SOUND]
+
+
+@pytest.mark.parametrize(("key", "value"), DAMAGES)
+def test_damaged_results_are_named_by_every_reader(
+    copy: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    for command in ("score", "table"):
+        assert main([command, str(copy)]) == 2
+        assert f"{path}: not the results of a run, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("metrics", "rec", {}, "it holds no metric"),
+        ("counts", "published", "all", 'its counts.published is "all"'),
+        ("counts", "seen", None, "its counts.seen is null"),
+        ("protocol", "proposals", [5], "its protocol.proposals is [5]"),
+        ("protocol", "encoders", [5], "its protocol.encoders is [5]"),
+        ("settings", "model", [], "its settings.model is []"),
+    ],
+)
+def test_damaged_sections_of_results_are_named(
+    copy: Path, section: str, key: str, value: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "results.json"
+    results = json.loads(path.read_text())
+    results[section][key] = value
+    path.write_text(json.dumps(results))
+    for args in (["score"], ["table", "--published"]):
+        assert main([*args, str(copy)]) == 2
+        error = capsys.readouterr().err
+        assert f"{path}: not the results of a run, " in error
+        assert message in error
