@@ -127,16 +127,23 @@ class ProposalSource:
         self.file, self.sha256 = str(path), sha256(data)
         return read_proposals(data, str(path))
 
-    def absent(self, image_ids: Collection[str]) -> list[str]:
+    def absent(self, image_ids: Collection[str], split: Collection[str]) -> list[str]:
         """The pictures that the source does not know, though it should know most.
 
+        Args:
+            image_ids: the selected pictures.
+            split: all pictures with expressions in the unfiltered split.
+
         Raises:
-            DataError: if it lacks more than half of them: then it is the file of another dataset or split.
+            DataError: if it lacks more than half of both: then it is the file of another dataset or split. Half of the
+                split alone may be lacking from a file that was made for the selection, and half of a small selection
+                from a file of COCO results, which does not list pictures where nothing was found.
         """
         if self._regions is None:
             return []
         lost = [image_id for image_id in image_ids if image_id not in self._regions]
-        if 2 * len(lost) > len(image_ids):
+        known = sum(image_id in self._regions for image_id in split)
+        if 2 * len(lost) > len(image_ids) and 2 * known < len(split):
             own = ", ".join(list(self._regions)[:3]) or "none at all"
             raise DataError(
                 f"{self.file} has no proposals for {len(lost)} of {len(image_ids)} pictures, first "

@@ -160,7 +160,7 @@ class RefCOCODataModule(LightningDataModule):
             )
         if loaded.absent:
             rank_zero_warn(
-                f"{loaded.summary.proposals['path']} does not list {len(loaded.absent)} of {loaded.summary.scenes} "
+                f"{loaded.summary.proposals['path']} does not list {len(loaded.absent)} of {loaded.pictures} "
                 f"pictures, first {', '.join(loaded.absent[:5])}: no proposals there (policy: {self.proposals.empty})."
             )
 

@@ -27,13 +27,15 @@ class LoadedSplit:
         expression_ids: the selected expressions' ids, in annotation order.
         texts: every text of the unfiltered split, in annotation order.
         summary: the counts.
-        absent: pictures that the file of proposals does not list.
+        pictures: selected pictures, those included that are skipped for want of proposals.
+        absent: those of them that the file of proposals does not list.
     """
 
     scenes: list[Scene]
     expression_ids: list[str]
     texts: list[str]
     summary: SplitSummary
+    pictures: int
     absent: list[str]
 
 
@@ -67,7 +69,7 @@ def build_split(
         if record.referent.image_id in texts:
             texts[record.referent.image_id].append(record.text)
     paths = folder.find([records.pictures[image_id].file_name for image_id in by_picture])
-    absent = source.absent(list(by_picture))
+    absent = source.absent(list(by_picture), {record.referent.image_id for record in records.expressions})
 
     scenes: list[Scene] = []
     without = missing = 0
@@ -122,6 +124,7 @@ def build_split(
         expression_ids=[id for _, id in order],
         texts=[e.text for e in records.expressions],
         summary=summary,
+        pictures=len(by_picture),
         absent=absent,
     )
 

@@ -219,9 +219,14 @@ def test_source_files(root: Path, tmp_path: Path) -> None:
     whole = source.whole(40, 30)
     assert whole.masks is not None
     assert int(coco.area(whole.masks[0])) == 1200
-    assert source.absent(["7", "8", "9"]) == ["8"]
+    split = ["7", "8", "9"]
+    assert source.absent(split, split) == ["8"]
+    assert source.absent(["8"], split) == ["8"], "a small selection may hold just what the file lacks"
+    assert source.absent(["7", "9"], ["1", "2", "3", "7", "9"]) == [], "a file may be made for the selection"
     with pytest.raises(DataError, match=r"no proposals for 2 of 3 pictures, first 1, 2; it has pictures such as 7, 9"):
-        source.absent(["1", "2", "9"])
+        source.absent(["1", "2", "9"], ["1", "2", "9"])
+    with pytest.raises(DataError, match=r"no proposals for 1 of 1 pictures"):
+        source.absent(["1"], ["1", "2", "9"])
     file.write_text(json.dumps(FORMS["coco"]))
     with pytest.raises(DataError, match=r"`proposals.source` is masks, but no proposal"):
         ProposalSource(ProposalConfig("masks", path="dets.json"), records, root)

@@ -187,6 +187,19 @@ def test_detections_of_another_dataset_are_told(root: Path) -> None:
             make(root, write_detections(root, **of))
 
 
+@pytest.mark.parametrize(("empty", "proposals", "missing"), [("miss", 0, 1), ("whole_image", 1, 0)])
+def test_a_selection_of_what_the_file_lacks(root: Path, empty: str, proposals: int, missing: int) -> None:
+    """COCO results do not list a picture where nothing was found, and it may be all that is selected."""
+    rows = [{"image_id": n, "bbox": [1, 1, 5, 5], "score": 0.5} for n in (7, 9)]
+    (root / "dets.json").write_text(json.dumps(rows))
+    with pytest.warns(UserWarning, match=r"does not list 1 of 1 pictures, first 8: no proposals there"):
+        data = make(root, {"source": "detections", "path": "dets.json", "empty": empty}, ids=["102"])
+    assert [len(scene.proposals) for scene in data.scenes] == [proposals]
+    assert (data.summary.missing, data.summary.proposals["pictures_not_in_file"]) == (missing, 1)
+    with pytest.warns(UserWarning, match=r"does not list 1 of 2 pictures"):
+        make(root, {"source": "detections", "path": "dets.json", "empty": "skip"}, ids=["102", "105"])
+
+
 def test_missing_parts_are_named_at_setup(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere is no folder. Set `data.root`.*docs/data\.md"):
         make(tmp_path / "nowhere")
