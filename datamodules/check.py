@@ -9,7 +9,7 @@ from pathlib import Path
 from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.counts import PUBLISHED, Counts, published
 from bsap.datamodules.fields import Record
-from bsap.datamodules.masks import encode_mask
+from bsap.datamodules.masks import encode_mask, encode_masks, is_empty
 from bsap.datamodules.pictures import PictureFolder
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.refer import MEND, Instances, make_split, read_instances, read_refs, splits_of
@@ -28,9 +28,9 @@ class SplitReport:
         known: the published numbers, None for a split that has none.
         pictures: pictures that the split needs.
         missing_pictures: files of those that are not there.
-        without_mask: referents that lack a mask; they matter for segmentation only.
+        without_mask: referents that lack a mask or whose mask has no pixel; they matter for segmentation only.
         bad_boxes: annotated objects, by file and record, whose box is invalid or reaches beyond its picture.
-        bad_masks: referents' annotations whose mask is invalid.
+        bad_masks: annotated objects, by file and record, whose mask is invalid.
     """
 
     dataset: str
@@ -152,16 +152,34 @@ def _boxes_are_sound(objects: list[RegionRecord], picture: PictureRecord) -> boo
 
 
 def _check_masks(records: SplitRecords) -> tuple[int, list[str]]:
-    """How many referents lack a mask, and where masks are invalid."""
-    without, bad = 0, []
-    referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}
-    for referent in referents.values():
-        picture = records.pictures[referent.image_id]
-        objects = [picture.objects[ann_id] for ann_id in referent.ann_ids]
-        without += any(not o.segmentation for o in objects)
+    """How many referents lack a mask, and where masks are invalid: of all objects, since each is a region to choose."""
+    bad: list[str] = []
+    lacking: set[tuple[str, str]] = set()
+    for picture in records.pictures.values():
+        without, invalid = _masks_amiss(picture)
+        lacking |= {(picture.image_id, ann_id) for ann_id in without}
+        bad += invalid
+    referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}.values()
+    return sum(any((r.image_id, ann_id) in lacking for ann_id in r.ann_ids) for r in referents), bad
+
+
+def _masks_amiss(picture: PictureRecord) -> tuple[list[str], list[str]]:
+    """The ids of objects whose mask is missing or has no pixel, and the places of invalid masks."""
+    objects, where = list(picture.objects.values()), [annotated.where for annotated in picture.objects.values()]
+    width, height = picture.width or 0, picture.height or 0
+    bad: list[str] = []
+    try:  # all at once where they are sound, one by one where they are not
+        masks = dict(zip(objects, encode_masks([o.segmentation for o in objects], width, height, where), strict=True))
+    except DataError:
+        masks = {}
         for annotated in objects:
             try:
-                encode_mask(annotated.segmentation, picture.width or 0, picture.height or 0, annotated.where)
+                masks[annotated] = encode_mask(annotated.segmentation, width, height, annotated.where)
             except DataError:
                 bad.append(annotated.where)
+    without = [
+        ann_id
+        for ann_id, annotated in picture.objects.items()
+        if annotated in masks and ((mask := masks[annotated]) is None or is_empty(mask))
+    ]
     return without, bad

@@ -174,7 +174,7 @@ def parse_json(
         data: the text.
         where: the place, for errors.
         hook: may replace each object as soon as it is read.
-        unique: whether an object that names a field twice is an error; JSON itself keeps the last one. Excludes ``hook``.
+        unique: whether an object that names a field twice is an error; JSON keeps the last one. Excludes ``hook``.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,6 +46,24 @@ def test_a_missing_mask_is_no_fault(content: dict[str, Any], write_root: Callabl
     assert report.splits[0].without_mask == 1
 
 
+def test_a_mask_without_a_pixel_is_none(content: dict[str, Any], write_root: Callable[..., Path]) -> None:
+    content["instances"]["annotations"][1]["segmentation"] = [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]
+    report = check_root(write_root(content))
+    assert report.ok
+    assert [split.without_mask for split in report.splits] == [1, 0]
+
+
+def test_masks_of_objects_that_nobody_means_are_checked(
+    content: dict[str, Any], write_root: Callable[..., Path]
+) -> None:
+    """They are regions of a run over ground truth, which refuses them."""
+    content["instances"]["annotations"][3]["segmentation"] = [[1, 1, 300, 1, 300, 300]]
+    report = check_root(write_root(content))
+    bad = [[where.rsplit(", ", 1)[1] for where in split.bad_masks] for split in report.splits]
+    assert bad == [["annotation 4"], ["annotation 4"]], "nobody means it in val"
+    assert not report.ok
+
+
 def test_known_counts_and_absent_splits(content: dict[str, Any], write_root: Callable[..., Path]) -> None:
     report = check_root(write_root(content, dataset="refcoco", split_by="unc"))
     assert not report.ok
