@@ -35,7 +35,7 @@ class ProposalsFile:
         origin: what made the file, where it was finished before.
 
     Raises:
-        ConfigError: if the file was made or begun with other settings, or cannot be written.
+        ConfigError: if the file was made or begun with other settings, was changed afterwards, or cannot be written.
         DataError: if a picture has changed since.
     """
 
@@ -121,12 +121,18 @@ class ProposalsFile:
             lines = differences(
                 {**record["settings"], "pictures": record["pictures"]}, {**self.settings, "pictures": self.about}
             )
+            same = file_sha256(self.path) == record["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"{self.path} exists, and no {self._origin.name} says what made it. "
                 "Choose another output, or start anew with `--overwrite`."
             ) from None
         _refuse(self.path, lines)
+        if not same:
+            raise ConfigError(
+                f"{self.path} was changed after it was made: its SHA-256 is not the one in {self._origin.name}. "
+                "Choose another output, or start anew with `--overwrite`."
+            )
         return record
 
     def _resume(self) -> TextIO:

@@ -240,6 +240,17 @@ def test_a_file_of_somebody_else_is_left_alone(pictures: list[Picture], tmp_path
     assert (tmp_path / "a.json").read_text() == "[]"
 
 
+def test_a_finished_file_that_was_changed_is_refused(pictures: list[Picture], tmp_path: Path) -> None:
+    output = tmp_path / "a.json"
+    propose(pictures, output, stub())
+    output.write_text("[]")
+    with pytest.raises(ConfigError, match=r"a\.json was changed after it was made.*--overwrite"):
+        propose(pictures, output, stub())
+    assert output.read_text() == "[]"
+    propose(pictures, output, stub(), overwrite=True)
+    assert output.read_text() != "[]"
+
+
 def test_a_changed_picture_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         Image.new("RGB", (20, 10)).save(tmp_path / f"{name}.bmp")
