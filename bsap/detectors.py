@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -184,7 +185,12 @@ def _read_state(file: Path) -> dict[str, Tensor]:
             state: Any = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling, zip and safetensors have errors of their own
+    except UnpicklingError:  # torch's message advises to run the file's code
+        raise ModelError(
+            f"Weights {file} are not a plain state dictionary of tensors, and no other content of a pickle is read: it "
+            "could run any program. Convert the file to safetensors where you trust it, or get it as safetensors."
+        ) from None
+    except Exception as error:  # zip archives and safetensors have errors of their own
         reason = " ".join(str(error).split())
         raise ModelError(f"Weights {file} cannot be read: {reason[:300]}") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):

@@ -415,7 +415,7 @@ def test_offline_without_weights_says_which_file_where(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no weights", "cannot be read"), (None, "there is no weight file"), ({"x": torch.ones(1)}, "do not fit")],
+    [(b"no weights", "not a plain state dictionary"), (b"", "cannot be read"), (None, "there is no weight file"), ({"x": torch.ones(1)}, "do not fit")],
 )
 def test_other_files_are_no_weights(tmp_path: Path, content: Any, message: str) -> None:
     file = tmp_path / "w.pth"
@@ -433,8 +433,9 @@ def test_a_weight_file_cannot_run_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"w": Payload()}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"w\.pth are not a plain state dictionary.*safetensors") as caught:
         load_detector(FASTER, weights=tmp_path / "w.pth")
+    assert "weights_only" not in str(caught.value), "torch's advice"
     assert not (tmp_path / "ran").exists()
 
 
