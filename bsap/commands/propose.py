@@ -20,12 +20,18 @@ EVERY = 10.0
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsap propose",
+        usage="%(prog)s OUTPUT (--pictures FOLDER | --root FOLDER) [options]",
         description="Find objects with a detector of torchvision and write them as COCO results, which `bsap test` "
         "reads by --data.proposals.source detections (or masks) and --data.proposals.path OUTPUT. Run again after an "
         "interruption, it goes on.",
+        epilog="example: %(prog)s dets.jsonl --root refer --split val testA testB",
     )
     parser.add_argument(
-        "output", type=Path, metavar="OUTPUT", help="file to write; .jsonl also lists pictures where nothing was found"
+        "output",
+        nargs="?",  # --split, which takes several, may have taken it
+        type=Path,
+        metavar="OUTPUT",
+        help="file to write; .jsonl also lists pictures where nothing was found",
     )
     where = parser.add_argument_group("pictures")
     where.add_argument("--pictures", type=Path, metavar="FOLDER", help="all pictures in a folder")
@@ -54,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 def run(argv: list[str]) -> int:
     """Parse the options, find objects, say what was written."""
     parser = _parser()
-    options = parser.parse_args(argv[1:])
+    options = parser.parse_intermixed_args(argv[1:])
+    if options.output is None and len(options.split) > 1 and options.split[-1].endswith((".json", ".jsonl")):
+        options.output = Path(options.split.pop())
+    if options.output is None:
+        parser.error("name the file to write: bsap propose OUTPUT ...")
     if (options.pictures is None) == (options.root is None):
         parser.error("name the pictures: either --pictures FOLDER or --root FOLDER")
     if min(options.max_per_picture, options.batch_size, options.min_size or 1) < 1:

@@ -115,6 +115,29 @@ def test_a_run_on_what_was_found_scores_as_planted(
     assert origin["sha256"] == results["protocol"]["proposals"]["sha256"], "a result leads back to the detector"
 
 
+@pytest.mark.parametrize(
+    "before", ["", "--dataset refcoco", "--split val", "--split val val", "--device cpu --split val"]
+)
+def test_the_output_stands_anywhere(planted: Any, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bsap.detectors, "load_detector", lambda *args, **options: stub())
+    output = tmp_path / "found.jsonl"
+    options = ["--root", str(planted.root), "--split-by", "unc", "--workers", "0", "--device", "cpu"]
+    assert main(["propose", *before.split(), str(output), *options]) == 0
+    first = output.read_bytes()
+    assert main(["propose", *options, *before.split(), str(output), "--overwrite"]) == 0
+    assert output.read_bytes() == first
+
+
+def test_without_an_output(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in (["val"], ["val", "testA"]):
+        with pytest.raises(SystemExit):
+            main(["propose", "--root", str(planted.root), "--split", *split])
+        assert "name the file to write" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["propose", "--help"])
+    assert "example: bsap propose dets.jsonl --root" in capsys.readouterr().out
+
+
 def test_lines_also_list_pictures_without_objects(planted: Any, pictures: list[Picture], tmp_path: Path) -> None:
     propose(pictures, tmp_path / "found.jsonl", stub())
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
@@ -415,7 +438,12 @@ def test_offline_without_weights_says_which_file_where(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no weights", "not a plain state dictionary"), (b"", "cannot be read"), (None, "there is no weight file"), ({"x": torch.ones(1)}, "do not fit")],
+    [
+        (b"no weights", "not a plain state dictionary"),
+        (b"", "cannot be read"),
+        (None, "there is no weight file"),
+        ({"x": torch.ones(1)}, "do not fit"),
+    ],
 )
 def test_other_files_are_no_weights(tmp_path: Path, content: Any, message: str) -> None:
     file = tmp_path / "w.pth"
