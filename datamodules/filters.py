@@ -87,8 +87,11 @@ class Selection:
         wanted = self.ids if isinstance(self.ids, tuple) else (self.ids,)
         if isinstance(self.ids, str) and self.ids not in by_name:
             wanted = _read_ids(Path(self.ids))
+        if not wanted:
+            given = f"the file {self.ids} holds none" if isinstance(self.ids, str) else "the list is empty"
+            raise ConfigError(f"`ids` names no expression, {given}. Name some, or leave `ids` out to take all.")
         lost = [name for name in wanted if name not in by_name]
-        if lost or not wanted:
+        if lost:
             example = expressions[0].id if expressions else "none"
             raise ConfigError(
                 f"{len(lost)} of {len(wanted)} ids are not in this split, first {', '.join(map(str, lost[:5]))}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -81,7 +81,7 @@ class RefCOCODataModule(LightningDataModule):
         images: str | None = None,
         text: Literal["sent", "raw"] = "sent",
         lowercase: bool = False,
-        ids: list[str | int] | str | None = None,
+        ids: list[str | int | float] | str | int | float | None = None,
         limit: int | None = None,
         category: list[str] | str | None = None,
         min_words: int | None = None,
@@ -101,7 +101,7 @@ class RefCOCODataModule(LightningDataModule):
                 f"`batch_size` must be at least 1 and `num_workers` at least 0, but got {batch_size} and {num_workers}."
             )
         self.selection = Selection(
-            ids=tuple(map(str, ids)) if isinstance(ids, (list, tuple)) else ids,
+            ids=expression_ids(ids),
             limit=limit,
             category=tuple(category) if isinstance(category, list) else category,
             min_words=min_words,
@@ -174,6 +174,19 @@ class RefCOCODataModule(LightningDataModule):
             processes = self.trainer.num_devices if self.trainer is not None else 1
             workers = sensible_workers((len(sampler) - len(unopened)) // self.batch_size, processes)
         return scene_loader(scenes, sampler, batch_size=self.batch_size, num_workers=workers, unopened=unopened)
+
+
+def expression_ids(value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
+    """The setting ``ids`` as texts; numbers with a point are refused, since YAML reads 1.10 as 1.1."""
+    if value is None or isinstance(value, str):
+        return value
+    values = value if isinstance(value, (list, tuple)) else [value]
+    for item in values:
+        if isinstance(item, float):
+            raise ConfigError(
+                f"`ids` holds the number {item}: YAML takes 1.10 for 1.1. Write ids with a point in quotes, '1.10'."
+            )
+    return tuple(map(str, values))
 
 
 def proposal_config(value: object) -> ProposalConfig:

@@ -51,6 +51,9 @@ def test_ids_from_a_file(expressions: tuple[ExpressionRecord, ...], tmp_path: Pa
     file.write_text("tiny/own/val/103\n\n 100 \n")
     assert keys(Selection(ids=str(file)).apply(expressions)) == ["100", "103"]
     assert Selection(ids=str(file)).given() == {"ids": str(file)}
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match=r"`ids` names no expression, the file .*ids\.txt holds none"):
+        Selection(ids=str(file)).apply(expressions)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not a text file"):
         Selection(ids=str(file)).apply(expressions)
@@ -63,7 +66,7 @@ def test_unknown_values(expressions: tuple[ExpressionRecord, ...]) -> None:
         ConfigError, match=r"2 of 3 ids are not in this split, first 1, 2\. Its ids look like tiny/own/val/100"
     ):
         Selection(ids=("1", "100", "2")).apply(expressions)
-    with pytest.raises(ConfigError, match="0 of 0 ids"):
+    with pytest.raises(ConfigError, match="`ids` names no expression, the list is empty"):
         Selection(ids=()).apply(expressions)
     with pytest.raises(ConfigError, match=r"Unknown category 'dgo'.* Did you mean 'dog'"):
         Selection(category=("dgo",)).apply(expressions)

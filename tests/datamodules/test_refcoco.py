@@ -266,6 +266,31 @@ def test_settings(root: Path) -> None:
             RefCOCODataModule(str(root), GROUND_TRUTH, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "ids"),
+    [
+        ("[1.10, 2.1]", None),
+        ("1.10", None),
+        ("'1.10'", "1.10"),
+        ("['1.10', x]", ("1.10", "x")),
+        ("[100, 101]", ("100", "101")),
+        ("100", ("100",)),
+        ("tiny/own/val/1.10", "tiny/own/val/1.10"),
+    ],
+)
+def test_ids_that_yaml_takes_for_numbers(root: Path, given: str, ids: Any) -> None:
+    """1.10 and 1.1 are two expressions of a JSONL file."""
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(RefCOCODataModule, "data")
+    text = f"data: {{root: {root}, proposals: {{source: ground_truth}}, ids: {given}}}"
+    settings = parser.parse_string(text)
+    if ids is not None:
+        assert parser.instantiate_classes(settings).data.selection.ids == ids
+        return
+    with pytest.raises(ConfigError, match=r"`ids` holds the number 1\.1: .* in quotes, '1\.10'"):
+        parser.instantiate_classes(settings)
+
+
 def test_hyperparameters_are_plain(root: Path) -> None:
     data = make(root, ids=["100"], category="dog")
     plain = yaml.safe_load(yaml.safe_dump(dict(data.hparams)))
