@@ -125,9 +125,9 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
     features: list[Tensor] = []
     if view.encodes:
         for scene, (first, _) in enumerate(distinct):
-            if first:
-                picture, regions = batch.pictures[scene], boxes[scene]
-                features.append(view.encode(encoder, picture, regions, masks(scene, 0, len(first))))  # type: ignore[attr-defined]
+            for [(_, start, stop)] in _packs([len(first)], pack):
+                picture, regions = batch.pictures[scene], boxes[scene][start:stop]
+                features.append(view.encode(encoder, picture, regions, masks(scene, start, stop)))  # type: ignore[attr-defined]
     painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
     for segments in [] if view.encodes else _packs([len(first) for first, _ in distinct], pack):
         pixels = []
@@ -183,11 +183,17 @@ class RegionFeatures:
         resize: how a region becomes the encoder's square.
         pack: the most regions that are drawn and encoded at once; None: :func:`default_pack`.
         cache: where features are kept, or None.
+
+    Raises:
+        ConfigError: see :meth:`bsap.views.View.check`.
+        ModelError: likewise.
     """
 
     def __init__(
         self, members: Sequence[Member], *, resize: str, pack: int | None = None, cache: FeatureCache | None
     ) -> None:
+        for member in members:
+            member.view.check(member.encoder, resize=resize)
         self.members, self.resize, self.pack, self.cache = members, resize, pack, cache
         self._pending: list[tuple[str, Tensor]] = []
 

@@ -51,8 +51,8 @@ def encode_scene(
 
     Raises:
         DataError: no masks, or not one of the picture's size for each box.
-        ModelError: a tower without class token or patch tokens of its own.
-        ValueError: ``v`` or ``block`` out of range.
+        ModelError: a tower without class token or patch tokens of its own, or without such a block.
+        ValueError: ``v`` out of range.
     """
     if not 0 <= v <= 1:
         raise ValueError(f"Expected argument `v` to be in [0, 1], but got {v}.")
@@ -84,17 +84,18 @@ def global_features(
 
     Returns:
         (R, D) float32, not normalised.
+
+    Raises:
+        ModelError: see :func:`masked_blocks`.
     """
-    visual = _standard_vit(encoder)
-    blocks = visual.transformer.resblocks
-    if not 0 <= block < len(blocks):
-        raise ValueError(f"Expected argument `block` to be in [0, {len(blocks) - 1}], but got {block}.")
+    blocks = masked_blocks(encoder, block)
     if not masks:
         return torch.empty((0, encoder.dim), device=encoder.device)
     whole = torch.tensor([[0.0, 0.0, picture.shape[2], picture.shape[1]]], device=picture.device)
     pixels = _render("crop", encoder, picture, whole)
+    visual: Any = encoder.model.visual
     weights = token_weights(masks, visual.grid_size, device=encoder.device, antialias=antialias)
-    with _masked(blocks[block:], weights):
+    with _masked(blocks, weights):
         # The tower's forward itself: a compiled tower was compiled without the masks.
         features: Tensor = visual.forward(encoder.standardize(pixels))
     return features.float()
@@ -136,7 +137,12 @@ def _render(view: str, encoder: Encoder, picture: Tensor, boxes: Tensor, masks: 
     return make_view(view).render(picture, boxes, encoder.size, masks=masks, resize="squash", **options)
 
 
-def _standard_vit(encoder: Encoder) -> Any:
+def masked_blocks(encoder: Encoder, block: int) -> Sequence[nn.Module]:
+    """The transformer blocks whose input is masked: from ``block``, counted from 0, to the last.
+
+    Raises:
+        ModelError: a tower without class token or patch tokens of its own, or without such a block.
+    """
     from open_clip.transformer import VisionTransformer
 
     visual: Any = encoder.model.visual
@@ -146,7 +152,13 @@ def _standard_vit(encoder: Encoder) -> Any:
             f"Global-Local features need one of open_clip's own vision transformers with a class token, such as "
             f"ViT-B-32-quickgelu; model {encoder.label!r} has a {type(visual).__name__} of another kind."
         )
-    return visual
+    blocks: Sequence[nn.Module] = visual.transformer.resblocks
+    if not 0 <= block < len(blocks):
+        raise ModelError(
+            f"Model {encoder.label!r} has the blocks 0 to {len(blocks) - 1}, but `block` of the view 'global_local' is "
+            f"{block}."
+        )
+    return blocks[block:]
 
 
 @contextmanager

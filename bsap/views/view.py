@@ -15,7 +15,8 @@ its parts of that sentence, and rendering, resizing, batching and devices come f
         def paint(self, picture, fill, method):
             return picture, 255 - picture
 
-and from a configuration ``class_path: my_package.Inverted``.
+and from a configuration ``class_path: my_package.Inverted``. A view's parameters are fields of its dataclass, so that
+its name and the key of its stored features hold them all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import math
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
 from bsap.kernels import Interpolation, Resize, constant
 from bsap.regions import Method, chunks, compose, layer, resample
+
+if TYPE_CHECKING:
+    from bsap.encoder import Encoder
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
@@ -113,6 +117,23 @@ class View(ABC):
         first = (inspect.getdoc(type(self)) or "").partition("\n")[0]
         changed = self.name.removeprefix(self.kind)
         return f"{first.removesuffix('.')} {changed}." if changed else first
+
+    def check(self, encoder: Encoder, *, resize: str) -> None:
+        """Refuse, before anything is encoded, an encoder or a resize that the view cannot work with.
+
+        Args:
+            encoder: what is to look through the view.
+            resize: how a region is to become the encoder's square.
+
+        Raises:
+            ConfigError: a view that :attr:`encodes` makes its pictures itself, which ``resize`` does not reach.
+            ModelError: a view cannot look into this encoder.
+        """
+        if self.encodes and resize != "squash":
+            raise ConfigError(
+                f"The view {self.name!r} looks into the encoder and knows `resize: squash` only, not {resize!r}. Leave "
+                "`model.resize` at squash, or choose views that draw, such as crop or blur."
+            )
 
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
         """The shape that sets each region apart.

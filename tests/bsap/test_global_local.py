@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from PIL import Image
 from pycocotools import mask as coco
 
+from bsap.datamodules.loader import collate
+from bsap.datamodules.scene import Proposals, Scene
 from bsap.encoder import Encoder
-from bsap.errors import DataError, ModelError
+from bsap.errors import ConfigError, DataError, ModelError
+from bsap.features import Member, RegionFeatures, region_features
 from bsap.global_local import encode_scene, global_features, token_weights
-from bsap.views import make_view
+from bsap.views import GlobalLocal, make_view
 
 SIZE = 32
 VISION = {"image_size": SIZE, "layers": 4, "width": 64, "head_width": 16, "patch_size": 8}
@@ -169,7 +172,7 @@ def test_bad_input(encoder, picture):
         encode_scene(encoder, picture, boxes, [rle(np.ones((80, 48)))])
     with pytest.raises(ValueError, match=r"`v` to be in \[0, 1\], but got 1.5"):
         encode_scene(encoder, picture, boxes, ones, v=1.5)
-    with pytest.raises(ValueError, match=r"`block` to be in \[0, 3\], but got 9"):
+    with pytest.raises(ModelError, match=r"has the blocks 0 to 3, but `block` of the view 'global_local' is 9"):
         encode_scene(encoder, picture, boxes, ones)
 
 
@@ -188,3 +191,34 @@ def test_other_towers_are_refused(tmp_path, picture, vision):
     encoder = Encoder({"name": f"local-dir:{tmp_path}", "random_init": True})
     with pytest.raises(ModelError, match="need one of open_clip's own vision transformers"):
         encode_scene(encoder, picture, torch.from_numpy(FULL), [rle(np.ones((48, 80)))], block=0)
+
+
+# --- as a view of a run -----------------------------------------------------------------------------------------------
+
+
+def resnet(folder):
+    config = {"embed_dim": 24, "vision_cfg": {**VISION, "layers": [1, 1, 1, 1], "width": 16}, "text_cfg": TEXT}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return Encoder({"name": f"local-dir:{folder}", "random_init": True})
+
+
+def test_what_does_not_fit_is_found_before_the_first_batch(tmp_path, encoder):
+    with pytest.raises(ConfigError, match="knows `resize: squash` only, not 'longest'"):
+        RegionFeatures([Member(encoder, GlobalLocal(block=2))], resize="longest", cache=None)
+    with pytest.raises(ModelError, match="has the blocks 0 to 3, but `block` of the view 'global_local' is 99"):
+        RegionFeatures([Member(encoder, GlobalLocal(block=99))], resize="squash", cache=None)
+    with pytest.raises(ModelError, match="need one of open_clip's own vision transformers"):
+        RegionFeatures([Member(resnet(tmp_path), GlobalLocal(block=0))], resize="squash", cache=None)
+
+
+def test_packs_bound_what_is_encoded_at_once_and_change_no_feature(tmp_path, encoder, picture, monkeypatch):
+    boxes = np.array([[8 * k, 0, 8 * k + 8, 8 * k] for k in range(1, 6)], np.float32)
+    masks = [rle(rectangle(48, 80, 8 * k, 0, 8 * k + 8, 8 * k)) for k in range(1, 6)]
+    scene = Scene("1", tmp_path / "none.jpg", 80, 48, Proposals(boxes, masks), ())
+    batch, member = collate([(scene, picture)]), Member(encoder, GlobalLocal(v=0.5, block=2))
+    whole = region_features(batch, member, resize="squash", pack=100)
+    seen, encode = [], encoder.encode_image
+    monkeypatch.setattr(encoder, "encode_image", lambda x, **options: (seen.append(len(x)), encode(x, **options))[1])
+    assert torch.allclose(region_features(batch, member, resize="squash", pack=2), whole, atol=1e-5)
+    assert sum(seen) == 5
+    assert max(seen) == 2
