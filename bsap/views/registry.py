@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,13 +43,15 @@ def make_view(spec: str | Mapping[str, Any] | View) -> View:
             module may go by its bare name, and ``init_args``; or a view.
 
     Raises:
-        ConfigError: if the name or the class is unknown, or the parameters are not the class's.
+        ConfigError: if the name or the class is unknown, or the parameters are not the class's, or the class has
+            parameters that are no fields of a dataclass.
 
     Example:
         >>> make_view({"class_path": "Blur", "init_args": {"std": 50}}).name
         'blur(std=50)'
     """
     if isinstance(spec, View):
+        _check_fields(type(spec))
         return spec
     if isinstance(spec, str) and "." not in spec:
         if spec not in VIEWS:
@@ -58,11 +61,23 @@ def make_view(spec: str | Mapping[str, Any] | View) -> View:
     if not isinstance(settings, Mapping) or "class_path" not in settings or set(settings) - {"class_path", "init_args"}:
         raise ConfigError(f"A view is a name, or class_path with or without init_args, but not {spec!r}.")
     view = _view_class(str(settings["class_path"]))
+    _check_fields(view)
     try:
         return view(**(settings.get("init_args") or {}))
     except TypeError as error:
         known = ", ".join(f.name for f in dataclasses.fields(view)) or "none"
         raise ConfigError(f"The view {view.__name__} cannot be made: {error}. Its parameters: {known}.") from error
+
+
+def _check_fields(view: type[View]) -> None:
+    """Refuse parameters that the view's name and key do not see: its features would be taken for each other's."""
+    unseen = sorted(inspect.signature(view).parameters.keys() - {f.name for f in dataclasses.fields(view)})
+    if unseen:
+        raise ConfigError(
+            f"Parameters of the view {view.__name__} are not part of its name: {', '.join(unseen)}. Make them "
+            "fields, such as `pixels: int = 0`, of a class decorated with @dataclass(frozen=True), without an "
+            "__init__ of its own."
+        )
 
 
 def _view_class(path: str) -> type[View]:
