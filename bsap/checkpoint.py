@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,8 @@ def build(located: Located, *, seed: int = 0) -> Any:
         seed: of the initialisation where there is no weight file.
 
     Raises:
-        ModelError: the architecture cannot be built, or the file does not fit it key by key.
+        ModelError: the architecture cannot be built, or the file cannot be read, does not fit it key by key, or holds
+            numbers that are not finite.
     """
     import open_clip
 
@@ -63,12 +65,35 @@ def _load(model: nn.Module, located: Located, file: Path) -> None:
         open_clip.load_checkpoint(model, str(file), strict=True, weights_only=not is_torchscript(file))
     except ModelError:
         raise
+    except pickle.UnpicklingError as error:
+        raise _unreadable(file) from error
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"Weights {file} do not fit model {located.label!r}: {reason[:400]}") from error
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(
+                f"Weights {file} of model {located.label!r} hold numbers that are not finite, first in {name}; fetch "
+                "the file again, or train without overflows."
+            )
+
+
+def _unreadable(file: Path) -> ModelError:
+    # torch's own message advises to unpickle whatever the file holds.
+    return ModelError(
+        f"Weight file {file} is not a state dictionary, or is damaged; save `model.state_dict()` as safetensors, or "
+        "fetch the file again."
+    )
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return _read_shapes(file)
+    except Exception as error:  # torch, pickle, safetensors and open_clip raise what they like
+        raise _unreadable(file) from error
+
+
+def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from open_clip.factory import load_state_dict
     from safetensors import safe_open
 

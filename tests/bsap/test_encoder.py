@@ -252,8 +252,13 @@ def test_weights_must_fit_key_by_key(tmp_path):
     write_model(tmp_path / "model", state={**state, "extra": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"do not fit model 'model'.*extra"):
         Encoder(name)
-    (tmp_path / "model/open_clip_model.safetensors").write_bytes(b"not weights at all")
-    with pytest.raises(ModelError, match="do not fit model 'model'"):
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path):
+    name, state = write_model(tmp_path / "model")
+    state["visual.proj"][3, 4] = torch.nan
+    write_model(tmp_path / "model", state=state)
+    with pytest.raises(ModelError, match=r"safetensors of model 'model' hold.*not finite, first in visual.proj"):
         Encoder(name)
 
 
