@@ -6,10 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bsap.errors import ConfigError, unknown
+from bsap.errors import BSAPError, ConfigError, unknown
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of torch.compile."""
+
+_PREPROCESS = ("mean", "std", "interpolation")
+_SETTINGS: tuple[tuple[str, Any, str], ...] = (
+    ("name", str, "text"),
+    ("pretrained", str | None, "a published tag or the path of a file, as text"),
+    ("random_init", bool, "true or false"),
+    ("quickgelu", bool | None, "true or false"),
+    ("preprocess", Mapping | None, f"a mapping of {', '.join(_PREPROCESS)}"),
+    ("label", str | None, "text"),
+    ("channels_last", bool, "true or false"),
+    ("compile", bool | str, f"true, false, or one of {', '.join(COMPILE_MODES)}"),
+)
+"""Of :class:`EncoderConfig`: what each setting may be. Python's own callers pass no parser that would say so."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +35,15 @@ class EncoderConfig:
         pretrained: a published tag (``openai``) or a weight file, for architectures only.
         random_init: seeded random weights, for benchmarks.
         quickgelu: whether a weight file was trained with QuickGELU; needed only where that cannot be known.
-        preprocess: ``mean``, ``std`` (per channel, in 0..1) or ``interpolation`` instead of the model's own.
+        preprocess: ``mean`` and ``std`` (of red, green, blue, in 0..1) or ``interpolation`` (``bicubic`` or
+            ``bilinear``) instead of the model's own.
         label: name in results instead of one made of model and weights.
         channels_last: memory layout that convolutional towers are faster with on GPUs.
         compile: compile the image tower, True or a mode of torch.compile: ``reduce-overhead`` records CUDA graphs.
 
     Raises:
-        ConfigError: an unknown key in ``preprocess``, an unknown mode.
+        ConfigError: a setting of another type, an unknown key or a value out of range in ``preprocess``, an unknown
+            mode.
     """
 
     name: str
@@ -41,9 +56,14 @@ class EncoderConfig:
     compile: bool | str = False
 
     def __post_init__(self) -> None:
+        for name, kind, said in _SETTINGS:
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ConfigError(f"Model {self.name!r}: `{name}` is {said}, but is {value!r}.")
         for key in self.preprocess or ():
-            if key not in ("mean", "std", "interpolation"):
-                raise unknown("key of `preprocess`", key, ("mean", "std", "interpolation"))
+            if key not in _PREPROCESS:
+                raise unknown("key of `preprocess`", key, _PREPROCESS)
+        check_preprocess(self.preprocess or {}, f"`preprocess` of model {self.name!r}", ConfigError)
         if isinstance(self.compile, str) and self.compile not in COMPILE_MODES:
             raise unknown("mode of `compile`", self.compile, COMPILE_MODES)
 
@@ -66,3 +86,28 @@ class EncoderConfig:
         if "name" not in value:
             raise ConfigError(f"A model needs a `name`, got {dict(value)}.")
         return cls(**value)
+
+
+def check_preprocess(preprocess: Mapping[str, Any], where: str, error: type[BSAPError]) -> None:
+    """Raise ``error`` unless pixel statistics and interpolation can be what a model was trained with.
+
+    Statistics in 0..255, as other libraries have them, would give other numbers in silence.
+
+    Args:
+        preprocess: any of ``mean``, ``std`` and ``interpolation``.
+        where: how the message calls their place.
+        error: the type of error.
+
+    Example:
+        >>> check_preprocess({"mean": [123, 117, 104]}, "`preprocess`", ConfigError)
+        Traceback (most recent call last):
+        ...
+        bsap.errors.ConfigError: `mean` in `preprocess` is three numbers of 0 to 1, but is [123, 117, 104].
+    """
+    for key, said in (("mean", "of 0 to 1"), ("std", "above 0 and up to 1")):
+        value = preprocess.get(key, (1, 1, 1))
+        three = isinstance(value, list | tuple) and len(value) == 3
+        if not three or not all(type(x) in (int, float) and 0 <= x <= 1 and (x or key != "std") for x in value):
+            raise error(f"`{key}` in {where} is three numbers {said}, but is {value!r}.")
+    if (value := preprocess.get("interpolation", "bicubic")) not in ("bicubic", "bilinear"):
+        raise error(f"`interpolation` in {where} is bicubic or bilinear, but is {value!r}.")

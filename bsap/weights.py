@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bsap.checkpoint import file_sha256, is_torchscript
-from bsap.encoder_config import EncoderConfig
+from bsap.encoder_config import EncoderConfig, check_preprocess
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.hub import hub_file
 
@@ -237,9 +237,16 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}.") from error
     model = content.get("model_cfg") if isinstance(content, dict) else None
-    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(model):
-        raise ModelError(f"{path} needs a `model_cfg` with `embed_dim`, `vision_cfg` and `text_cfg`.")
-    return model, _kept(content.get("preprocess_cfg") or {})
+    parts = (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict))
+    if not isinstance(model, dict) or not all(isinstance(model.get(key), kind) for key, kind in parts):
+        raise ModelError(
+            f"{path} needs a `model_cfg` with `embed_dim`, a whole number, and `vision_cfg` and `text_cfg`, mappings."
+        )
+    preprocess = content.get("preprocess_cfg") or {}
+    if not isinstance(preprocess, dict):
+        raise ModelError(f"`preprocess_cfg` in {path} is a mapping, but is {preprocess!r}.")
+    check_preprocess(_kept(preprocess), f"`preprocess_cfg` of {path}", ModelError)
+    return model, _kept(preprocess)
 
 
 def _kept(preprocess: Mapping[str, Any]) -> dict[str, Any]:
