@@ -121,15 +121,21 @@ def _named(config: EncoderConfig) -> Located:
 
     name, tag = config.name.replace("/", "-"), config.pretrained
     if name not in open_clip.list_models():
+        if "/" in config.name:
+            raise ConfigError(
+                f"Unknown model {config.name!r}. A repository of the Hugging Face hub is `name: {HUB}{config.name}`, a "
+                f"folder `name: {LOCAL}{config.name}`; `bsap list models` knows the architectures."
+            )
         raise unknown("model", config.name, open_clip.list_models())
     architecture = open_clip.get_model_config(name)
     if config.random_init:
         return _settled(config, name, name, architecture, None)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag is None:
+        known = f"a weight file, or one of {', '.join(tags)}" if tags else "a weight file; none are published"
         raise ConfigError(
-            f"Model {name!r} needs `pretrained`: a weight file, or one of {', '.join(tags) or 'no published tags'}. "
-            "Random weights are for benchmarks only, by `random_init: true`."
+            f"Model {name!r} needs `pretrained`: {known}. Random weights are for benchmarks only, by "
+            "`random_init: true`."
         )
     published = open_clip.get_pretrained_cfg(name, tag)
     if published:
@@ -139,6 +145,11 @@ def _named(config: EncoderConfig) -> Located:
         return _file(config, name, file, architecture)
     if file.suffix or len(file.parts) > 1 or not tags:
         raise ModelError(f"Model {name!r}: there is no weight file {file}. Published tags: {', '.join(tags) or '-'}.")
+    base = name.removesuffix("-quickgelu")
+    if tag in open_clip.list_pretrained_tags_by_model(base):
+        raise ConfigError(
+            f"Tag {tag!r} belongs to model {base!r}, not to {name!r}, which runs QuickGELU; name {base!r}."
+        )
     raise unknown(f"tag of model {name!r}", tag, tags)
 
 
@@ -176,7 +187,8 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     own = bool(architecture.get("quick_gelu", False))
     if own and config.quickgelu is False:
         raise ConfigError(f"Model {name!r} uses QuickGELU, against `quickgelu: false`; name {base!r} instead.")
-    if config.quickgelu is None and not own and f"{base}-quickgelu" in open_clip.list_models():
+    twin = f"{base}-quickgelu" in open_clip.list_models()
+    if config.quickgelu is None and not own and (twin or _either(architecture)):
         raise ConfigError(
             f"Weight file {file} does not say whether {name!r} was trained with QuickGELU; state `quickgelu: true` "
             "(OpenAI, DFN, MetaCLIP and their descendants) or `quickgelu: false`."
@@ -192,6 +204,14 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     architecture = {**architecture, "quick_gelu": own or bool(config.quickgelu)}
     preprocess = known[0] if known else {}
     return _settled(config, name, label, architecture, file, preprocess=preprocess, sha256=sha256)
+
+
+def _either(architecture: Mapping[str, Any]) -> bool:
+    """Whether weights of an architecture may run either activation: it names none, and its image tower is CLIP's own.
+
+    The towers of other libraries bring their activation.
+    """
+    return "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]
 
 
 def _settled(
