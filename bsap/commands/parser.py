@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -88,7 +88,7 @@ class CommandParser(LightningArgumentParser):
         finally:
             self._action_groups = groups
 
-    def _sections(self) -> list[argparse._ArgumentGroup]:
+    def _sections(self) -> list[Any]:
         """One group for each key of the configuration, in the order of a reader's questions."""
         sections: dict[str, list[argparse.Action]] = {
             "options": [], "data": [], "data.proposals": [], "model": []
