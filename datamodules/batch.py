@@ -34,12 +34,12 @@ class SceneBatch:
         return [len(scene.proposals) for scene in self.scenes]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
-        """The same batch with pictures and boxes on ``device``."""
-        return replace(
-            self,
-            pictures=tuple(p.to(device, non_blocking=non_blocking) for p in self.pictures),
-            boxes=self.boxes.to(device, non_blocking=non_blocking),
-        )
+        """The same batch with pictures and boxes on ``device``; what lies in page-locked memory, without waiting for it."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=non_blocking or x.is_pinned())
+
+        return replace(self, pictures=tuple(map(move, self.pictures)), boxes=move(self.boxes))
 
     def select(self, indices: Sequence[int]) -> SceneBatch:
         """The batch of some of its scenes."""
