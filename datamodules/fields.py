@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import reprlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from bsap.errors import DataError
 
 _INT64 = 2**63
 _FLOAT32 = 3.4e38
-_short = reprlib.Repr()
+_LONGEST = 120
+
+
+class _Short(reprlib.Repr):
+    def repr_array(self, value: array[Any], level: int) -> str:  # packed polygons are lists in their file
+        return self.repr_list(value[: self.maxlist + 1].tolist(), level)
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 80
 
 
@@ -28,9 +37,10 @@ def shown(value: object) -> str:
         '[1, 2, 3, 4, 5, 6, ...]'
     """
     try:
-        return _short.repr(value)
+        text = _short.repr(value)
     except Exception:  # numbers with too many digits, structures nested too deeply
         return f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def identity(value: object, where: str) -> str:

@@ -132,6 +132,8 @@ def _objects(line: Record, key: str) -> dict[str, RegionRecord]:
         ann_id = annotation.identity("id")
         if ann_id in objects:
             raise DataError(f"{annotation.where}: the annotation id {ann_id} occurs twice in this picture.")
+        if annotation.get("bbox") is None and not annotation.get("segmentation"):
+            raise DataError(f"{annotation.where}: an object needs a 'bbox' [x, y, width, height] or a 'segmentation'.")
         objects[ann_id] = RegionRecord(
             where=annotation.where,
             bbox=annotation.get("bbox"),
@@ -172,17 +174,13 @@ def _read_own(lines: Lines, expressions: ExpressionList) -> dict[str, PictureRec
 def _own_picture(line: Record) -> PictureRecord:
     for n, item in enumerate(line.items("objects"), start=1):
         _only(Record(item, f"{line.where}, objects {n}"), _OBJECT)
-    objects = _objects(line, "objects")
-    for annotated in objects.values():
-        if annotated.bbox is None and not annotated.segmentation:
-            raise DataError(f"{annotated.where}: an object needs a 'bbox' [x, y, width, height] or a 'segmentation'.")
     return PictureRecord(
         where=line.where,
         image_id=line.identity("image_id" if "image_id" in line else "picture"),
         file_name=line.text("picture"),
         width=line.size("width"),
         height=line.size("height"),
-        objects=objects,
+        objects=_objects(line, "objects"),
     )
 
 

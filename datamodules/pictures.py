@@ -12,14 +12,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.errors import DataError
 
 LAYOUTS = ("images/train2014", "images/mscoco/images/train2014", "images", ".")
 """Where, under the root, pictures are looked for; the first two are COCO's usual place and the refer repository's."""
 
-MEND = (
-    "RefCOCO, RefCOCO+ and RefCOCOg all use COCO's train2014 pictures "
-    "(http://images.cocodataset.org/zips/train2014.zip, 13 GB); set data.images if they are elsewhere."
+COCO = (
+    " RefCOCO, RefCOCO+ and RefCOCOg all use COCO's train2014 pictures "
+    "(http://images.cocodataset.org/zips/train2014.zip, 13 GB)."
 )
 _READ_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError)
 
@@ -74,8 +75,12 @@ class PictureFolder:
                 return [file if self.has(file) else None for file in files]
         return [None] * len(names)
 
-    def find(self, names: Iterable[str]) -> list[Path]:
+    def find(self, names: Iterable[str], *, dataset: str = "") -> list[Path]:
         """The pictures' files.
+
+        Args:
+            names: the pictures, relative to their folder.
+            dataset: whose they are, for the error message: only some have COCO's.
 
         Raises:
             DataError: if any is missing; it names what was expected where.
@@ -88,8 +93,8 @@ class PictureFolder:
             places = [there] if there else self.candidates()
             raise DataError(
                 f"{len(missing)} of {len(names)} pictures are missing, first {', '.join(missing[:5])}; "
-                f"expected in {' or '.join(map(str, places))}. {MEND} To evaluate only a part, name its expressions "
-                "with `--data.ids`."
+                f"expected in {' or '.join(map(str, places))}.{COCO if dataset in DEFAULT_SPLIT_BY else ''} Set "
+                "data.images if they are elsewhere. To evaluate only a part, name its expressions with `--data.ids`."
             )
         return [file for file in files if file is not None]
 

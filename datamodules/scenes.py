@@ -68,7 +68,7 @@ def build_split(
     for record in records.expressions:
         if record.referent.image_id in texts:
             texts[record.referent.image_id].append(record.text)
-    paths = folder.find([records.pictures[image_id].file_name for image_id in by_picture])
+    paths = folder.find([records.pictures[image_id].file_name for image_id in by_picture], dataset=records.dataset)
     absent = source.absent(list(by_picture), {record.referent.image_id for record in records.expressions})
 
     scenes: list[Scene] = []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from array import array
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,14 @@ def test_shown_is_short_whatever_the_value() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
-    for value in (deep, 10**5000, "x" * 10**6, {n: n for n in range(1000)}, b"\xff" * 10**6):
-        assert len(shown(value)) < 300
+    wide = {f"{'k' * 30}{n}": {f"{'v' * 30}{m}": [m] * 9 for m in range(9)} for n in range(9)}
+    for value in (deep, 10**5000, "x" * 10**6, {n: n for n in range(1000)}, b"\xff" * 10**6, wide):
+        assert len(shown(value)) <= 120
+
+
+def test_packed_polygons_are_shown_as_the_file_writes_them() -> None:
+    packed = (array("d", [1, 2, 3]), array("d", range(9)))
+    assert shown(packed) == "([1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, ...])"
 
 
 def test_json_errors_name_the_line() -> None:

@@ -111,6 +111,7 @@ MALFORMED_RECLIP: list[tuple[list[Any], object, str]] = [
     (["ann_id"], {}, "line 2, 'ann_id': expected an id"),
     (["anns", 0, "id"], 2, "anns 2: the annotation id 2 occurs twice"),
     (["anns", 0, "bbox"], [0, 0, 9, 9], "anns 1: the annotation 1 has another box or mask in .*line 1"),
+    (["anns", 0, "bbox"], KeyError, "anns 1: an object needs a 'bbox'"),
     (["anns"], None, "'anns' is missing"),
     (["sentences", 0], "left", "line 2, sentence 1: expected an object"),
     (["sentences", 0, "raw"], "", "line 2, sentence 1: 'raw' must be a text"),

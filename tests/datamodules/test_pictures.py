@@ -99,6 +99,10 @@ def test_folders(tmp_path: Path) -> None:
         DataError, match=r"1 of 2 pictures are missing, first c\.jpg; expected in .*mscoco.*data\.images"
     ):
         folder.find(["a.jpg", "c.jpg"])
+    for dataset, advised in (("refcoco+", True), ("kitchens", False)):
+        with pytest.raises(DataError, match=r"Set data\.images if they are elsewhere") as caught:
+            folder.find(["c.jpg"], dataset=dataset)
+        assert ("zips/train2014" in str(caught.value)) == advised, "other datasets have pictures of their own"
     with pytest.raises(DataError, match=r"2 of 2 pictures are missing.* expected in .*images/train2014 or .*mscoco"):
         folder.find(["x.jpg", "../../\0.jpg"])
     own = tmp_path / "own" / "deep"

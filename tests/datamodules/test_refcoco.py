@@ -204,7 +204,7 @@ def test_missing_parts_are_named_at_setup(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere is no folder. Set `data.root`.*docs/data\.md"):
         make(tmp_path / "nowhere")
     (root / "images/train2014/p_8.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 pictures are missing, first p_8\.png; expected in .*zips/train2014"):
+    with pytest.raises(DataError, match=r"1 of 3 pictures are missing, first p_8\.png; expected in .*data\.images"):
         make(root)
     assert len(make(root, ids=["100"]).scenes) == 1, "only the selection's pictures are needed"
 
