@@ -46,7 +46,7 @@ def read_xywh(rows: Sequence[object], where: Sequence[str]) -> NDArray[np.float6
     return boxes
 
 
-def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[str]) -> Boxes:
+def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[str], *, mend: str = "") -> Boxes:
     """The same boxes by their corners, clipped to the picture.
 
     Args:
@@ -54,6 +54,7 @@ def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[
         width: W of the picture in pixels.
         height: H of the picture in pixels.
         where: N places, for errors.
+        mend: what to do about a box without area, for errors.
 
     Returns:
         (N, 4) float32, xyxy, with 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
@@ -84,7 +85,6 @@ def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[
     flat = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     if flat.any():
         n = int(flat.argmax())
-        raise DataError(
-            f"{where[n]}: the box {xywh[n].tolist()} has no area in its picture of {width} x {height} pixels."
-        )
+        about = f"the box {xywh[n].tolist()} has no area in its picture of {width} x {height} pixels."
+        raise DataError(f"{where[n]}: {about} {mend}".rstrip())
     return clipped

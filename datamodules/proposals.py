@@ -214,8 +214,12 @@ def make_proposals(
         large = np.flatnonzero(xywh[:, 2] * xywh[:, 3] >= config.min_area)
         keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
         masks = None if masks is None else [masks[i] for i in large.tolist()]
+    mend = "Leave out proposals without area with `--data.proposals.min_area 1`, the smallest area in square pixels."
+    for i in np.flatnonzero(xywh[:, 2] == 0).tolist():
+        if kept[i].bbox is None:  # the box is the mask's own
+            raise DataError(f"{kept[i].where}: the mask has no pixel, and there is no box. {mend}")
     return Proposals(
-        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept]),
+        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept], mend=mend),
         masks=None if masks is None else tuple(masks),
         scores=None if scores is None else scores[keep].astype(np.float32),
     )

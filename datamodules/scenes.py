@@ -162,6 +162,8 @@ def _boxes(objects: Sequence[RegionRecord], masks: Sequence[RLE | None], width: 
     for annotated, mask in zip(objects, masks, strict=True):
         if annotated.bbox is not None:
             rows.append(annotated.bbox)
+        elif mask is not None and is_empty(mask):
+            raise DataError(f"{annotated.where}: the mask has no pixel, and there is no box. Give the object a 'bbox'.")
         elif mask is not None:
             rows.append(boxes_of_masks([mask])[0].tolist())
         else:

@@ -164,10 +164,19 @@ def test_filters_need_scores_and_masks_are_all_or_none() -> None:
 
 def test_flat_boxes_can_be_left_out_by_area() -> None:
     flat = [region([5, 5, 0, 3]), region([1, 1, 5, 5])]
-    with pytest.raises(DataError, match="no area"):
+    with pytest.raises(DataError, match=r"no area.* `--data\.proposals\.min_area 1`"):
         make_proposals(flat, ProposalConfig("ground_truth"), PICTURE, has_masks=False)
     found = make_proposals(flat, ProposalConfig("ground_truth", min_area=1e-6), PICTURE, has_masks=False)
     assert found.boxes.tolist() == [[1, 1, 6, 6]]
+
+
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_a_mask_without_a_pixel_gives_no_box(has_masks: bool) -> None:
+    regions = [RegionRecord("thin", None, [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]), RegionRecord("fine", None, SQUARE)]
+    with pytest.raises(DataError, match=r"thin: the mask has no pixel.* `--data\.proposals\.min_area 1`"):
+        make_proposals(regions, ProposalConfig("masks"), PICTURE, has_masks=has_masks)
+    found = make_proposals(regions, ProposalConfig("masks", min_area=1), PICTURE, has_masks=has_masks)
+    assert found.boxes.tolist() == [[2, 3, 6, 10]]
 
 
 @pytest.mark.parametrize(

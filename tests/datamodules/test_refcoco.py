@@ -364,3 +364,12 @@ def test_only_our_errors_for_unreadable_settings(root: Path) -> None:
         for settings in ({"annotations": "gone.jsonl"}, {"images": "gone"}, {"dataset": "gone"}, {"split": "gone"}):
             with pytest.raises(BSAPError):
                 make(root, **settings)
+
+
+def test_a_referent_of_a_mask_without_a_pixel_needs_a_box(root: Path) -> None:
+    thin = {"id": "a", "segmentation": [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]}
+    line = {"picture": "p_7.png", "width": 40, "height": 30, "objects": [thin]}
+    line |= {"expressions": [{"text": "it", "target": "a"}], "proposals": [{"bbox": [1, 1, 5, 5]}]}
+    (root / "own.jsonl").write_text(json.dumps(line))
+    with pytest.raises(DataError, match=r"line 1, objects 1: the mask has no pixel.* 'bbox'"):
+        make(root, ProposalConfig("detections"), annotations="own.jsonl")
