@@ -43,6 +43,18 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
+def whole(value: object) -> int | None:
+    """A whole number, also one that a program wrote with a point as 100.0; None for anything else.
+
+    Example:
+        >>> whole(100), whole(100.0), whole(100.5), whole(True)
+        (100, 100, None, None)
+    """
+    if type(value) is int:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
+
+
 def identity(value: object, where: str) -> str:
     """An id as text: files write the same id as a number here and as a string there.
 
@@ -52,8 +64,9 @@ def identity(value: object, where: str) -> str:
     """
     if isinstance(value, str) and value and is_text(value):
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64:
-        return str(value)
+    exact = whole(value)
+    if exact is not None and abs(exact) < _INT64:
+        return str(exact)
     raise DataError(f"{where}: expected an id (an integer or a text), but got {shown(value)}.")
 
 
@@ -130,9 +143,10 @@ class Record:
     def size(self, key: str) -> int:
         """A positive whole number of pixels."""
         value = self[key]
-        if type(value) is not int or not 0 < value < 2**24:
+        pixels = whole(value)
+        if pixels is None or not 0 < pixels < 2**24:
             raise DataError(f"{self.where}: {key!r} must be a positive number of pixels, but got {shown(value)}.")
-        return value
+        return pixels
 
     def items(self, key: str) -> list[Any]:
         """A list."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from bsap.datamodules.boxes import ROUNDING
-from bsap.datamodules.fields import shown
+from bsap.datamodules.fields import shown, whole
 from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.scene import RLE
 from bsap.errors import DataError
@@ -179,9 +179,10 @@ def _run_lengths(segmentation: dict[object, object], width: int, height: int, wh
             "Masks must have the picture's own size."
         )
     if isinstance(counts, list):
-        if any(type(run) is not int or not 0 <= run <= width * height for run in counts):
+        lengths = [-1 if (run := whole(given)) is None else run for given in counts]
+        if any(not 0 <= run <= width * height for run in lengths):
             raise DataError(f"{where}: run lengths must be whole numbers of pixels, but got {shown(counts)}.")
-        runs = np.array(counts, dtype=np.int64)
+        runs = np.array(lengths, dtype=np.int64)
     else:
         given = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
         data = given if isinstance(given, bytes) else b""
@@ -192,7 +193,7 @@ def _run_lengths(segmentation: dict[object, object], width: int, height: int, wh
     if (runs < 0).any() or runs.sum() != width * height:
         raise DataError(f"{where}: the mask's runs cover {int(runs.sum())} pixels, its picture has {width} x {height}.")
     if isinstance(counts, list):
-        encoded = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        encoded = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
         return RLE(size=[height, width], counts=encoded["counts"])
     return RLE(size=[height, width], counts=data)
 

@@ -11,7 +11,7 @@ import pytest
 
 from bsap.datamodules.jsonl import read_jsonl
 from bsap.datamodules.masks import PictureMasks
-from bsap.datamodules.proposals import ProposalConfig, ProposalSource
+from bsap.datamodules.proposals import ProposalConfig, ProposalSource, make_proposals
 from bsap.errors import ConfigError, DataError
 
 SCHEMA = json.loads((importlib.resources.files("bsap.configs") / "expressions.schema.json").read_text())
@@ -126,7 +126,13 @@ def test_malformed_reclip_lines(tmp_path: Path, path: list[Any], value: object, 
 
 MALFORMED_OWN: list[tuple[list[Any], object, str]] = [
     (["width"], KeyError, "line 1: the field 'width' is missing"),
-    (["width"], 40.0, "line 1: 'width' must be a positive number"),
+    (["width"], 40.5, "line 1: 'width' must be a positive number"),
+    (["width"], None, "line 1: the field 'width' is missing"),
+    (["objects", 0, "id"], None, "objects 1: the field 'id' is missing"),
+    (["objects", 0, "bbox"], None, "objects 1: an object needs a 'bbox'"),
+    (["objects", 1, "segmentation"], [], "objects 2: an object needs a 'bbox'"),
+    (["objects", 1, "segmentation"], None, "objects 2: an object needs a 'bbox'"),
+    (["proposals", 1, "segmentation"], [], "proposal 2: a proposal needs a 'bbox'"),
     (["widht"], 40, "line 1: unknown field 'widht'"),
     (["picture"], " ", "line 1: 'picture' must be a text"),
     (["image_id"], 1.5, "line 1, 'image_id': expected an id"),
@@ -156,9 +162,43 @@ def test_malformed_own_lines_fail_here_and_in_the_schema(
     line = changed(OWN, path, value)
     with pytest.raises(DataError, match=message):
         read_jsonl(write(tmp_path, line), "kitchens", None, "val")
-    if value != 40.0:  # to JSON Schema, 40.0 is an integer
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(line, SCHEMA)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(line, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["width"], 40.0),
+        (["image_id"], 2.0),
+        (["image_id"], None),
+        (["split"], None),
+        (["objects", 0, "category"], None),
+        (["objects", 0, "segmentation"], None),
+        (["objects", 0, "segmentation"], []),
+        (["objects", 1, "bbox"], None),
+        (["objects", 1, "id"], 2.0),
+        (["expressions", 0, "target"], 2.0),
+        (["expressions", 0, "id"], None),
+        (["expressions", 0, "phrase"], None),
+        (["proposals"], None),
+        (["proposals", 0, "score"], None),
+        (["proposals", 1, "bbox"], None),
+        (["proposals", 1, "segmentation", "counts"], [600.0, 600.0]),
+        (["proposals", 1, "segmentation", "size"], [30.0, 40.0]),
+    ],
+)
+def test_the_reader_and_the_schema_take_the_same(tmp_path: Path, path: list[Any], value: object) -> None:
+    """Null is a field that is left out, and a number is whole whether or not a program wrote a point."""
+    line = changed(OWN, path, value)
+    jsonschema.validate(line, SCHEMA)
+    records = read_jsonl(write(tmp_path, line), "kitchens", None, "val")
+    (picture,) = records.pictures.values()
+    assert (picture.width, type(picture.width), list(picture.objects)) == (40, int, ["a", "2"])
+    size, plain = PictureMasks(40, 30), ProposalConfig("detections")
+    regions = [*picture.objects.values(), *(records.proposals or {}).get(picture.image_id, [])]
+    made = [make_proposals([region], plain, size, has_masks=bool(region.segmentation)) for region in regions]
+    assert [len(proposals) for proposals in made] == [1] * (2 if path == ["proposals"] else 4)
 
 
 def test_a_malformed_split_is_an_error_in_any_line(tmp_path: Path) -> None:
