@@ -21,8 +21,8 @@ _LONGEST = 120
 
 
 class _Short(reprlib.Repr):
-    def repr_array(self, value: array[Any], level: int) -> str:  # packed polygons are lists in their file
-        return self.repr_list(value[: self.maxlist + 1].tolist(), level)
+    def repr_array(self, x: array[Any], level: int) -> str:  # packed polygons are lists in their file
+        return self.repr_list(x[: self.maxlist + 1].tolist(), level)
 
 
 _short = _Short()

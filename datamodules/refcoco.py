@@ -101,7 +101,7 @@ class RefCOCODataModule(LightningDataModule):
                 f"`batch_size` must be at least 1 and `num_workers` at least 0, but got {batch_size} and {num_workers}."
             )
         self.selection = Selection(
-            ids=expression_ids(ids),
+            ids=ids_as_texts(ids),
             limit=limit,
             category=tuple(category) if isinstance(category, list) else category,
             min_words=min_words,
@@ -176,7 +176,7 @@ class RefCOCODataModule(LightningDataModule):
         return scene_loader(scenes, sampler, batch_size=self.batch_size, num_workers=workers, unopened=unopened)
 
 
-def expression_ids(value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
+def ids_as_texts(value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
     """The setting ``ids`` as texts; numbers with a point are refused, since YAML reads 1.10 as 1.1."""
     if value is None or isinstance(value, str):
         return value
