@@ -21,9 +21,7 @@ def test_blur_is_pils(method, std):
         expected = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(std))).astype(int)
         ours = gaussian_blur(torch.from_numpy(pixels).permute(2, 0, 1), std, method=method)
         assert ours.dtype == torch.uint8
-        difference = np.abs(ours.permute(1, 2, 0).numpy() - expected)
-        assert difference.max() <= (0 if method == "native" else 2)
-        assert difference.mean() <= 0.7
+        assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("method", ["native", "matmul"])
@@ -34,13 +32,11 @@ def test_blur_of_nothing_and_of_a_plain_colour(method):
     assert torch.equal(gaussian_blur(picture, 0.0, method=method), picture)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 3000)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (7, 3), (1, 300), (300, 1), (2, 1500), (2, 3000)])
 def test_blur_of_extreme_shapes(shape):
     picture = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    difference = (
-        gaussian_blur(picture, 100.0, method="matmul").int() - gaussian_blur(picture, 100.0, method="native").int()
-    )
-    assert difference.abs().max() <= 2
+    for std in (1.0, 100.0):
+        assert torch.equal(gaussian_blur(picture, std, method="matmul"), gaussian_blur(picture, std, method="native"))
 
 
 def test_blur_ignores_an_enclosing_autocast():
