@@ -121,8 +121,8 @@ class Dim(_SetApart):
             raise ConfigError(f"brightness of the view 'dim' lies between 0 and 1, but is {self.brightness}.")
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """The picture on the darkened picture."""
-        return picture, _blend(picture, (0, 0, 0), 1 - self.brightness)
+        """The picture on the darkened picture, as PIL's ``ImageEnhance.Brightness`` computes it."""
+        return picture, (picture.float() * self.brightness).to(torch.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Shade(_SetApart):
     Attributes:
         shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
         colour: red, green, blue of the shade, 0..255.
-        opacity: of the shade, 0 to 1.
+        opacity: of the shade, 0 to 1, in steps of 1/255.
     """
 
     kind = "cpt"
@@ -153,8 +153,11 @@ class Shade(_SetApart):
             raise ConfigError(f"opacity of the view 'cpt' lies between 0 and 1, but is {self.opacity}.")
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """The shaded picture on the picture."""
-        return _blend(picture, self.colour, self.opacity), picture
+        """The shaded picture on the picture, as PIL's ``alpha_composite`` computes it."""
+        over = constant(self.colour, torch.int32, picture.device)[:, None, None]
+        alpha = round(255 * self.opacity)
+        mixed = (over * alpha + picture.int() * (255 - alpha)) * 128 + 0x4000  # 7 bits more than the grey levels' 8
+        return (((mixed >> 8) + mixed) >> 15).to(torch.uint8), picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +182,3 @@ class BlurMask(View):
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on the blurred picture."""
         return picture, gaussian_blur(picture, self.std, method=method)
-
-
-def _blend(picture: Tensor, colour: Colour, opacity: float) -> Tensor:
-    over = constant(colour, torch.float32, picture.device)[:, None, None]
-    return (picture * (1 - opacity) + over * opacity).round().to(torch.uint8)
