@@ -16,7 +16,7 @@ from bsap.datamodules.scene import Expression, Scene
 from bsap.kernels import Interpolation
 from bsap.metrics.functional import best_overlap, box_iou_pairs
 from bsap.panels import OVERLAP, Mark, PanelRow, overlap, panel
-from bsap.pictures import _CHOICES, _REFERENT, contact_sheet, draw_scene
+from bsap.pictures import _REFERENT, choice_colour, contact_sheet, draw_scene
 from bsap.predictions import Record
 from bsap.show import ShownRun, key_of
 from bsap.views import VIEWS, View, make_view
@@ -117,7 +117,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     marks: dict[int, list[Mark]] = {}
     for n, (name, row) in enumerate(record["scorers"].items()):
         if row["region"] is not None:
-            marks.setdefault(row["region"], []).append((_scored(name, row), _CHOICES[n % len(_CHOICES)]))
+            marks.setdefault(row["region"], []).append((_scored(name, row), choice_colour(n)))
     masks = scene.proposals.masks if expression.referent.has_mask and "ris" in run.tasks else None
     overlaps = _overlaps(scene, expression, by_mask="rec" not in run.tasks and masks is not None)
     if overlaps:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from bsap.lettering import Font, font, printable, wrapped
 
 Colour = tuple[int, int, int]
 Mark = tuple[str, Colour]
 Mask = NDArray[np.bool_]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 OVERLAP: Mapping[str, Colour] = {
     "choice and referent": (86, 180, 233),
@@ -148,7 +149,7 @@ class _Canvas:
         self, text: str, top: int, *, left: int | None = None, right: int | None = None, small: bool = False
     ) -> int:
         start = self.left if left is None else left
-        for part in _wrapped(text, _font(small), (right or self.right) - start):
+        for part in wrapped(text, _font(small), (right or self.right) - start):
             self._texts.append((part, start, top, small, _FAINT if small else _INK))
             top += _height(small)
         return top
@@ -156,7 +157,7 @@ class _Canvas:
     def marks(self, marks: Sequence[Mark], top: int, *, small: bool = False) -> int:
         """Coloured squares with their texts, as many to a line as fit."""
         left, side = self.left, _height(small) - 7
-        for text, colour in marks:
+        for text, colour in ((printable(text), colour) for text, colour in marks):
             width = side + 6 + math.ceil(_font(small).getlength(text)) + 14
             if left > self.left and left + width > self.right:
                 left, top = self.left, top + _height(small)
@@ -178,7 +179,7 @@ class _Canvas:
 
 
 def _font(small: bool) -> Font:
-    return ImageFont.load_default(size=13 if small else 16)
+    return font(13 if small else 16)
 
 
 def _height(small: bool) -> int:
@@ -191,19 +192,3 @@ def _shown(image: Image.Image) -> Image.Image:
         return image.resize((max(1, image.width * _MOST // longer), max(1, image.height * _MOST // longer)))
     factor = math.ceil(_LEAST / longer)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Lines no wider than ``width``; a word that is wider itself, such as a path, is cut."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        lines += [word] if lines[-1] else []
-        lines[-1] = word
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
-            fits = next((n for n in range(len(lines[-1]) - 1, 1, -1) if font.getlength(lines[-1][:n]) <= width), 1)
-            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-    return lines

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from bsap.lettering import font, printable, wrapped
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -27,6 +29,8 @@ _PROPOSAL: Colour = (150, 150, 150)
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (20, 20, 20)
 _PAD = 8
+_THINNEST = 96  # pixels of a picture's shorter side: frames in a narrower strip cannot be told apart
+_LONGEST = 4  # a picture's longer side, in widths of the drawing
 
 
 def draw_scene(
@@ -42,7 +46,8 @@ def draw_scene(
     """Draw what each scorer chose for one expression.
 
     The referent has a dashed green frame, each scorer's choice a solid frame of its own colour, other proposals thin
-    grey ones. Frames of scorers that chose the same region lie inside each other. A legend below names them.
+    grey ones. Frames of scorers that chose the same region lie inside each other. A legend below names them. Where
+    there are more scorers than colours, frames and legend are numbered.
 
     Args:
         picture: the scene's picture.
@@ -51,7 +56,8 @@ def draw_scene(
         choices: index of the chosen proposal for each scorer's name; -1 where it could not choose.
         title: the expression.
         hits: whether each scorer was right, marked in the legend.
-        width: pixels of the result; small pictures are enlarged so that frames stay thin beside objects.
+        width: pixels of the result; small pictures are enlarged so that frames stay thin beside objects. Strips are
+            up to four times as wide, and never more than that high.
 
     Returns:
         A new RGB picture with the title above and the legend below.
@@ -69,8 +75,9 @@ def draw_scene(
     for name, choice in choices.items():
         if not -1 <= choice < len(regions):
             raise ValueError(f"Expected argument `choices` to be below {len(regions)}, but got {choice} for {name}.")
-    scale = width / picture.width
-    view = picture.convert("RGB").resize((width, max(1, round(picture.height * scale))), Image.Resampling.BICUBIC)
+    scale = _scale(picture, width)
+    shown = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    view = picture.convert("RGB").resize(shown, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(view)
     stroke = max(2, width // 160)
     for box in regions * scale:
@@ -79,18 +86,28 @@ def draw_scene(
     for box in np.asarray([] if referent is None else referent, np.float64).reshape(-1, 4) * scale:
         _dashed(draw, _inside(box + np.array([-1, -1, 1, 1]) * stroke, view.size), stroke)
     depth: dict[int, int] = {}
-    colours = {name: _CHOICES[n % len(_CHOICES)] for n, name in enumerate(choices)}
-    for name, choice in choices.items():
+    numbered = len(choices) > len(_CHOICES)
+    numbers: list[tuple[str, Box, Colour]] = []
+    entries = [("referent", _REFERENT)] if referent is not None else []
+    for n, (name, choice) in enumerate(choices.items()):
+        colour = choice_colour(n)
+        entries.append((f"{n + 1}  " * numbered + _label(name, choice, hits), colour))
         if choice < 0:
             continue
-        inset = depth.get(choice, 0) * (stroke + 1)
-        depth[choice] = depth.get(choice, 0) + 1
-        draw.rectangle(_inside(regions[choice] * scale, view.size, inset), outline=colours[name], width=stroke)
-    entries = [("referent", _REFERENT)] if referent is not None else []
-    entries += [(_label(name, choices[name], hits), colour) for name, colour in colours.items()]
+        place = depth[choice] = depth.get(choice, -1) + 1
+        box = regions[choice] * scale
+        draw.rectangle(_inside(box, view.size, place * (stroke + 1)), outline=colour, width=stroke)
+        numbers.append((str(n + 1), _inside(box + np.array([20 * place, 0, 0, 0]), view.size), colour))
+    for number, corner, colour in numbers if numbered else []:
+        _tab(draw, number, corner, colour)
     if len(regions) > len(depth):
         entries.append(("other proposals", _PROPOSAL))
-    return _framed(view, title, entries)
+    return _framed(view, title, entries, width)
+
+
+def choice_colour(n: int) -> Colour:
+    """The colour of the ``n``-th scorer's frame; colours are few and come again."""
+    return _CHOICES[n % len(_CHOICES)]
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 3) -> Image.Image:
@@ -125,6 +142,12 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 3) -> Image.Imag
     return sheet
 
 
+def _scale(picture: Image.Image, width: int) -> float:
+    """Pixels of the drawing for each of the picture: it fills the width, unless it is a strip."""
+    thin, long = sorted(picture.size)
+    return min(max(width / picture.width, _THINNEST / thin), _LONGEST * width / long)
+
+
 def _label(name: str, choice: int, hits: Mapping[str, bool] | None) -> str:
     if choice < 0:
         return f"{name}: none"
@@ -156,37 +179,37 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Box, stroke: int) -> None:
         draw.rectangle((max(x1 - stroke + 1, x0), start, x1, end), fill=_REFERENT)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+def _tab(draw: ImageDraw.ImageDraw, number: str, box: Box, colour: Colour) -> None:
+    """A number in the upper left corner of a frame."""
+    draw.rectangle((box[0], box[1], box[0] + 19, box[1] + 17), fill=_PAPER, outline=colour, width=2)
+    draw.text((box[0] + 10, box[1] + 9), number, fill=_INK, font=font(11), anchor="mm")
 
 
-def _framed(view: Image.Image, title: str, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The picture with its title above and the legend below, both as high as their text needs."""
-    size, small_size = max(12, view.width // 26), max(11, view.width // 32)
-    font, small = ImageFont.load_default(size=size), ImageFont.load_default(size=small_size)
+def _framed(view: Image.Image, title: str, entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
+    """The picture with its title above and the legend below, both as high as their text needs.
+
+    The letters go by ``width``, the usual one, which is the least that title and legend have.
+    """
+    size, small_size = max(12, width // 26), max(11, width // 32)
+    width = max(width, view.width)
+    large, small = font(size), font(small_size)
     line, row = math.ceil(size * 1.25), math.ceil(small_size * 1.4)
-    lines = _wrapped(title, font, view.width - 2 * _PAD)
+    lines = wrapped(title, large, width - 2 * _PAD)
+    entries = [(printable(label), colour) for label, colour in entries]
     places: list[tuple[float, int]] = []
     x, y = float(_PAD), 0
     for label, _ in entries:
         length = row + small.getlength(label) + 2 * _PAD
-        if x > _PAD and x + length > view.width:
+        if x > _PAD and x + length > width:
             x, y = float(_PAD), y + row
         places.append((x, y))
         x += length
     head, foot = len(lines) * line + _PAD, (y + row + _PAD) if entries else 0
-    frame = Image.new("RGB", (view.width, head + view.height + foot), _PAPER)
+    frame = Image.new("RGB", (width, head + view.height + foot), _PAPER)
     frame.paste(view, (0, head))
     draw = ImageDraw.Draw(frame)
     for n, text in enumerate(lines):
-        draw.text((_PAD, _PAD // 2 + n * line), text, fill=_INK, font=font)
+        draw.text((_PAD, _PAD // 2 + n * line), text, fill=_INK, font=large)
     for (label, colour), (left, down) in zip(entries, places, strict=True):
         top = head + view.height + _PAD // 2 + down
         draw.rectangle((left, top + row * 0.15, left + row * 0.7, top + row * 0.85), fill=colour)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bsap.pictures import _CHOICES, _REFERENT, contact_sheet, draw_scene
 
@@ -45,6 +45,40 @@ def test_a_long_title_is_wrapped_and_nothing_is_cut() -> None:
     short, long = drawn({"clip": 0}), drawn({"clip": 0}, title="the cup " * 30)
     assert long.shape[0] > short.shape[0] + 60
     assert long.shape[1] == short.shape[1] == 480
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn_size"),
+    [
+        ((240, 220), (480, 440)),
+        ((640, 480), (480, 360)),
+        ((1000, 40), (1920, 77)),
+        ((400, 40), (960, 96)),
+        ((40, 10000), (8, 1920)),
+    ],
+)
+def test_strips_are_neither_too_thin_nor_endless(size: tuple[int, int], drawn_size: tuple[int, int]) -> None:
+    picture = Image.new("RGB", size, (10, 200, 250))
+    image = np.asarray(draw_scene(picture, boxes=[], referent=None, choices={}, title="a title beside it", width=480))
+    rows, columns = np.nonzero((image == (10, 200, 250)).all(2))
+    assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == drawn_size
+    assert image.shape[1] == max(480, drawn_size[0])
+
+
+def test_more_scorers_than_colours_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def write(self: ImageDraw.ImageDraw, place: object, said: str, **options: object) -> None:
+        written.append(said)
+        text(self, place, said, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    drawn({f"s{n}": n % 3 for n in range(6)})
+    assert written == ["left cup", *(f"s{n}" for n in range(6))]
+    written.clear()
+    drawn({f"s{n}": n % 3 for n in range(8)})
+    assert written == [*"12345678", "left cup", *(f"{n + 1}  s{n}" for n in range(8))]
 
 
 def test_the_picture_itself_is_left_alone() -> None:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from bsap.cli import main
-from bsap.draw_run import draw_choices, draw_expression, looks_of
+from bsap.draw_run import _notes, draw_choices, draw_expression, looks_of
 from bsap.errors import ConfigError, DataError
-from bsap.panels import OVERLAP, PanelRow, _font, _wrapped, overlap, panel
+from bsap.panels import OVERLAP, PanelRow, overlap, panel
 from bsap.pictures import _CHOICES, _REFERENT
 from bsap.show import ShownRun, file_name, spread
 
@@ -231,13 +231,6 @@ def test_small_pictures_are_whole_and_unchanged() -> None:
     assert count(image, (3, 2, 1)) == 2 * (20 * 5) * (30 * 5), "enlarged by the least whole number that gives 128"
     with pytest.raises(ValueError, match="`rows` to have 1 pictures each, but got 2"):
         panel(exact, columns=["a"], rows=[PanelRow("", [], [exact, small])])
-
-
-def test_text_is_wrapped_and_nothing_is_lost() -> None:
-    text = "a path such as " + "/very/long" * 30 + " and the rest"
-    lines = _wrapped(text, _font(False), 200)
-    assert all(_font(False).getlength(line) <= 200 for line in lines)
-    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_overlap_colours_each_part_of_the_masks() -> None:
