@@ -185,9 +185,10 @@ def _notes(run: ShownRun, record: Record, looks: Sequence[Look]) -> list[str]:
     queries = dict.fromkeys((look.view.template or query).format(record["text"]) for look in looks)
     bank = run.results["protocol"].get("bank") or {}
     phrases = (run.model.get("phrases") or {}).get("weight")
+    cut = " (cut at the context length)" if record.get("text_cut") else ""
     return [
         f"{record['id']}   {record['picture']}   {record['n_regions']} proposals   bank: {bank.get('name', 'none')}",
-        "text as encoded: " + " | ".join(queries) + (f", and its noun phrase by {phrases:g}" if phrases else ""),
+        "text as encoded: " + " | ".join(queries) + cut + (f", and its noun phrase by {phrases:g}" if phrases else ""),
     ]
 
 

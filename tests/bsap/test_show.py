@@ -137,6 +137,14 @@ def test_the_scene_marks_choice_and_referent(world: Path) -> None:
     assert all(count(image, colour) > 300 for colour in (*_CHOICES[:3], _REFERENT))
 
 
+def test_a_text_that_was_cut_is_not_shown_as_whole(world: Path) -> None:
+    run = ShownRun(world / "run")
+    record = run.records[0]
+    assert all("cut" not in note for note in _notes(run, record, looks_of(run)))
+    notes = _notes(run, {**record, "text_cut": True}, looks_of(run))
+    assert notes[1].endswith(f"{record['text']} (cut at the context length)")
+
+
 def test_a_picture_without_proposals_has_no_rows(world: Path) -> None:
     run = ShownRun(world / "run")
     image = draw_expression(run, run.records[4])
