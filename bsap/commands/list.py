@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from bsap.errors import unknown
 
+if TYPE_CHECKING:
+    from bsap.views import View
+
 KINDS = ("banks", "views", "scorers", "models")
+_ENDLESS = 100_000  # columns
 
 
 def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -22,7 +28,10 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if kind == "views":
         from bsap.views import VIEWS
 
-        return ("view", "what it shows", "source"), [(name, view.summary, view.source) for name, view in VIEWS.items()]
+        return ("view", "needs", "class and parameters", "what it shows", "source"), [
+            (name, "masks" if view.needs_masks else "boxes", _parameters(view), view.summary, view.source)
+            for name, view in VIEWS.items()
+        ]
     if kind == "scorers":
         from bsap.scoring import NAMED_SCORERS
 
@@ -35,6 +44,13 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("model", "pretrained"), [(name, ", ".join(tag)) for name, tag in tags.items()]
 
 
+def _parameters(view: View) -> str:
+    """A view as ``class_path`` and ``init_args`` would make it, for changing them."""
+    values = [(f.name, getattr(view, f.name)) for f in dataclasses.fields(view)]
+    said = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values]
+    return f"{type(view).__name__}({', '.join(said)})"
+
+
 def run(argv: list[str]) -> int:
     """Print a table of what is known."""
     parser = argparse.ArgumentParser(prog="bsap list", description="List what can be named in a configuration.")
@@ -44,7 +60,11 @@ def run(argv: list[str]) -> int:
         raise unknown("list", kind, KINDS)
     columns, rows = _rows(kind)
     table = Table(*columns)
+    table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"  # names are there to be copied
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # one line for each, however long, for grep
+        console.width = console.measure(table, options=console.options.update(width=_ENDLESS)).maximum
+    console.print(table)
     return 0

@@ -177,6 +177,22 @@ def test_lists(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected[kind] in capsys.readouterr().out
 
 
+def test_lists_are_whole_lines_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bsap.scoring import NAMED_SCORERS
+
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["list", "scorers"]) == 0
+    rows = [line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows == [scorer.name for scorer in NAMED_SCORERS]
+
+
+def test_the_list_of_views_says_what_they_need_and_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "views"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()[3:-1]]
+    assert ["blur", "boxes", "Blur(shape=box, std=100)"] in rows
+    assert ["global_local", "masks", "GlobalLocal(v=0.95, block=9)"] in rows
+
+
 def _rows(planted: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(planted.proposals.read_text())
     return rows
