@@ -79,6 +79,8 @@ class EncoderConfig:
             return value
         if isinstance(value, str):
             return cls(value)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"A model is a name, or a mapping of `name` and other settings, but not {value!r}.")
         known = [field.name for field in fields(cls)]
         for key in value:
             if key not in known:

@@ -47,6 +47,11 @@ def test_settings_of_another_kind(settings: dict[str, Any], message: str) -> Non
         EncoderConfig.of({"name": "demo", **settings})
 
 
+def test_a_model_is_a_name_or_a_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"a mapping of `name` and other settings, but not \['demo'\]"):
+        EncoderConfig.of(["demo"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
