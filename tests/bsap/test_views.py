@@ -14,7 +14,7 @@ import bsap.views.view
 from bsap.errors import DataError
 from bsap.regions import chunks
 from bsap.shapes import edges, ellipses, grow, pixel_boxes, rings
-from bsap.views import VIEWS, Blur, Contour, Crop, RedCircle, Shade, View, make_view
+from bsap.views import VIEWS, Blur, Contour, Crop, Dim, RedCircle, Shade, View, make_view
 
 DRAWN = {name: view for name, view in VIEWS.items() if not view.encodes}
 GOLDEN = Path(__file__).parent / "golden_views"
@@ -176,6 +176,16 @@ def test_at_the_pictures_own_size_only_the_composition_is_left(name):
         for result, box, mask in zip(ours, BOXES, masks(), strict=True):
             expected = tensor(REFERENCE[name](image, box, mask))
             assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.77, 1.0])
+def test_every_grey_level_is_mixed_as_pil_mixes_it(share):
+    image = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
+    _, dark = Dim(brightness=share).paint(tensor(image), FILL, "native")
+    assert torch.equal(dark, tensor(ImageEnhance.Brightness(image).enhance(share)))
+    shade, _ = Shade(opacity=share).paint(tensor(image), FILL, "native")
+    overlay = Image.new("RGBA", image.size, (240, 0, 30, round(255 * share)))
+    assert torch.equal(shade, tensor(Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")))
 
 
 def test_real_pictures(real_data):
