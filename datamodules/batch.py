@@ -34,7 +34,7 @@ class SceneBatch:
         return [len(scene.proposals) for scene in self.scenes]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
-        """The same batch with pictures and boxes on ``device``; what lies in page-locked memory, without waiting for it."""
+        """The same batch with pictures and boxes on ``device``, from page-locked memory without a wait."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device, non_blocking=non_blocking or x.is_pinned())

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import is_text, number, parse_json, read_bytes, shown
 from bsap.datamodules.loader import scene_loader
 from bsap.datamodules.masks import PictureMasks
@@ -83,12 +84,12 @@ class PictureDataModule(LightningDataModule):
             items = parse_json(read_bytes(Path(items), what="boxes", mend="Set `data.boxes` to a JSON file."), name)
         if not isinstance(items, list) or not items:
             raise DataError(f"{name}: expected a list of boxes [x1, y1, x2, y2], not empty, but got {shown(items)}.")
-        regions = [_region(item, f"{name}, box {n}") for n, item in enumerate(items, start=1)]
+        regions = [_region(item, f"{name}, box {n}", width, height) for n, item in enumerate(items, start=1)]
         has_masks = any(r.segmentation for r in regions)
         return make_proposals(regions, ProposalConfig("detections"), PictureMasks(width, height), has_masks=has_masks)
 
 
-def _region(item: object, where: str) -> RegionRecord:
+def _region(item: object, where: str, width: int, height: int) -> RegionRecord:
     """A box by its corners, or an object as COCO results write it."""
     if isinstance(item, dict):
         return region(item, where)
@@ -99,5 +100,10 @@ def _region(item: object, where: str) -> RegionRecord:
         raise DataError(
             f"{where}: the corners {[x1, y1, x2, y2]} are not [x1, y1, x2, y2] with x1 < x2 and y1 < y2. "
             "Is this [x, y, width, height]?"
+        )
+    if min(x1, y1) < -ROUNDING or x2 > width + ROUNDING or y2 > height + ROUNDING:
+        raise DataError(
+            f"{where}: the corners {[x1, y1, x2, y2]} reach beyond the picture of {width} x {height} pixels. Boxes are "
+            "[x1, y1, x2, y2] in pixels of this very picture."
         )
     return RegionRecord(where, [x1, y1, x2 - x1, y2 - y1])

@@ -217,6 +217,15 @@ def test_ground_truth_is_every_object_of_the_picture(root: Path) -> None:
     assert unmasked.of(records.pictures["9"], PICTURE).masks is None
 
 
+def test_one_setting_for_the_files_of_all_splits(root: Path) -> None:
+    records = read_refer(root, "tiny", None, "val")
+    (root / "dets_tiny_val.json").write_text(json.dumps(FORMS["dictionary"]))
+    config = ProposalConfig("detections", path="dets_{dataset}_{split}.json")
+    assert ProposalSource(config, records, root).file == str(root / "dets_tiny_val.json")
+    with pytest.raises(DataError, match=r"dets_val\.json"):
+        ProposalSource(ProposalConfig("detections", path="dets_{split}.json"), records, root)
+
+
 def test_source_files(root: Path, tmp_path: Path) -> None:
     records = read_refer(root, "tiny", None, "val")
     file = root / "dets.json"
