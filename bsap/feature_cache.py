@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bsap.features import Member
     from bsap.views import View
 
-RENDERING = 1
+RENDERING = 2
 """Raised whenever a view or the resampling draws other pixels than before."""
 
 
