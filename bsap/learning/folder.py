@@ -141,3 +141,12 @@ def _settings(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     settings = resolved_settings(trainer, module)
     settings["trainer"] |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
     return dict(plain(settings))
+
+
+def checkpoints(monitor: str) -> list[Callback]:
+    """Keep the epoch with the best value of ``monitor``, and the last one to continue from.
+
+    Two callbacks: one alone writes its last checkpoint only when the best changes.
+    """
+    best = ModelCheckpoint(monitor=monitor, mode="max", filename="best", enable_version_counter=False)
+    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from bsap.encoder import Encoder, EncoderConfig
@@ -17,6 +17,7 @@ from bsap.errors import BSAPError, ConfigError
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member
 from bsap.learning.batch import LearningBatch
+from bsap.learning.checks import check_number, finite
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.loss import multi_positive_loss
 from bsap.learning.material import Material
@@ -163,10 +164,10 @@ class PromptLearner(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Early stopping and the best checkpoint; the run folder's writer."""
-        from bsap.learning.folder import LearningFolder
+        from bsap.learning.folder import LearningFolder, checkpoints
 
         callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
-        return callbacks if self.run is None else [*callbacks, LearningFolder(self.run), *checkpoints()]
+        return callbacks if self.run is None else [*callbacks, LearningFolder(self.run), *checkpoints(MONITOR)]
 
     def configure_model(self) -> None:
         """Load the frozen model once in every process, and the features of what each run of the trainer looks at."""
@@ -251,8 +252,8 @@ class PromptLearner(LightningModule):
             rows = queries.float().new_zeros(len(queries), size.numel(), queries.shape[-1])
             rows = rows.index_copy(1, places, queries.float()).unflatten(1, size).transpose(0, 1)
             similarities = Similarities(
-                query=_finite(rows @ regions.mT),
-                bank=_finite(bank @ regions.mT),
+                query=finite(rows @ regions.mT),
+                bank=finite(bank @ regions.mT),
                 tau=torch.full((regions.shape[1],), learner.texts.tau, device=regions.device),
                 valid=batch.valid,
             )
@@ -382,18 +383,3 @@ class PromptLearner(LightningModule):
     def on_test_start(self) -> None:
         """Likewise."""
         self.encoder.to(self.device)
-
-
-def checkpoints() -> list[Callback]:
-    """Keep the epoch of the best validation accuracy, and the last one to continue from.
-
-    Two callbacks: one alone writes its last checkpoint only when the best changes.
-    """
-    best = ModelCheckpoint(monitor=MONITOR, mode="max", filename="best", enable_version_counter=False)
-    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
-
-
-def _finite(x: Tensor) -> Tensor:
-    if not bool(x.isfinite().all()):
-        raise BSAPError("a feature")
-    return x
