@@ -97,6 +97,9 @@ class PromptLearner(LightningModule):
         configs = [EncoderConfig.of(config) for config in ((OPENAI,) if encoders is None else encoders)]
         if len(configs) != 1:
             raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
+        check_number("model.lr", lr, above=True)
+        for name, value in (("weight_decay", weight_decay), ("patience", patience), ("query_context", query_context)):
+            check_number(f"model.{name}", value)
         self.settings = plain(
             {
                 "encoders": configs,

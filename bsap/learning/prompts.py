@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bsap.banks import load_bank
 from bsap.encoder import Encoder
 from bsap.errors import ConfigError, ModelError, unknown
+from bsap.learning.checks import check_number
 from bsap.text import Templates, run_text_tower, text_tower
 
 INITS = ("words", "random", "bank:NAME")
@@ -30,6 +31,9 @@ class PromptConfig:
         words: for ``words``: the first vectors of every prompt; those after them start at random.
         noise: standard deviation that is added to words and banks, in units of the vocabulary's own; without it, equal
             words would stay equal for ever.
+
+    Raises:
+        ConfigError: for noise that is negative.
     """
 
     count: int = 16
@@ -37,6 +41,9 @@ class PromptConfig:
     init: str = "words"
     words: str = "a photo of"
     noise: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_number("model.prompts.noise", self.noise)
 
 
 class FrozenTower:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bsap.banks import normalise_text
 from bsap.datamodules.records import SplitRecords
-from bsap.errors import DataError
+from bsap.errors import DataError, unknown
 from bsap.learning.batch import Example
+from bsap.learning.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class TextConfig:
     """Learning from text alone.
 
     Attributes:
-        regions: stand-ins of a pseudo-scene; referents of one picture come first, others fill up.
-        dropout: for a plain text file: the share of words that a sentence's stand-in loses.
+        regions: stand-ins of a pseudo-scene, at least 2; referents of one picture come first, others fill up.
+        dropout: for a plain text file: the share of words that a sentence's stand-in loses, 0 to 1.
         gap: what the projector ignores: ``none``; ``regions``, the mean of the regions of ``data.gap_expressions`` less
             the mean of the texts; or a ``.safetensors`` file with a tensor ``gap`` of shape (D,).
-        mu: how strongly the gap is ignored.
-        rho: how strongly the projector is held to the identity.
+        mu: how strongly the gap is ignored, at least 0.
+        rho: how strongly the projector is held to the identity; positive.
+
+    Raises:
+        ConfigError: for a value out of its range.
     """
 
     regions: int = 8
@@ -34,6 +38,14 @@ class TextConfig:
     gap: str = "regions"
     mu: float = 1e3
     rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("model.text.regions", self.regions, least=2)
+        check_number("model.text.dropout", self.dropout, most=1)
+        check_number("model.text.mu", self.mu)
+        check_number("model.text.rho", self.rho, above=True)
+        if self.gap not in ("none", "regions") and not self.gap.endswith(".safetensors"):
+            raise unknown("modality gap (`model.text.gap`)", self.gap, ("none", "regions", "FILE.safetensors"))
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,11 @@ def test_a_loss_that_is_not_finite_stops(fit: Fit, tmp_path: Path, capsys: pytes
         ({"learn_lam": True}, "has no weight `lam`"),
         ({"encoders": [{"name": "demo"}, {"name": "demo"}]}, "one model at a time, but `encoders` lists 2"),
         ({"prompts": {"length": 30}}, "30 context tokens do not fit"),
+        ({"prompts": {"noise": -1.0}}, "`model.prompts.noise` must be a number of at least 0, but got -1.0"),
+        ({"lr": -1.0}, "`model.lr` must be a number greater than 0, but got -1.0"),
+        ({"weight_decay": -1.0}, "`model.weight_decay` must be a number of at least 0"),
+        ({"text": {"regions": 0}}, "`model.text.regions` must be a number of at least 2"),
+        ({"text": {"gap": "regionz"}}, "Did you mean 'regions'?"),
     ],
 )
 def test_wrong_settings(fit: Fit, capsys: pytest.CaptureFixture[str], changes: Any, message: str) -> None:
