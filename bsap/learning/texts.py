@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bsap.banks import normalise_text
+from bsap.datamodules.fields import read_bytes
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError, unknown
 from bsap.learning.batch import Example
@@ -54,7 +55,8 @@ class TextScene:
 
     Attributes:
         id: the picture's name, or the line of a text file.
-        referents: the expressions of each referent; a single one is paired with itself after word-dropout.
+        referents: the expressions of each referent; one without another, apart from case and spaces, is paired with
+            itself after word-dropout.
     """
 
     id: str
@@ -79,9 +81,10 @@ def read_texts(file: Path) -> list[TextScene]:
     Raises:
         DataError: if it cannot be read, a line is empty, or there are fewer than two sentences.
     """
+    data = read_bytes(file, what="text file", mend="Set `--data.text_file` to a file that exists.")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = data.decode("utf-8-sig").splitlines()  # editors on Windows put a mark before the first line
+    except UnicodeDecodeError as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -142,6 +145,16 @@ class PseudoScenes:
         self.config, self.features, self.seed = config, features, seed
         self.referents = [texts for scene in scenes for texts in scene.referents]
 
+    @property
+    def expressions(self) -> int:
+        """All texts."""
+        return sum(map(len, self.referents))
+
+    @property
+    def unpaired(self) -> int:
+        """Texts that can be no query: a single word, and the only thing that is said of its referent."""
+        return sum(len(texts) for texts in self.referents if len(d := _distinct(texts)) < 2 and len(d[0].split()) < 2)
+
     def example(self, scene: TextScene, epoch: int) -> Example | None:
         """A scene's pseudo-scene in one epoch, its stand-ins' features as (1, R, D); None where no query is left."""
         rng = random.Random(f"{self.seed}/{epoch}/{scene.id}")
@@ -162,7 +175,13 @@ class PseudoScenes:
 
     def _pair(self, texts: tuple[str, ...], rng: random.Random) -> tuple[str, str]:
         """A stand-in and a query of one referent."""
-        if len(texts) == 1:
-            return drop_words(texts[0], self.config.dropout, rng), texts[0]
-        stand_in, query = rng.sample(texts, 2)
+        distinct = _distinct(texts)
+        if len(distinct) == 1:
+            return drop_words(distinct[0], self.config.dropout, rng), distinct[0]
+        stand_in, query = rng.sample(distinct, 2)
         return stand_in, query
+
+
+def _distinct(texts: Sequence[str]) -> list[str]:
+    """The texts that differ in more than case and spaces."""
+    return list({normalise_text(text): text for text in texts}.values())

@@ -74,7 +74,7 @@ def test_word_dropout(words: list[str], share: float, seed: int) -> None:
 
 def test_a_text_file(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
-    file.write_text("a red cup\n the bird \n")
+    file.write_text("\ufeffa red cup\n the bird \n", encoding="utf-8")
     assert read_texts(file) == [
         TextScene("texts.txt:1", (("a red cup",),)),
         TextScene("texts.txt:2", (("the bird",),)),
@@ -89,11 +89,13 @@ def test_a_text_file(tmp_path: Path) -> None:
         (b"one\nOne\n", r"needs at least two different sentences"),
         (b"", r"needs at least two different sentences"),
         (b"\xff\xfe", r"cannot be read as UTF-8"),
+        (None, r"No text file at .*texts\.txt. Set `--data.text_file`"),
     ],
 )
-def test_bad_text_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_bad_text_files(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "texts.txt"
-    file.write_bytes(content)
+    if content is not None:
+        file.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_texts(file)
 
@@ -103,3 +105,32 @@ def test_overlong_lines() -> None:
     check_lengths(scenes, 6, lambda text: len(text.split()) + 2)
     with pytest.raises(DataError, match=r"t\.txt:2: 'one two three four' is 6 tokens long, but the model reads 5"):
         check_lengths(scenes, 5, lambda text: len(text.split()) + 2)
+
+
+def test_expressions_that_differ_in_case_alone_are_one() -> None:
+    """Their stand-in is one of them without a word, never the other one."""
+    scene = TextScene("s", (("Red Cup", "red  cup"),))
+    others = TextScene("t", (("a bird", "the dog"),))
+    pseudo = PseudoScenes([scene, others], TextConfig(regions=2), features, seed=0)
+    assert all(pseudo.example(scene, epoch) is not None for epoch in range(5))
+
+
+def test_texts_that_can_be_no_query_are_counted() -> None:
+    scenes = [TextScene("s", (("cup",), ("bird", "Bird"), ("red cup",))), TextScene("t", (("dog", "pet"),))]
+    pseudo = PseudoScenes(scenes, TextConfig(), features, seed=0)
+    assert (pseudo.expressions, pseudo.unpaired) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"regions": 1}, r"`model\.text\.regions` must be a number of at least 2, but got 1"),
+        ({"dropout": 2.0}, r"`model\.text\.dropout` must be a number of at least 0 and at most 1, but got 2\.0"),
+        ({"mu": -1.0}, r"`model\.text\.mu` must be a number of at least 0"),
+        ({"rho": 0.0}, r"`model\.text\.rho` must be a number greater than 0"),
+        ({"gap": "regionz"}, r"Unknown modality gap .* Did you mean 'regions'"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TextConfig(**settings)
