@@ -105,24 +105,33 @@ class LearningFolder(Callback):
         self.history = list(state_dict["history"])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the bank of the best epoch."""
+        """Load the best epoch on every process, and write its bank."""
         seconds = time.perf_counter() - self._started
+        best: dict[str, Any] = {}
+        on_first_rank(trainer, lambda: best.update(self._best(trainer)))
+        # Sent and not read again: whatever uses the module next is the same on every process.
+        if best := trainer.strategy.broadcast(best, src=0):
+            pl_module.load_state_dict(best)
         on_first_rank(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
+
+    def _best(self, trainer: Trainer) -> dict[str, Any]:
+        """The weights of the best epoch, none where no checkpoint was kept."""
+        assert self.folder is not None
+        write_atomic(self.folder / "history.json", json.dumps(self.history, indent=2) + "\n")
+        path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if not path:
+            return {}
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        return state
 
     def _finish(self, trainer: Trainer, module: PromptLearner, seconds: float) -> None:
         assert self.folder is not None
-        write_atomic(self.folder / "history.json", json.dumps(self.history, indent=2) + "\n")
-        keeper = trainer.checkpoint_callback
-        best = getattr(keeper, "best_model_path", "")
-        if best:
-            state = torch.load(best, map_location=module.device, weights_only=True)["state_dict"]
-            module.load_state_dict(state)
         tensors = module.bank_tensors()
         if not tensors:
             return
         if not bool(tensors["features"].isfinite().all()):
             raise DataError(f"The learned bank holds values that are not finite; nothing is written to {self.folder}.")
-        score = getattr(keeper, "best_model_score", None)
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         meta = module.bank_meta() | {
             "name": self.folder.name,
             "val": None if score is None else round(float(score), 6),

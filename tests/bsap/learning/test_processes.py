@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
 from bsap.cli import main
+
+HASH = """
+import hashlib
+from pathlib import Path
+from bsap.learning.folder import LearningFolder
+end = LearningFolder.on_fit_end
+def on_fit_end(self, trainer, module):
+    module.learner.prompts.context.data += 1.0 + trainer.global_rank  # as if later epochs had made it worse
+    end(self, trainer, module)
+    digest = hashlib.sha256(module.learner.prompts.context.detach().numpy().tobytes()).hexdigest()
+    Path(trainer.default_root_dir, f"hash{trainer.global_rank}").write_text(digest)
+LearningFolder.on_fit_end = on_fit_end
+"""
 
 
 def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
@@ -27,10 +42,19 @@ def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], 
         "run": {"root": str(tmp_path), "name": "run"},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    request = {"world": 2, "args": ["fit", "-c", str(tmp_path / "config.yaml")], "folder": str(tmp_path), "prelude": ""}
+    request = {
+        "world": 2,
+        "args": ["fit", "-c", str(tmp_path / "config.yaml")],
+        "folder": str(tmp_path),
+        "prelude": HASH,
+    }
     codes = ranks.ask({"wait": ranks.ask(request), "timeout": 120})
     assert codes == [0, 0], [(tmp_path / f"rank{rank}.err").read_text() for rank in range(2)]
     assert (tmp_path / "rank1.out").read_text() == ""
+    hashes = {(tmp_path / f"hash{rank}").read_text() for rank in range(2)}
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    digest = sha256(best["learner.prompts.context"].numpy().tobytes()).hexdigest()
+    assert hashes == {digest}, "both processes hold the best epoch"
     bank = tmp_path / "run" / "bank"
     meta = json.loads((bank / "bank.json").read_text())
     assert meta["processes"] == 2
