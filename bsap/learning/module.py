@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from bsap.encoder import Encoder, EncoderConfig
-from bsap.errors import BSAPError, ConfigError
+from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member
 from bsap.learning.batch import LearningBatch
@@ -135,6 +135,7 @@ class PromptLearner(LightningModule):
         self._texts: TextCache | None = None
         self._cache: FeatureCache | None = None
         self.material: Material | None = None
+        self._problem: BSAPError | None = None
 
     # --- the hook ---------------------------------------------------------------------------------------------------
 
@@ -287,15 +288,22 @@ class PromptLearner(LightningModule):
         return loss
 
     def _not_finite(self, problem: BSAPError | None, batch: LearningBatch | None) -> BSAPError:
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        ids = "none" if batch is None else ", ".join(batch.ids)
-        where = f"step {self.global_step}, learning rate {rate:g}, batch {ids}"
-        what = f"{problem} is not finite" if problem is not None else "another process has a loss that is not finite"
+        rates = [f", learning rate {optimizer.param_groups[0]['lr']:g}" for optimizer in self.trainer.optimizers]
+        ids = ", ".join(() if batch is None else batch.ids) or "none"
+        where = f"step {self.global_step}{''.join(rates)}, batch {ids}"
+        what = f"{problem} is not finite" if problem is not None else "another process has a number that is not finite"
         return BSAPError(f"Training stopped: {what} at {where}. Try a smaller `--model.lr`.")
 
     def _count(self, batch: LearningBatch | None) -> None:
         if batch is None:
             return
+        try:
+            self._count_hits(batch)
+        except BSAPError as error:
+            # Shares differ in length, so that the processes cannot agree before the end.
+            self._problem = self._problem or self._not_finite(error, batch)
+
+    def _count_hits(self, batch: LearningBatch) -> None:
         missing = ~batch.valid.any(-1, keepdim=True).expand_as(batch.real)
         hit = torch.zeros(batch.real.shape, dtype=torch.float64, device=batch.iou.device)
         if batch.valid.shape[-1]:
@@ -312,7 +320,11 @@ class PromptLearner(LightningModule):
         self._count(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Join the integer counters of all processes, then divide."""
+        """Join the integer counters of all processes, then divide.
+
+        Raises:
+            BSAPError: if a feature was not finite, or nothing was counted; on all processes.
+        """
         self._log_accuracy("val")
 
     def on_test_epoch_end(self) -> None:
@@ -320,10 +332,19 @@ class PromptLearner(LightningModule):
         self._log_accuracy("test")
 
     def _log_accuracy(self, stage: str) -> None:
-        for name, value in self.accuracy.compute().items():
+        problem, self._problem = self._problem, None
+        if not self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+            raise problem or self._not_finite(None, None)
+        values = self.accuracy.compute()
+        self.accuracy.reset()
+        if math.isnan(values["acc@0.5"]):
+            raise DataError(
+                f"No expression was counted on the {stage} split, so that its accuracy says nothing: texts alone need "
+                "several expressions of a referent, or sentences of several words."
+            )
+        for name, value in values.items():
             # Already the same on every process; Lightning's own averaging would be wrong.
             self.log(f"{stage}/{name}", float(value), prog_bar=name.startswith("acc"))
-        self.accuracy.reset()
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine to 0."""

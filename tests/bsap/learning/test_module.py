@@ -203,13 +203,19 @@ def test_missing_features_name_the_command(fit: Fit, tmp_path: Path, capsys: pyt
     assert "--model.features pictures" in message
 
 
-def test_a_loss_that_is_not_finite_stops(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit("--model.lr", "1e30", "--model.learn_tau", "true") == 2
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_number_that_is_not_finite_stops(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """In training the second batch sees it; with one batch an epoch validation is the first to see it."""
+    flags = ["--model.learn_tau", "true"] if where == "training" else ["--data.batch_size", "64"]
+    assert fit("--model.lr", "1e30", *flags) == 2
     message = capsys.readouterr().err
-    assert "Training stopped:" in message
-    assert "is not finite at step" in message
-    assert "learning rate 9.33013e+29" in message, "the cosine's value at this step"
+    assert "bsap: Training stopped:" in message
+    assert "is not finite at step 1, learning rate" in message
     assert "batch drawn_" in message
+    if where == "training":
+        assert "learning rate 9.33013e+29" in message, "the cosine's value at this step"
     assert not (tmp_path / "run" / "bank").exists()
 
 
