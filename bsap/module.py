@@ -19,6 +19,7 @@ from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
+from bsap.learned_bank import warn_of_other_use
 from bsap.meeting import one_of_each_node_first
 from bsap.overlaps import referent_ious
 from bsap.phrases import load_parser, phrase_of
@@ -167,6 +168,7 @@ class BSAPModule(LightningModule):
         encoders: list[Encoder] = list(self.encoders)  # type: ignore[arg-type]
         if self.bank is not None:
             check_learned_bank(self.bank, encoders)
+            warn_of_other_use(self.bank, self.settings)
         datamodule = None if trainer is None else getattr(trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.stored = None

@@ -1,0 +1,65 @@
+"""A learned bank goes with the scorer, template and views it was learned with: a word where they are others."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from bsap.banks import Bank
+from bsap.scoring import make_scorer
+from bsap.scoring.registry import ScorerSpec
+
+
+def learned_scorer(meta: Mapping[str, Any]) -> Any:
+    """What a configuration says for the scorer that a bank was learned with.
+
+    Args:
+        meta: of the bank; ``learned`` holds what was learned of tau and lam.
+
+    Example:
+        >>> learned_scorer({"scorer": "bsap", "learned": {"tau": 20.5}})
+        {'class_path': 'BSAP', 'init_args': {'tau': 20.5}}
+        >>> learned_scorer({"scorer": "bsap_h", "learned": {}})
+        'bsap_h'
+    """
+    spec: ScorerSpec = meta.get("scorer") or "bsap"
+    learned = {name: round(value, 6) for name, value in (meta.get("learned") or {}).items()}
+    if not learned:
+        return spec
+    scorer = make_scorer(spec)
+    usual = type(scorer)()
+    given = {f.name: getattr(scorer, f.name) for f in fields(scorer) if f.init}
+    changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
+    return {"class_path": type(scorer).__name__, "init_args": changed | learned}
+
+
+def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
+    """Warn where a learned bank meets other settings than it was learned with; its numbers are right, but not its best.
+
+    Args:
+        bank: the bank; silent for one that was not learned.
+        model: settings of the model under test: ``scorers``, ``templates`` and ``views``, as a configuration says them.
+    """
+    if bank.features is None:
+        return
+    wanted = learned_scorer(bank.meta)
+    if not isinstance(wanted, str) and make_scorer(wanted) not in [make_scorer(spec) for spec in model["scorers"]]:
+        flag = f"--model.scorers {shlex.quote(json.dumps(['clip', wanted]))}"
+        rank_zero_warn(
+            f"Bank {bank.name!r} was learned with a tau or lam of its own, which no scorer of this run uses: `{flag}`."
+        )
+    settings = bank.meta.get("settings")
+    if not isinstance(settings, Mapping):
+        return
+    before, now = ((s.get("templates") or {}).get("query") for s in (settings, model))
+    if before != now and not bank.meta.get("query_context"):
+        rank_zero_warn(f"Bank {bank.name!r} was learned with query template {before!r}, but queries here have {now!r}.")
+    # Texts alone know no view, unless regions told them the modality gap.
+    saw_regions = not bank.meta.get("text_only") or bank.meta.get("projector")
+    if saw_regions and settings.get("views") != model["views"]:
+        rank_zero_warn(f"Bank {bank.name!r} was learned with views {settings.get('views')}, not {model['views']}.")
