@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ from bsap.commands.parser import CommandLine
 from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.folder import LearningFolder
+from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
 from bsap.progress import quiet
-from bsap.scoring import make_scorer
 
 HELP = (
     "Learn auxiliary prompts for a frozen model from stored region features, or from text alone (--data.text_only, "
@@ -75,48 +72,28 @@ def report(trainer: Trainer, model: PromptLearner, data: LearningDataModule) -> 
     folders: list[Any] = [c for c in trainer.callbacks if isinstance(c, LearningFolder)]  # type: ignore[attr-defined]
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if score is not None:
+        what = "stand-in" if data.text_only else "region"
         console.print(
             f"Best validation accuracy {100 * float(score):.2f} % in {trainer.current_epoch} epochs; "
-            f"{model.bank_meta()['skipped_expressions']} expressions had no right region and were skipped.",
+            f"{model.bank_meta()['skipped_expressions']} expressions were skipped: no right {what} to learn from.",
             highlight=False,
             soft_wrap=True,
         )
     if folders and (bank := folders[0].bank) is not None:
-        command = test_command(model, data, bank, precision=str(trainer.precision))
-        console.print(f"Written to {bank}/ (bank.safetensors, bank.json). Test it with", soft_wrap=True)
-        console.print(f"  {shlex.join(command)}", soft_wrap=True, highlight=False)
+        console.print(f"Written to {bank}/ (bank.safetensors, bank.json).", soft_wrap=True)
+        console.print(how_to_test(trainer, model, data, bank), soft_wrap=True, highlight=False, markup=False)
 
 
-def test_command(model: PromptLearner, data: LearningDataModule, bank: Path, *, precision: str) -> list[str]:
-    """The `bsap test` that uses a learned bank as it was trained."""
-    settings = model.settings
-    items: dict[str, Any] = {
-        "config": "my.yaml"
-    }  # whoever learned from text alone has not said which regions to test on
-    if data.sees_regions:
-        items = {"data.root": str(data.root), "data.dataset": data.dataset, "data.split_by": data.split_by}
-        items |= {"data.split": data.split}
-        items |= {f"data.proposals.{name}": data.hparams["proposals"][name] for name in ("source", "path")}
-    items["model.encoders"] = [{key: value for key, value in settings["encoders"][0].items() if value}]
-    defaults = {"resize": "squash", "aggregate": "before", "strict": False}
-    items |= {f"model.{name}": settings[name] for name in ("views", "templates")}
-    items |= {f"model.{name}": settings[name] for name, usual in defaults.items() if settings[name] != usual}
-    items |= {"trainer.precision": precision} if precision != "32-true" else {}
-    items |= {"model.scorers": ["clip", learned_scorer(model)], "model.bank": f"learned:{bank}"}
-    words = ["bsap", "test"]
-    for name, value in items.items():
-        if value is not None:
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    return words
-
-
-def learned_scorer(model: PromptLearner) -> Any:
-    """What a configuration says for the scorer with what was learned of its tau and lam."""
-    learned = {name: round(value, 6) for name, value in model.bank_meta()["learned"].items()}
-    if not learned:
-        return model.settings["scorer"]
-    scorer = make_scorer(model.settings["scorer"])
-    usual = type(scorer)()
-    given = {f.name: getattr(scorer, f.name) for f in fields(scorer) if f.init}
-    changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
-    return {"class_path": type(scorer).__name__, "init_args": changed | learned}
+def how_to_test(trainer: Trainer, model: PromptLearner, data: LearningDataModule, bank: Path) -> str:
+    """What tests a learned bank as it was trained: a command, or for one with query context a call of the Trainer."""
+    split = unseen_split(data)
+    rest = f", with a split for {TEST_SPLIT} that was not learned from" if split == TEST_SPLIT else ""
+    if model.query_context:
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        return (
+            "It goes with the learned context before the queries, which only the PromptLearner puts there. Test it in "
+            f"Python, with the model and the data of this run, `split={split!r}`{rest}:\n"
+            f"  trainer.test(model, datamodule=data, ckpt_path={best!r})"
+        )
+    command = test_command(model.settings, data, bank, model.bank_meta(), precision=str(trainer.precision))
+    return f"Test it{rest}, with\n  {command}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
@@ -78,6 +79,11 @@ class LearningDataModule(RefCOCODataModule):
         super().__init__(root, proposals, batch_size=batch_size, **kwargs)  # type: ignore[arg-type]
         self.train_split, self.val_split = train_split, val_split
         self.text_file, self.val_text_file, self.gap_expressions = text_file, val_text_file, gap_expressions
+        if val_split == train_split and text_file is None:
+            rank_zero_warn(
+                f"`data.train_split` and `data.val_split` are both {val_split!r}: the best epoch is chosen on what was "
+                "learned by heart."
+            )
         self.gap_scenes: list[Scene] = []
         self.collate: Collate = lambda stage, items: list(items)
         self._read: set[str] = set()
@@ -86,6 +92,11 @@ class LearningDataModule(RefCOCODataModule):
         """Read what the stage needs, once."""
         if stage == "test":
             super().setup(stage)
+            if self.split in (self.train_split, self.val_split):
+                rank_zero_warn(
+                    f"`data.split` is {self.split!r}, which prompts are learned from (`data.train_split`) or chosen on "
+                    "(`data.val_split`): its accuracy is no test."
+                )
         elif stage in ("fit", "validate") and stage not in self._read:
             self._read.add(stage)
             self._read_splits(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,27 @@ from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache
 from bsap.features import Member
 from bsap.learning.batch import Example, LearningBatch, scene_example
+from bsap.learning.data import LearningDataModule
 from bsap.learning.projector import gap_projector
 from bsap.learning.regions import encode_regions, stored_regions
 from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths
 from bsap.text import TextCache
+
+
+@dataclass(frozen=True)
+class RegionSource:
+    """Where the features of regions come from.
+
+    Attributes:
+        pictures: whether features that are not stored may be made from pictures.
+        barrier: waits for all processes, which then share the encoding through the store; None for one process.
+        command: of a split and a number of first expressions (None: all), what stores their features; None where there
+            is no store.
+    """
+
+    pictures: bool
+    barrier: Callable[[str], Any] | None
+    command: Callable[[str, int | None], str | None]
 
 
 class Material:
@@ -55,8 +73,40 @@ class Material:
         """Whether a stage was added with these very items: a second run of the trainer needs no second reading."""
         return self._items.get(stage) is not None and self._items[stage] == [id(item) for item in items]
 
+    def read(
+        self, data: LearningDataModule, cache: TextCache, template: str, config: TextConfig, *, source: RegionSource
+    ) -> None:
+        """The features of all stages that the data has read and that are not known yet.
+
+        Args:
+            data: the scenes or texts.
+            cache: the text side.
+            template: the queries'.
+            config: of learning from text alone.
+            source: where the features of regions come from.
+
+        Raises:
+            DataError: if features are missing, or there is nothing to learn from.
+        """
+        stages = {
+            "train": ("train_items", data.train_split),
+            "val": ("val_items", data.val_split),
+            "test": ("scenes", data.split),
+            "gap": ("gap_scenes", data.train_split),
+        }
+        for stage, (name, split) in stages.items():
+            items = list(getattr(data, name, ()))
+            if not items or self.knows(stage, items):
+                continue
+            if isinstance(items[0], TextScene):
+                self.add_texts(stage, items, config, cache, template, seed=data.seed)
+            else:
+                limit = data.gap_expressions if stage == "gap" else None
+                self.add_scenes(stage, items, split, source, limit=limit)
+        self.fit_projector(config)
+
     def add_scenes(
-        self, stage: str, scenes: list[Scene], split: str, *, pictures: bool, barrier: Callable[[str], Any] | None
+        self, stage: str, scenes: list[Scene], split: str, source: RegionSource, *, limit: int | None = None
     ) -> None:
         """Read or make the features of a stage's scenes.
 
@@ -64,18 +114,20 @@ class Material:
             stage: ``train``, ``val``, ``test`` or ``gap``.
             scenes: the scenes.
             split: their split, for messages.
-            pictures: whether features that are not stored may be made from pictures.
-            barrier: waits for all processes, which then share the encoding through the store; None for one process.
+            source: where features come from.
+            limit: the scenes are of so many first expressions; None: of all.
 
         Raises:
             DataError: if features are missing.
         """
-        if not pictures:
-            found = stored_regions(scenes, self.members, self.cache, split=split)
+        if not source.pictures:
+            found = stored_regions(
+                scenes, self.members, self.cache, split=split, command=lambda: source.command(split, limit)
+            )
         else:
-            if barrier is not None and self.cache is not None:
+            if source.barrier is not None and self.cache is not None:
                 encode_regions(scenes, self.members, self.cache, resize=self.resize, share=True)
-                barrier("features")
+                source.barrier("features")
                 self.cache.store.refresh()
             found = encode_regions(scenes, self.members, self.cache, resize=self.resize)
         empty = torch.zeros(len(self.members), 0, self.members[0].encoder.dim)

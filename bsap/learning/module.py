@@ -20,9 +20,10 @@ from bsap.learning.batch import LearningBatch
 from bsap.learning.checks import check_number, finite
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.loss import multi_positive_loss
-from bsap.learning.material import Material
+from bsap.learning.material import Material, RegionSource
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
-from bsap.learning.texts import TextConfig, TextScene
+from bsap.learning.shell import store_command
+from bsap.learning.texts import TextConfig
 from bsap.metrics import RECAccuracy
 from bsap.module import OPENAI
 from bsap.precision import check_precision
@@ -219,28 +220,22 @@ class PromptLearner(LightningModule):
         material, texts = self.material, self._texts
         assert material is not None
         assert texts is not None
-        stages = {
-            "train": ("train_items", data.train_split),
-            "val": ("val_items", data.val_split),
-            "test": ("scenes", data.split),
-            "gap": ("gap_scenes", data.train_split),
-        }
-        barrier = self.trainer.strategy.barrier if self.trainer.world_size > 1 else None
+        form = member_templates(self.views[0], self.templates).query
         with self.trainer.precision_plugin.forward_context():
-            for stage, (name, split) in stages.items():
-                items = list(getattr(data, name, ()))
-                if not items or material.knows(stage, items):
-                    continue
-                if isinstance(items[0], TextScene):
-                    form = member_templates(self.views[0], self.templates).query
-                    material.add_texts(stage, items, self.text_config, texts, form, seed=data.seed)
-                else:
-                    pictures = self.feature_source == "pictures"
-                    material.add_scenes(stage, items, split, pictures=pictures, barrier=barrier)
-            material.fit_projector(self.text_config)
+            material.read(data, texts, form, self.text_config, source=self._region_source(data))
         data.collate = lambda stage, items: material.collate(
             stage, items, epoch=self.current_epoch if stage == "train" else -1
         )
+
+    def _region_source(self, data: Any) -> RegionSource:
+        def command(split: str, limit: int | None) -> str | None:
+            folder, precision = self.store_folder, str(self.trainer.precision)
+            if folder is None:
+                return None
+            return store_command(self.settings, data, split, folder, precision=precision, limit=limit)
+
+        barrier = self.trainer.strategy.barrier if self.trainer.world_size > 1 else None
+        return RegionSource(self.feature_source == "pictures", barrier, command)
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
@@ -379,7 +374,9 @@ class PromptLearner(LightningModule):
         """What made the bank, as far as the learner knows."""
         scorer = self.learner.scorer()
         learned = {
-            name: float(value) for name in ("tau", "lam") if isinstance(value := getattr(scorer, name, None), Tensor)
+            name: float(value.detach())
+            for name in ("tau", "lam")
+            if isinstance(value := getattr(scorer, name, None), Tensor)
         }
         return {
             "model": self.encoder.describe(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
@@ -21,9 +21,21 @@ SCENES = 16
 
 
 def stored_regions(
-    scenes: Sequence[Scene], members: Sequence[Member], cache: FeatureCache | None, *, split: str
+    scenes: Sequence[Scene],
+    members: Sequence[Member],
+    cache: FeatureCache | None,
+    *,
+    split: str,
+    command: Callable[[], str | None] = lambda: None,
 ) -> dict[str, Tensor]:
     """The stored features of scenes with regions: picture id to (N, R, D) on the CPU.
+
+    Args:
+        scenes: the scenes.
+        members: the encoder with each view.
+        cache: the store, or None.
+        split: the scenes' split, for the message.
+        command: what stores the features, for the message.
 
     Raises:
         DataError: if there is no store or features are missing; says the command that makes them.
@@ -40,11 +52,12 @@ def stored_regions(
             found[scene.image_id] = torch.stack(known)
     if missing:
         model = members[0].encoder
+        shell = command()
+        mend = "" if shell is None else f"Store them with\n  {shell}\nor let"
         raise DataError(
             f"The features of {len(missing)} of {len(scenes)} pictures of split {split!r} are not stored for model "
-            f"{model.label!r} (weights {model.weights_sha256[:12]}), first {', '.join(missing[:3])}. Make them with "
-            f"`bsap test --data.split {split}` on the same regions, model, views and precision, or let this command "
-            "open the pictures: `--model.features pictures`."
+            f"{model.label!r} (weights {model.weights_sha256[:12]}), first {', '.join(missing[:3])}. "
+            f"{mend or 'Let'} this command open the pictures: `--model.features pictures`."
         )
     return found
 

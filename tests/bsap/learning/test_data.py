@@ -101,3 +101,11 @@ def test_a_text_file_keeps_a_tenth_for_validation(tmp_path: Path) -> None:
 def test_wrong_settings(data: dict[str, Any], changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.compile(message, re.DOTALL)):
         ready(data, **changes)
+
+
+def test_a_split_that_has_two_uses(data: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match="`data.train_split` and `data.val_split` are both 'train'"):
+        LearningDataModule(**data, val_split="train")
+    module = LearningDataModule(**data, split="train")
+    with pytest.warns(UserWarning, match="`data.split` is 'train', which prompts are learned from"):
+        module.setup("test")

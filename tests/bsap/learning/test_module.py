@@ -42,6 +42,11 @@ def bank(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return load_file(folder / "bank" / "bank.safetensors"), json.loads((folder / "bank" / "bank.json").read_text())
 
 
+def commands(printed: str) -> list[list[str]]:
+    """The words of each printed command, without the first."""
+    return [shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("  bsap test ")]
+
+
 @pytest.mark.parametrize(
     ("changes", "learns"),
     [
@@ -101,12 +106,11 @@ def test_a_bank_saved_loaded_and_tested_twice(
     assert tensors["context"].shape == (3, 3, 96)
     assert meta["seed"] == 0
     assert meta["data"]["train_split"] == "train"
-    (command,) = [line for line in printed.splitlines() if line.startswith("  bsap test ")]
-    words = shlex.split(command)[1:]
+    words = [word.replace("TEST_SPLIT", "val") for word in commands(printed)[0]]
     results = []
     for name in ("one", "two"):
         flags = ["--run.root", str(tmp_path), "--run.name", name, "--model.store", model["store"]]
-        assert main([*words, *flags, "--data.split", "val", "--trainer.accelerator", "cpu"]) == 0
+        assert main([*words, *flags, "--trainer.accelerator", "cpu"]) == 0
         results.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert results[0]["metrics"] == results[1]["metrics"]
     assert results[0]["metrics"]["rec"]["bsap"]["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
@@ -136,9 +140,9 @@ def test_learned_tau_and_lam_are_part_of_the_printed_command(
     assert set(meta["learned"]) == {"tau", "lam"}
     assert abs(meta["learned"]["lam"] - 0.5) > 1e-3
     assert abs(meta["learned"]["tau"] - meta["model"]["tau"]) > 1e-2
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  bsap test ")]
-    flags = ["--run.root", str(tmp_path), "--run.name", "test", "--trainer.accelerator", "cpu"]
-    assert main([*shlex.split(command)[1:], *flags, "--model.store", model["store"]]) == 0
+    (words,) = commands(capsys.readouterr().out)
+    flags = ["--run.root", str(tmp_path), "--run.name", "test", "--trainer.accelerator", "cpu", "--data.split", "val"]
+    assert main([*words, *flags, "--model.store", model["store"]]) == 0
     results = json.loads((tmp_path / "test" / "results.json").read_text())
     assert results["protocol"]["resize"] == "longest"
     (name,) = set(results["metrics"]["rec"]) - {"clip"}
@@ -146,12 +150,22 @@ def test_learned_tau_and_lam_are_part_of_the_printed_command(
 
 
 def test_query_context_is_for_the_learner_alone(
-    data: dict[str, Any], fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: dict[str, Any], model: dict[str, Any], fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """`bsap test` refuses it; what is printed instead gives the accuracy that training saw."""
     assert fit("--model.query_context", "3") == 0
-    (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  bsap test ")]
-    assert main([*shlex.split(command)[1:], "--run.root", str(tmp_path), "--trainer.accelerator", "cpu"]) == 2
-    assert "together with context before the queries" in capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert not commands(printed)
+    assert "split='TEST_SPLIT'" in printed
+    (call,) = [line.strip() for line in printed.splitlines() if line.startswith("  trainer.test(")]
+    names = {
+        "trainer": trainer(tmp_path, enable_checkpointing=False),
+        "model": learner(model, query_context=3),
+        "data": LearningDataModule(**data, split="val"),
+    }
+    with pytest.warns(UserWarning, match=r"`data\.split` is 'val', which prompts are .* chosen on"):
+        (found,) = eval(call, names)
+    assert found["test/acc@0.5"] == pytest.approx(bank(tmp_path / "run")[1]["val"], abs=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bank_and_another_seed_another(fit: Fit, tmp_path: Path) -> None:
@@ -195,12 +209,20 @@ def test_a_run_folder_is_not_written_over(fit: Fit, capsys: pytest.CaptureFixtur
     assert fit("--model.lr", "0.5", "--run.overwrite", "true") == 0
 
 
-def test_missing_features_name_the_command(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(model_={"features": "stored", "store": str(tmp_path / "empty")}) == 2
-    message = capsys.readouterr().err
-    assert "10 of 10 pictures of split 'train' are not stored for model 'demo'" in message
-    assert "`bsap test --data.split train`" in message
-    assert "--model.features pictures" in message
+def test_missing_features_name_a_command_that_stores_them(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proposals = {"source": "detections", "path": "demo/detections.json", "min_score": 0.1, "top_k": 5}
+    stored = {"features": "stored", "store": str(tmp_path / "empty"), "templates": {"query": "the {}", "bank": "{}"}}
+    for split in ("train", "val"):
+        assert fit(data_={"proposals": proposals, "max_words": 6}, model_=stored, precision="bf16-mixed") == 2
+        message = capsys.readouterr().err
+        assert f"pictures of split {split!r} are not stored for model 'demo'" in message
+        assert "--model.features pictures" in message
+        (words,) = commands(message)
+        assert main([*words, "--run.root", str(tmp_path), "--trainer.accelerator", "cpu"]) == 0
+        capsys.readouterr()
+    assert fit(data_={"proposals": proposals, "max_words": 6}, model_=stored, precision="bf16-mixed") == 0
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
