@@ -63,6 +63,13 @@ class LearningBatch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
     @classmethod
+    def empty(cls) -> LearningBatch:
+        """A batch without examples: in the place of None, which Lightning skips while other processes take a step."""
+        nothing = torch.zeros(0, 1, 0)
+        regions, flags = nothing[..., None], nothing.bool()
+        return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags[:, 0], iou=nothing, real=flags[:, :, 0])
+
+    @classmethod
     def of(cls, examples: Sequence[Example]) -> LearningBatch:
         """Pad and stack examples."""
         counts = [example.regions.shape[1] for example in examples]

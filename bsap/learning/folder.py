@@ -117,6 +117,11 @@ class LearningFolder(Callback):
     def _best(self, trainer: Trainer) -> dict[str, Any]:
         """The weights of the best epoch, none where no checkpoint was kept."""
         assert self.folder is not None
+        if not trainer.global_step:
+            raise ConfigError(
+                f"No step of training was made, so that nothing is learned; no bank is written to {self.folder}. Set "
+                "`--trainer.max_epochs` to at least 1."
+            )
         write_atomic(self.folder / "history.json", json.dumps(self.history, indent=2) + "\n")
         path = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if not path:

@@ -65,9 +65,30 @@ class Material:
 
     @property
     def skipped(self) -> int:
-        """Expressions to learn from that no region is right for."""
+        """Expressions to learn from that teach nothing: no region is right for them, or no stand-in can be made."""
+        if (pseudo := self._pseudo.get("train")) is not None:
+            return pseudo.unpaired
         examples = self._examples.get("train", {}).values()
         return sum(int((~(example.iou >= 0.5).any(-1)).sum()) for example in examples)
+
+    def check(self, stage: str, split: str) -> None:
+        """Whether there is anything to learn from, or to choose the best epoch by.
+
+        Raises:
+            DataError: if not.
+        """
+        if (pseudo := self._pseudo.get(stage)) is not None and pseudo.unpaired == pseudo.expressions:
+            raise DataError(
+                f"None of the {pseudo.expressions} texts of stage {stage!r} can be a query: each is a single word, and "
+                "the only thing that is said of its referent. Give sentences of several words."
+            )
+        examples = self._examples.get(stage, {}).values()
+        count = sum(len(example.texts) for example in examples)
+        if stage == "train" and count and self.skipped == count:
+            raise DataError(
+                f"There is nothing to learn from: none of the {count} expressions of split {split!r} has a region with "
+                "an IoU of at least 0.5. Choose other proposals (`--data.proposals`) or another `--data.train_split`."
+            )
 
     def knows(self, stage: str, items: Sequence[Scene | TextScene]) -> bool:
         """Whether a stage was added with these very items: a second run of the trainer needs no second reading."""
@@ -103,6 +124,7 @@ class Material:
             else:
                 limit = data.gap_expressions if stage == "gap" else None
                 self.add_scenes(stage, items, split, source, limit=limit)
+            self.check(stage, split)
         self.fit_projector(config)
 
     def add_scenes(
@@ -175,7 +197,7 @@ class Material:
         self.projector = gap_projector(self._text_rows, gap, mu=config.mu, rho=config.rho)
 
     def collate(self, stage: str, items: Sequence[Scene | TextScene], *, epoch: int) -> LearningBatch | None:
-        """A batch of a stage's items; None where none of them can be learned from."""
+        """A batch of a stage's items; where none of them can be learned from, an empty one to train on, else None."""
         examples = []
         for item in items:
             if isinstance(item, Scene):
@@ -184,7 +206,9 @@ class Material:
                 rows = example.regions if self.projector is None else example.regions @ self.projector.T
                 rows = rows.expand(len(self.members), *rows.shape[1:])
                 examples.append(Example(example.id, example.texts, rows, example.iou))
-        return LearningBatch.of(examples) if examples else None
+        if not examples:
+            return LearningBatch.empty() if stage == "train" else None
+        return LearningBatch.of(examples)
 
 
 def read_gap(path: Path, dim: int) -> Tensor:

@@ -259,7 +259,7 @@ class PromptLearner(LightningModule):
             rank: Tensor = learner.scorer()(similarities, aggregate=self.aggregate).rank
         return rank
 
-    def training_step(self, batch: LearningBatch | None, batch_idx: int) -> Tensor:
+    def training_step(self, batch: LearningBatch, batch_idx: int) -> Tensor:
         """The mean loss over the expressions that have a right region; the others are skipped (``material.skipped``).
 
         Raises:
@@ -267,7 +267,7 @@ class PromptLearner(LightningModule):
         """
         problem, losses = None, torch.zeros(0, device=self.device)
         try:
-            if batch is not None:
+            if batch.ids:
                 losses = multi_positive_loss(self(batch), batch.positives)
                 if not bool(losses.isfinite().all()):
                     raise BSAPError("the loss")

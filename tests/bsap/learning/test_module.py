@@ -300,3 +300,42 @@ def test_a_text_file_learns_without_any_data_set(fit: Fit, tmp_path: Path) -> No
 def test_a_gap_nobody_gave(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(data_={"text_only": True}) == 2
     assert "set `data.gap_expressions`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "trainer_", "message"),
+    [
+        ({}, {"max_epochs": 0}, "No step of training was made"),
+        ({"root": "", "proposals": None, "text_file": "words.txt"}, {}, "None of the 3 texts of stage 'train' can be"),
+        ({"root": "", "proposals": None, "text_file": "last.txt"}, {}, "None of the 1 texts of stage 'val' can be"),
+        (
+            {"proposals": {"source": "detections", "path": "far.json"}},
+            {},
+            "nothing to learn from: none of the",
+        ),
+    ],
+)
+def test_what_learned_nothing_is_no_bank(
+    fit: Fit,
+    data: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Any,
+    trainer_: Any,
+    message: str,
+) -> None:
+    """Nor a history that is no JSON."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("cup\nbird\ndog\ncar\n")
+    (tmp_path / "last.txt").write_text("red cup\nblue bird\ndog\n")
+    scenes = LearningDataModule(**data)
+    scenes.setup("fit")
+    both: list[Any] = [*scenes.train_items, *scenes.val_items]
+    far = [{"image_id": s.image_id, "bbox": [0, 0, 1, 1], "score": 0.5} for s in both]
+    (tmp_path / "far.json").write_text(json.dumps(far))
+    text = {"text": {"gap": "none", "regions": 2}}
+    assert fit(data_=changes, model_=text, **trainer_) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "bank").exists()
+    assert not (tmp_path / "run" / "history.json").exists()
