@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bsap.errors import ConfigError
@@ -18,7 +20,8 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="bsap explain",
         description="For each auxiliary prompt: vocabulary words near its learned context, expressions near its "
-        "feature, and the share of the expressions for which BSAP leaves CLIP's choice because of it.",
+        "feature, and the share of the expressions for which the scorer (BSAP, or the one that a learned bank was "
+        "learned with) leaves CLIP's choice because of it.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a finished run folder: its data, model and views")
     parser.add_argument("--bank", metavar="BANK", help="for example learned:runs/x/bank; by default the run's bank")
@@ -31,9 +34,11 @@ def run(argv: list[str]) -> int:
 
     from bsap.banks import check_learned_bank, load_bank
     from bsap.encoder import Encoder, EncoderConfig
+    from bsap.learned_bank import learned_scorer, warn_of_other_use
     from bsap.learning.explain import explain, learned_file, rows_of
     from bsap.learning.prompts import FrozenTower
     from bsap.saved_run import read_run
+    from bsap.scoring import make_scorer, scorer_name
     from bsap.sweep import Sweep
 
     saved = read_run(options.run)
@@ -42,18 +47,31 @@ def run(argv: list[str]) -> int:
     spec = options.bank or model["bank"]
     bank = load_bank(spec, split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)
+    scorer = learned_scorer(bank.meta) if bank.features is not None else "bsap"
+    warn_of_other_use(bank, model | {"scorers": [scorer]})
     file = learned_file(spec)
     tower = None if file is None else FrozenTower(Encoder(EncoderConfig.of(model["encoders"][0])))
-    meanings = explain(sweep.split, bank, file=file, tower=tower, nearest=options.nearest)
-    table = Table(title=f"{bank.name} on {sweep.data.split}: {len(meanings)} prompts", title_justify="left")
-    for name in ("prompt", "words near its context", "expressions near it", "explains", "mended", "broken"):
-        table.add_column(name, justify="right" if name in ("explains", "mended", "broken") else "left")
-    for *texts, explains, mended, broken in rows_of(meanings)[: options.rows]:
-        table.add_row(*map(str, texts), *(f"{100 * share:.2f}" for share in (explains, mended, broken)))
+    meanings = explain(sweep.split, bank, scorer=make_scorer(scorer), file=file, tower=tower, nearest=options.nearest)
+    title = f"{bank.name} on {sweep.data.split}, by {scorer_name(scorer)}: {len(meanings)} prompts"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("prompt")
+    if file is not None:
+        table.add_column("words near it", min_width=13, max_width=20)
+    table.add_column("expressions near it", overflow="ellipsis", no_wrap=True, max_width=22)
+    for name in ("explains", "mended", "broken"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for prompt, words, expressions, *shares in rows_of(meanings)[: options.rows]:
+        texts = (prompt, expressions) if file is None else (prompt, words, expressions)
+        table.add_row(*map(escape, texts), *(f"{100 * share:.2f}" for share in shares))
     console = Console()
     console.print(table)
     output = options.output or options.run / "explain.json"
-    document = {"run": str(options.run), "bank": spec, "prompts": [asdict(meaning) for meaning in meanings]}
+    document = {
+        "run": str(options.run),
+        "bank": spec,
+        "scorer": scorer,
+        "prompts": [asdict(meaning) for meaning in meanings],
+    }
     try:
         output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bsap.banks import LEARNED, Bank
 from bsap.errors import ConfigError
 from bsap.learning.prompts import FrozenTower
-from bsap.scoring import BSAP, CLIP, Similarities
+from bsap.scoring import BSAP, CLIP, Scorer, Similarities
 from bsap.scoring.functional import clip_logits
 from bsap.stored_split import StoredSplit
 
@@ -27,8 +27,8 @@ class PromptMeaning:
         prompt: its text, or ``#k`` for a learned one.
         words: for each learned context vector the nearest words of the vocabulary.
         expressions: the nearest expressions of the split with their cosines.
-        explains: share of the expressions for which BSAP leaves CLIP's choice and this prompt is the one that fits that
-            choice best.
+        explains: share of the expressions for which the scorer leaves CLIP's choice and this prompt is the one that
+            fits that choice best.
         mended: share of the expressions for which that turned a miss into a hit.
         broken: share for which it turned a hit into a miss.
     """
@@ -42,13 +42,20 @@ class PromptMeaning:
 
 
 def explain(
-    split: StoredSplit, bank: Bank, *, file: Path | None = None, tower: FrozenTower | None = None, nearest: int = 3
+    split: StoredSplit,
+    bank: Bank,
+    *,
+    scorer: Scorer = BSAP(),  # noqa: B008 - frozen
+    file: Path | None = None,
+    tower: FrozenTower | None = None,
+    nearest: int = 3,
 ) -> list[PromptMeaning]:
     """Every prompt of a bank, the one that explains most away first.
 
     Args:
         split: the expressions and their regions.
         bank: prompts that are the same for all expressions.
+        scorer: what uses the bank; a learned one goes with :func:`~bsap.learned_bank.learned_scorer`.
         file: the tensors of a learned bank, and
         tower: the model's text tower, for the words near learned context; without both there are no words.
         nearest: how many words and expressions to name.
@@ -73,7 +80,7 @@ def explain(
         if not part.valid.shape[-1]:
             continue
         hits = part.iou >= 0.5
-        moved, prompt, before, after = explained_away(similarities)
+        moved, prompt, before, after = explained_away(similarities, scorer)
         moved &= part.real & part.valid.any(-1, keepdim=True)
         was, is_ = (hits.gather(-1, choice[..., None])[..., 0] for choice in (before, after))
         for name, chosen in (("explains", moved), ("mended", moved & ~was & is_), ("broken", moved & was & ~is_)):
@@ -92,20 +99,25 @@ def explain(
     return sorted(meanings, key=lambda meaning: -meaning.explains)
 
 
-def explained_away(similarities: Similarities) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each expression, whether BSAP leaves CLIP's choice, and which prompt speaks loudest there.
+def explained_away(
+    similarities: Similarities,
+    scorer: Scorer = BSAP(),  # noqa: B008 - frozen
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each expression, whether a scorer leaves CLIP's choice, and which prompt speaks loudest there.
 
     Args:
         similarities: of a padded batch of scenes, without a bank mask.
+        scorer: the scorer.
 
     Returns:
-        Four tensors (B, E): moved (bool), the prompt with the highest logit at CLIP's choice, CLIP's choice, BSAP's.
+        Four tensors (B, E): moved (bool), the prompt with the highest logit at CLIP's choice, CLIP's choice, the
+        scorer's.
     """
     clip = CLIP()(replace(similarities, bank_mask=None)).choice
-    bsap = BSAP()(similarities).choice
+    chosen = scorer(similarities).choice
     logits = clip_logits(similarities.bank, similarities.tau)
     loudest = logits.argmax(-2)
-    return clip != bsap, loudest.gather(-1, clip), clip, bsap
+    return clip != chosen, loudest.gather(-1, clip), clip, chosen
 
 
 def nearest_words(file: Path | None, tower: FrozenTower | None, count: int) -> list[tuple[tuple[str, ...], ...]]:
@@ -119,7 +131,9 @@ def nearest_words(file: Path | None, tower: FrozenTower | None, count: int) -> l
     tensors = load_file(file)
     if "context" not in tensors:
         return []
-    seen = tower.vocabulary.any(dim=1).nonzero()[:, 0]
+    known = tower.vocabulary.any(dim=1)
+    known[tower.encoder.tokenize([""])[0].to(known.device)] = False  # start, end and padding are no words
+    seen = known.nonzero()[:, 0]
     vocabulary = F.normalize(tower.vocabulary[seen].float().cpu(), dim=-1)
     found = []
     for rows, length in zip(tensors["context"], tensors["lengths"].tolist(), strict=True):
@@ -142,12 +156,12 @@ def learned_file(spec: str) -> Path | None:
 
 
 def rows_of(meanings: Sequence[PromptMeaning]) -> list[tuple[str, str, str, float, float, float]]:
-    """The table: prompt, words, expressions, and the three shares."""
+    """The table, short enough for a terminal: prompt, the nearest word of each vector, two expressions, the shares."""
     return [
         (
             meaning.prompt,
-            " | ".join("/".join(words) for words in meaning.words),
-            ", ".join(f"{text} ({value:.2f})" for text, value in meaning.expressions),
+            " ".join(words[0] for words in meaning.words if words),
+            "\n".join(f"{value:.2f} {text}" for text, value in meaning.expressions[:2]),
             meaning.explains,
             meaning.mended,
             meaning.broken,

@@ -12,7 +12,7 @@ from bsap.cli import main
 from bsap.encoder import Encoder
 from bsap.learning.explain import explained_away, nearest_words
 from bsap.learning.prompts import FrozenTower
-from bsap.scoring import Similarities
+from bsap.scoring import BSAP, Similarities
 
 
 @pytest.fixture
@@ -45,6 +45,15 @@ def test_by_hand() -> None:
     assert (before.tolist(), after.tolist()) == ([[0, 1]], [[1, 1]])
 
 
+def test_the_scorer_decides_what_is_explained() -> None:
+    """At a tau of 0.1 the shouting prompt is one of two quiet ones, and CLIP's choice stays."""
+    query = torch.tensor([[[[0.9, 0.4]]]])
+    bank = torch.tensor([[[[0.1, 0.1], [0.9, 0.0]]]])
+    for tau, leaves in ((10.0, True), (0.1, False)):
+        moved, *_ = explained_away(Similarities(query, bank, torch.tensor([10.0])), BSAP(tau=tau))
+        assert moved.item() is leaves
+
+
 def test_context_made_of_words_is_read_back(tower: FrozenTower, encoder: Encoder, tmp_path: Path) -> None:
     rows = torch.stack([tower.words("red cup"), 3 * tower.words("left bird")])
     file = tmp_path / "bank.safetensors"
@@ -69,12 +78,25 @@ def test_the_shares_are_those_of_the_predictions(tested: Path, capsys: pytest.Ca
     assert "explains" in capsys.readouterr().out
 
 
-def test_a_learned_bank(fit: Any, tested: Path, tmp_path: Path) -> None:
-    assert fit(name="learned") == 0
+def test_a_learned_bank(
+    fit: Any, tested: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the scorer that it was learned with, in a table that a narrow terminal shows in a few lines a prompt."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert fit("--model.lr", "0.05", name="learned", model_={"learn_tau": True}) == 0
+    capsys.readouterr()
     assert main(["explain", str(tested), "--bank", f"learned:{tmp_path / 'learned' / 'bank'}", "--nearest", "2"]) == 0
-    found = json.loads((tested / "explain.json").read_text())["prompts"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "by bsap(tau=" in lines[0]
+    assert [word for word in ("explains", "mended", "broken") if word in lines[2]] == ["explains", "mended", "broken"]
+    assert len(lines) < 6 + 3 * 4
+    document = json.loads((tested / "explain.json").read_text())
+    meta = json.loads((tmp_path / "learned" / "bank" / "bank.json").read_text())
+    assert document["scorer"]["init_args"]["tau"] == pytest.approx(meta["learned"]["tau"], abs=1e-6)
+    found = document["prompts"]
     assert {p["prompt"] for p in found} == {"#0", "#1", "#2"}
     assert all(len(p["words"]) == 3 and {len(w) for w in p["words"]} == {2} for p in found)
+    assert not [word for p in found for words in p["words"] for word in words if "_of_text>" in word]
     assert all(len(p["expressions"]) == 2 for p in found)
 
 

@@ -28,6 +28,17 @@ LearningFolder.on_fit_end = on_fit_end
 """
 
 
+NOT_FINITE = """
+from bsap.learning.module import PromptLearner
+count = PromptLearner._count_hits
+def count_hits(self, batch):
+    if rank == 1:
+        batch.regions.fill_(float("nan"))
+    count(self, batch)
+PromptLearner._count_hits = count_hits
+"""
+
+
 def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
     """Five validation scenes on two processes: the accuracy is that of `bsap test` on one."""
     config = {
@@ -71,6 +82,26 @@ def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], 
     assert main(["test", "-c", str(tmp_path / "test.yaml")]) == 0
     found = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]["rec"]["bsap"]
     assert found["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+
+
+def test_a_number_that_is_not_finite_on_one_process(
+    ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path
+) -> None:
+    """Validation shares differ in length; still all stop, and the one that saw it names its batch."""
+    config = {
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path)},
+        "data": data | {"batch_size": 2},
+        "model": model | {"store": str(tmp_path / "store")},
+        "run": {"root": str(tmp_path), "name": "run"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    args = ["fit", "-c", str(tmp_path / "config.yaml")]
+    request = {"world": 2, "args": args, "folder": str(tmp_path), "prelude": NOT_FINITE}
+    assert ranks.ask({"wait": ranks.ask(request), "timeout": 60}) == [2, 2]
+    first, second = ((tmp_path / f"rank{rank}.err").read_text() for rank in range(2))
+    assert "another process has a number that is not finite at step" in first
+    assert "a feature is not finite at step" in second
+    assert "batch drawn_" in second
 
 
 @pytest.mark.parametrize("name", ["learned_prompts.yaml", "learned_prompts_text.yaml"])
