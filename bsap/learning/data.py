@@ -12,10 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
+from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
+from bsap.datamodules.scenes import LoadedSplit
 from bsap.errors import ConfigError, DataError
 from bsap.learning.texts import TextScene, read_texts, text_scenes
+from bsap.settings import digest
 
 Item = Scene | TextScene
 Collate = Callable[[str, Sequence[Item]], Any]
@@ -44,6 +47,7 @@ class LearningDataModule(RefCOCODataModule):
         train_items: what is learned from; after ``setup("fit")``.
         val_items: what chooses the best epoch; after ``setup("fit")`` or ``setup("validate")``.
         gap_scenes: scenes for the gap; after ``setup("fit")``.
+        sources: for each stage that was read, digests of its expressions and of the file that its regions come from.
         collate: makes a batch of one of the stages ``train``, ``val`` and ``test``; set by the learner.
 
     Raises:
@@ -85,6 +89,7 @@ class LearningDataModule(RefCOCODataModule):
                 "learned by heart."
             )
         self.gap_scenes: list[Scene] = []
+        self.sources: dict[str, dict[str, Any]] = {}
         self.collate: Collate = lambda stage, items: list(items)
         self._read: set[str] = set()
 
@@ -103,22 +108,36 @@ class LearningDataModule(RefCOCODataModule):
 
     def _read_splits(self, stage: str) -> None:
         if self.text_file is not None:
-            train = read_texts(Path(self.text_file))
+            train = self._lines("train", self.text_file)
             held = -(-len(train) // 10)
-            val = None if self.val_text_file is None else read_texts(Path(self.val_text_file))
+            val = None if self.val_text_file is None else self._lines("val", self.val_text_file)
             self.train_items, self.val_items = (train[:-held], train[-held:]) if val is None else (train, val)
-        elif self.text_only:
-            self.val_items = text_scenes(self._split(self.val_split, self.read))
-            if stage == "fit":
-                self.train_items = text_scenes(self._split(self.train_split, self.read))
         else:
-            self.val_items = self._split(self.val_split, self.load_split)
+            read = self._texts if self.text_only else self._scenes
+            self.val_items = read("val", self.val_split)
             if stage == "fit":
-                self.train_items = self._split(self.train_split, self.load_split)
+                self.train_items = read("train", self.train_split)
         if stage == "fit" and self.gap_expressions:
             whole, self.selection = self.selection, replace(self.selection, limit=self.gap_expressions)
-            self.gap_scenes = self._split(self.train_split, self.load_split)
+            self.gap_scenes = self._scenes("gap", self.train_split)
             self.selection = whole
+
+    def _lines(self, stage: str, file: str) -> list[TextScene]:
+        found = read_texts(Path(file))
+        self.sources[stage] = {"text_file": file, "expressions": digest([scene.referents for scene in found])}
+        return found
+
+    def _texts(self, stage: str, split: str) -> list[TextScene]:
+        records: SplitRecords = self._split(split, self.read)
+        said = digest([[expression.id, expression.text] for expression in records.expressions])
+        self.sources[stage] = {"split": split, "sha256": records.sha256, "expressions": said}
+        return text_scenes(records)
+
+    def _scenes(self, stage: str, split: str) -> list[Scene]:
+        loaded: LoadedSplit = self._split(split, self.load)
+        said = digest([[e.id, e.text] for scene in loaded.scenes for e in scene.expressions])
+        self.sources[stage] = {"split": split, "expressions": said, "proposals": loaded.summary.proposals}
+        return loaded.scenes
 
     def _split(self, split: str, read: Callable[[str], Any]) -> Any:
         try:

@@ -144,6 +144,7 @@ class LearningFolder(Callback):
             "steps": trainer.global_step,
             "seed": self._settings["seed_everything"],
             "data": self._settings["data"],
+            "sources": getattr(trainer.datamodule, "sources", {}),  # type: ignore[attr-defined]
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
             "seconds": round(seconds, 1),

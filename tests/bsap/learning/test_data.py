@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,23 @@ def test_a_text_file_keeps_a_tenth_for_validation(tmp_path: Path) -> None:
 def test_wrong_settings(data: dict[str, Any], changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.compile(message, re.DOTALL)):
         ready(data, **changes)
+
+
+def test_sources_tell_other_data_apart(data: dict[str, Any], tmp_path: Path, world: Path) -> None:
+    """The bank's JSON keeps them: settings that are the same may name files that are not."""
+    detections = {"source": "detections", "path": "demo/detections.json"}
+    one, again, fewer = (ready(data, proposals=detections, limit=limit).sources for limit in (None, None, 9))
+    assert one == again
+    assert one["train"]["expressions"] != fewer["train"]["expressions"] != one["val"]["expressions"]
+    content = (world / "demo" / "detections.json").read_bytes()
+    assert one["val"]["proposals"]["sha256"] == sha256(content).hexdigest()
+    texts = ready(data, text_only=True, gap_expressions=3).sources
+    assert texts["train"]["expressions"] == one["train"]["expressions"]
+    assert set(texts) == {"train", "val", "gap"}
+    (tmp_path / "t.txt").write_text("a cup\na bird\n")
+    before = ready({"text_file": str(tmp_path / "t.txt")}).sources
+    (tmp_path / "t.txt").write_text("a cup\na dog\n")
+    assert ready({"text_file": str(tmp_path / "t.txt")}).sources != before
 
 
 def test_a_split_that_has_two_uses(data: dict[str, Any]) -> None:

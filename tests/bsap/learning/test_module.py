@@ -106,6 +106,7 @@ def test_a_bank_saved_loaded_and_tested_twice(
     assert tensors["context"].shape == (3, 3, 96)
     assert meta["seed"] == 0
     assert meta["data"]["train_split"] == "train"
+    assert set(meta["sources"]) == {"train", "val"}
     words = [word.replace("TEST_SPLIT", "val") for word in commands(printed)[0]]
     results = []
     for name in ("one", "two"):
