@@ -2,8 +2,15 @@
 
     python benchmarks/learned_prompts.py --output learned_prompts.json
 
-Everything is learned on the train split and chosen on the validation split; the test split is looked at once. Regions
-are the simulated mask proposals. Prints a table and writes it as JSON.
+Everything is learned on the train split. The best epoch and the number of prompts (`--count 16 64`) are chosen on the
+validation split, the number by its mean accuracy over seeds; only banks of the chosen number see the test split. That
+holds for one call: whoever calls again with other settings after a look at the table has chosen on the test split, and
+needs another one (`--world`).
+
+A learned bank is compared with what is best without learning on the test split itself, of all scorers and of its own,
+for each metric. The intervals are paired bootstraps over scenes, at the mean over seeds: what another draw of scenes
+could change. The standard deviation is over seeds: what other starting points and batches could change. Regions are the
+simulated mask proposals. Prints tables and writes them as JSON.
 """
 
 from __future__ import annotations
@@ -16,13 +23,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Trainer, seed_everything
+from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bsap.banks import list_banks, load_bank
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
+from bsap.demo.statistics import Interval, bootstrap_interval
 from bsap.encoder import Encoder, EncoderConfig
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member
@@ -41,7 +53,7 @@ MODES: dict[str, dict[str, Any]] = {
     "text only": {"text_only": True},
     "text only, projected": {"text_only": True, "gap_expressions": 200},
 }
-METRICS = (("rec", "acc@0.5"), ("ris", "oIoU"), ("ris", "mIoU"))
+METRICS = ("rec acc@0.5", "ris oIoU", "ris mIoU")
 
 
 def main() -> None:
@@ -49,16 +61,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/learned_prompts"), help="runs and features")
     parser.add_argument("--output", type=Path, default=Path("learned_prompts.json"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--world", type=int, default=0, help="seed of the drawn scenes: another, other scenes")
     parser.add_argument("--train-scenes", type=int, default=3000)
+    parser.add_argument("--val-scenes", type=int, default=300)
     parser.add_argument("--test-scenes", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--count", type=int, default=64, help="K auxiliary prompts")
+    parser.add_argument("--count", type=int, nargs="+", default=[16, 64], help="K auxiliary prompts to choose from")
     parser.add_argument("--length", type=int, default=4, help="n context vectors each")
     parser.add_argument("--lr", type=float, default=0.01)
     options = parser.parse_args()
     quiet()
-    sizes = {"train": options.train_scenes, "val": options.train_scenes // 10, "test": options.test_scenes}
-    root = make_demo_root(sizes=sizes)
+    sizes = {"train": options.train_scenes, "val": options.val_scenes, "test": options.test_scenes}
+    root = make_demo_root(seed=options.world, sizes=sizes)
     data: dict[str, Any] = {
         "root": str(root),
         "proposals": ProposalConfig("masks", path=f"{DATASET}/masks.json"),
@@ -70,32 +84,53 @@ def main() -> None:
     console = Console(width=120)
     console.print(f"region features of all splits in {seconds:.0f} s", highlight=False)
 
-    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for bank in list_banks():
-        if not bank.transductive:
-            for scorer, values in evaluate(split, load_bank(bank.name)).items():
-                rows[scorer, "" if scorer == "clip" else bank.name] = [values]
-    took: dict[str, list[float]] = {}
+    chosen: dict[tuple[str, str], list[Any]] = {}
+    validation: list[dict[str, Any]] = []
+    took: dict[str, float] = {}
     for scorer in ("bsap", "bsap_h"):
         for mode in MODES:
-            for seed in range(options.seeds):
+            found: dict[int, list[Any]] = {}
+            for count in options.count:
                 started = time.perf_counter()
-                bank = learn(data, store, options, scorer=scorer, mode=mode, seed=seed)
-                took.setdefault(f"{scorer}, {mode}", []).append(round(time.perf_counter() - started, 1))
-                rows.setdefault((scorer, f"learned, {mode}"), []).append(evaluate(split, bank)[scorer])
-                console.print(f"{scorer}, {mode}, seed {seed}: {took[f'{scorer}, {mode}'][-1]:.0f} s", highlight=False)
+                found[count] = [
+                    learn(data, store, options, scorer=scorer, mode=mode, count=count, seed=seed)
+                    for seed in range(options.seeds)
+                ]
+                each = (time.perf_counter() - started) / options.seeds
+                took[f"{scorer}, {mode}, {count}"] = round(each, 1)
+                values = summary(bank.meta["val"] for bank in found[count])
+                validation.append({"scorer": scorer, "mode": mode, "count": count} | values)
+                console.print(f"{scorer}, {mode}, {count} prompts: validation {shown(values)}, {each:.0f} s a bank")
+            best = max(options.count, key=lambda k: statistics.fmean(bank.meta["val"] for bank in found[k]))
+            chosen[scorer, mode] = found[best]
+            console.print(f"{scorer}, {mode}: {best} prompts are chosen", highlight=False)
+
+    rows: dict[tuple[str, str], list[Outcome]] = {}
+    for bank in list_banks():
+        if not bank.transductive:
+            for scorer in ("clip", "bsap", "bsap_h"):
+                name = "" if scorer == "clip" else bank.name
+                rows.setdefault((scorer, name), [Outcome(split, scorer, load_bank(bank.name))])
+    hand_written = dict(rows)
+    for (scorer, mode), banks in chosen.items():
+        name = f"learned, {mode}, {len(banks[0].features)}"
+        rows[scorer, name] = [Outcome(split, scorer, bank) for bank in banks]
     console.print(table(rows))
+    differences = compare(rows, {key: found for key, (found,) in hand_written.items()})
+    console.print(difference_table(differences))
     report = {
         "settings": {key: str(value) for key, value in vars(options).items()},
         "learning_seconds": took,
+        "validation": validation,
         "rows": [
             {"scorer": scorer, "bank": bank, "seeds": len(runs)}
-            | {name: summary(run[name] for run in runs) for name in runs[0]}
+            | {metric: summary(run.value(metric) for run in runs) for metric in METRICS}
             for (scorer, bank), runs in rows.items()
         ],
+        "differences": differences,
     }
     options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    console.print(f"Written to {options.output}; learning took {took} s", highlight=False, soft_wrap=True)
+    console.print(f"Written to {options.output}; learning took {took} s a bank", highlight=False, soft_wrap=True)
 
 
 def prepare(data: dict[str, Any], store: Path) -> tuple[StoredSplit, float]:
@@ -112,20 +147,85 @@ def prepare(data: dict[str, Any], store: Path) -> tuple[StoredSplit, float]:
     return split, time.perf_counter() - started
 
 
-def evaluate(split: StoredSplit, bank: Any) -> dict[str, dict[str, float]]:
-    scorers = {name: make_scorer(name) for name in ("clip", "bsap", "bsap_h")}
-    found = split.evaluate(scorers, bank)
-    return {name: {f"{task}/{metric}": found[task][name][metric] for task, metric in METRICS} for name in scorers}
+class Outcome:
+    """What a scorer chose with a bank on the test split: its metrics, and for each expression what they are made of."""
+
+    def __init__(self, split: StoredSplit, scorer: str, bank: Any) -> None:
+        ranking = make_scorer(scorer)
+        found = split.evaluate({scorer: ranking}, bank)
+        self.metrics = {f"{task} {name}": found[task][scorer][name] for task, name in (m.split() for m in METRICS)}
+        self.scenes = [scene.image_id for part in split.parts for scene in part.scenes for _ in scene.expressions]
+        hits, pixels = [], []
+        for part, similarities in split.similarities(bank):
+            choice = ranking(similarities).choice.clamp(min=0)[..., None]
+            hits.append((part.iou.gather(-1, choice)[..., 0] >= 0.5)[part.real])
+            assert part.overlap is not None
+            pixels.append(part.overlap.gather(-1, choice.expand(2, *choice.shape))[..., 0][:, part.real])
+        self.hits = torch.cat(hits).double().numpy()
+        self.intersections, self.unions = torch.cat(pixels, dim=1).double().numpy()
+
+    def value(self, metric: str) -> float:
+        """The metric."""
+        return float(self.metrics[metric])
+
+    def each(self, metric: str) -> NDArray[np.float64]:
+        """(N,) what the metric is the mean of."""
+        return self.hits if metric == "rec acc@0.5" else self.intersections / self.unions
 
 
-def learn(data: dict[str, Any], store: Path, options: Any, *, scorer: str, mode: str, seed: int) -> Any:
+def compare(
+    rows: dict[tuple[str, str], list[Outcome]], hand_written: dict[tuple[str, str], Outcome]
+) -> list[dict[str, Any]]:
+    """Each learned bank against the best without learning, of all scorers and of its own."""
+    found = []
+    for (scorer, bank), runs in rows.items():
+        if (scorer, bank) in hand_written:
+            continue
+        own = {key: outcome for key, outcome in hand_written.items() if key[0] == scorer}
+        for metric in METRICS:
+            for rival in sorted({best_of(hand_written, metric), best_of(own, metric)}):
+                interval = gain(hand_written[rival], runs, metric)
+                names = {"scorer": scorer, "bank": bank, "metric": metric, "rival": " ".join(rival)}
+                found.append(names | interval._asdict())
+    return found
+
+
+def best_of(outcomes: dict[tuple[str, str], Outcome], metric: str) -> tuple[str, str]:
+    return max(outcomes, key=lambda key: outcomes[key].value(metric))
+
+
+def gain(rival: Outcome, runs: list[Outcome], metric: str) -> Interval:
+    """What learned banks gain over a hand-written one, at the mean over seeds."""
+    if metric == "ris oIoU":
+        return overall_interval(rival, runs)
+    mean = np.mean([run.each(metric) for run in runs], axis=0)
+    return bootstrap_interval(rival.each(metric), mean, rival.scenes)
+
+
+def overall_interval(rival: Outcome, runs: list[Outcome], *, n: int = 2000) -> Interval:
+    """As ``bootstrap_interval``, for a ratio of sums: both sums are drawn anew, scene by scene."""
+    number = {scene: index for index, scene in enumerate(dict.fromkeys(rival.scenes))}
+    scene = np.array([number[name] for name in rival.scenes])
+    sums = [[np.bincount(scene, x) for x in (run.intersections, run.unions)] for run in (rival, *runs)]
+    rng = np.random.default_rng(0)
+
+    def change(drawn: NDArray[np.int64]) -> float:
+        first, *others = (intersection[drawn].sum() / union[drawn].sum() for intersection, union in sums)
+        return float(np.mean(others) - first)
+
+    draws = [change(rng.integers(len(number), size=len(number))) for _ in range(n)]
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Interval(change(np.arange(len(number))), float(low), float(high))
+
+
+def learn(data: dict[str, Any], store: Path, options: Any, *, scorer: str, mode: str, count: int, seed: int) -> Any:
     seed_everything(seed, verbose=False)
-    name = f"{scorer}-{mode.replace(', ', '-').replace(' ', '_')}-{seed}"
+    name = f"{scorer}-{mode.replace(', ', '-').replace(' ', '_')}-{count}-{seed}"
     module = PromptLearner(
         encoders=[EncoderConfig("demo")],
         views=["crop"],
         scorer=scorer,
-        prompts=PromptConfig(count=options.count, length=options.length),
+        prompts=PromptConfig(count=count, length=options.length),
         text=TextConfig(gap="regions" if "projected" in mode else "none"),
         lr=options.lr,
         patience=options.epochs,
@@ -152,17 +252,28 @@ def summary(values: Iterable[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(found), "stdev": spread, "min": min(found), "max": max(found)}
 
 
-def table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> Table:
-    shown = Table(title="test split, per cent; learned banks: mean ± standard deviation over seeds")
-    for name in ("scorer", "bank", *(f"{task.upper()} {metric}" for task, metric in METRICS)):
-        shown.add_column(name, no_wrap=True)
+def shown(values: dict[str, float]) -> str:
+    return f"{100 * values['mean']:.2f} ± {100 * values['stdev']:.2f}"
+
+
+def table(rows: dict[tuple[str, str], list[Outcome]]) -> Table:
+    made = Table(title="test split, per cent; learned banks: mean ± standard deviation over seeds")
+    for name in ("scorer", "bank", *METRICS):
+        made.add_column(name, no_wrap=True)
     for (scorer, bank), runs in sorted(rows.items(), key=lambda item: ("clip", "bsap", "bsap_h").index(item[0][0])):
-        cells = []
-        for task, metric in METRICS:
-            values = summary(run[f"{task}/{metric}"] for run in runs)
-            cells.append(f"{100 * values['mean']:.2f}" + (f" ± {100 * values['stdev']:.2f}" if len(runs) > 1 else ""))
-        shown.add_row(scorer, bank, *cells)
-    return shown
+        values = [summary(run.value(metric) for run in runs) for metric in METRICS]
+        made.add_row(scorer, bank, *(shown(v) if len(runs) > 1 else f"{100 * v['mean']:.2f}" for v in values))
+    return made
+
+
+def difference_table(rows: list[dict[str, Any]]) -> Table:
+    made = Table(title="test split, points: learned (mean over seeds) minus best without learning, 95 % over scenes")
+    for name in ("scorer", "bank", "metric", "best without learning", "difference"):
+        made.add_column(name, no_wrap=True)
+    for row in rows:
+        difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * row[key] for key in ("difference", "low", "high")))
+        made.add_row(row["scorer"], row["bank"], row["metric"], row["rival"], escape(difference))
+    return made
 
 
 if __name__ == "__main__":
