@@ -15,6 +15,7 @@ from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
+from bsap.meeting import together
 from bsap.progress import quiet
 
 HELP = (
@@ -48,7 +49,8 @@ def run(argv: list[str]) -> int:
         trainer=("accelerator", "devices", "num_nodes", "precision", "max_epochs"),
         trainer_defaults={"max_epochs": 40, "num_sanity_val_steps": 0},
     )
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint(cli.config["ckpt_path"], cli.model))
+    with together():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint(cli.config["ckpt_path"], cli.model))
     if cli.trainer.is_global_zero:
         report(cli.trainer, cli.model, cli.datamodule)
     return 0

@@ -24,6 +24,7 @@ from bsap.learning.material import Material, RegionSource
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
 from bsap.learning.shell import store_command
 from bsap.learning.texts import TextConfig
+from bsap.meeting import one_of_each_node_first
 from bsap.metrics import RECAccuracy
 from bsap.module import OPENAI
 from bsap.precision import check_precision
@@ -193,12 +194,7 @@ class PromptLearner(LightningModule):
             self._cache.flush()
 
     def _load(self, precision: str) -> None:
-        trainer = self._trainer
-        if trainer is not None and trainer.local_rank:
-            trainer.strategy.barrier("weights")  # one download per node
-        encoder = Encoder(self.config)
-        if trainer is not None and not trainer.local_rank:
-            trainer.strategy.barrier("weights")
+        encoder = one_of_each_node_first(self._trainer, lambda: Encoder(self.config))
         self._frozen = [encoder.to(self.device)]
         folder = self.store_folder
         self._cache = cache = None if folder is None else FeatureCache(folder, precision=precision, resize=self.resize)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import pickle
 import pickletools
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,15 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def _draw(folder: str) -> str:
-    return str(make_demo_root(Path(folder), sizes=TINY))
-
-
 def test_two_processes_at_once_get_one_whole_folder(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        roots = set(pool.map(_draw, [str(tmp_path)] * 3, chunksize=1))
+    code = f"""
+import pathlib
+from bsap.demo.dataset import make_demo_root
+print(make_demo_root(pathlib.Path({str(tmp_path)!r}), sizes={TINY!r}))
+"""
+    command = [sys.executable, "-c", code]
+    drawing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    roots = {process.communicate(timeout=120)[0].strip() for process in drawing}
     assert {Path(root) for root in roots} == set(tmp_path.iterdir())
     assert len(roots) == 1
     assert len(list(next(tmp_path.iterdir()).rglob("*.jpg"))) == 2
