@@ -65,9 +65,9 @@ class LearningBatch:
     @classmethod
     def empty(cls) -> LearningBatch:
         """A batch without examples: in the place of None, which Lightning skips while other processes take a step."""
-        nothing = torch.zeros(0, 1, 0)
-        regions, flags = nothing[..., None], nothing.bool()
-        return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags[:, 0], iou=nothing, real=flags[:, :, 0])
+        flags = torch.zeros(0, 0, dtype=torch.bool)
+        regions, iou = torch.zeros(0, 0, 0, 0), torch.zeros(0, 0, 0)
+        return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags, iou=iou, real=flags)
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> LearningBatch:

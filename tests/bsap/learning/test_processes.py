@@ -104,6 +104,25 @@ def test_a_number_that_is_not_finite_on_one_process(
     assert "batch drawn_" in second
 
 
+def test_a_process_with_nothing_to_learn_from_keeps_step(ranks: Any, model: dict[str, Any], tmp_path: Path) -> None:
+    """One line a batch, and half of the lines are a single word, which can be no query."""
+    lines = [f"{word}\nthe {colour} {word}" for word in ("cup", "bird", "dog", "car") for colour in ("red", "blue")]
+    (tmp_path / "texts.txt").write_text("\n".join(dict.fromkeys("\n".join(lines).splitlines())))
+    config = {
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "default_root_dir": str(tmp_path)},
+        "data": {"text_file": str(tmp_path / "texts.txt"), "batch_size": 1},
+        "model": model | {"store": str(tmp_path / "store"), "text": {"regions": 2, "gap": "none"}},
+        "run": {"root": str(tmp_path), "name": "run"},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    args = ["fit", "-c", str(tmp_path / "config.yaml")]
+    request = {"world": 2, "args": args, "folder": str(tmp_path), "prelude": ""}
+    assert ranks.ask({"wait": ranks.ask(request), "timeout": 60}) == [0, 0]
+    meta = json.loads((tmp_path / "run" / "bank" / "bank.json").read_text())
+    assert meta["skipped_expressions"] == 4
+    assert meta["steps"] == 2 * 5, "two epochs, ten lines to learn from on two processes"
+
+
 @pytest.mark.parametrize("name", ["learned_prompts.yaml", "learned_prompts_text.yaml"])
 def test_shipped_configurations(data: dict[str, Any], model: dict[str, Any], tmp_path: Path, name: str) -> None:
     flags = ["--data.root", data["root"], "--data.dataset", "demo", "--data.split_by", "drawn"]
