@@ -148,6 +148,9 @@ def test_learned_tau_and_lam_are_part_of_the_printed_command(
     assert results["protocol"]["resize"] == "longest"
     (name,) = set(results["metrics"]["rec"]) - {"clip"}
     assert results["metrics"]["rec"][name]["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+    flags += ["--run.overwrite", "true", "--model.store", model["store"], "--model.scorers", '["clip", "bsap_h"]']
+    with pytest.warns(UserWarning, match="was learned with a tau or lam of its own, which no scorer of this run uses"):
+        assert main([*words, *flags]) == 0
 
 
 def test_query_context_is_for_the_learner_alone(
