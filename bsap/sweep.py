@@ -19,6 +19,7 @@ from bsap.datamodules.records import SplitRecords
 from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
+from bsap.learned_bank import warn_of_other_use
 from bsap.phrases import load_parser, phrase_of
 from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
@@ -146,6 +147,7 @@ class Sweep:
             for number, name in enumerate(banks):
                 bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed)
                 check_learned_bank(bank, self.models)
+                warn_of_other_use(bank, {**self.settings["model"], "scorers": list(scorers.values())})
                 todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or not number}
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():

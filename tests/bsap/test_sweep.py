@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from bsap.cli import main
 from bsap.encoder import Encoder
@@ -166,3 +168,17 @@ def test_a_file_without_splits_has_one_only(planted: Any, tmp_path: Path, capsys
 def test_unknown_metric(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(stored), "--metric", "rec/acc"]) == 2
     assert "rec/acc@0.5" in capsys.readouterr().err
+
+
+def test_a_learned_bank_at_another_tau_is_told(stored: Path, tmp_path: Path) -> None:
+    run = read_run(stored)
+    (model,) = run.finished()["models"]
+    save_file({"features": torch.eye(model["dim"])[:2]}, tmp_path / "bank.safetensors")
+    meta = {"name": "mine", "model": model, "scorer": "bsap", "learned": {"tau": 3.0}}
+    (tmp_path / "bank.json").write_text(json.dumps(meta))
+    sweep, bank = Sweep(run), f"learned:{tmp_path}"
+    with pytest.warns(UserWarning, match="learned with a tau or lam of its own"):
+        list(sweep.rows(scorer_grid(["bsap"]), [bank], ["before"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(sweep.rows(scorer_grid(["bsap"], taus=[3.0]), [bank], ["before"]))
