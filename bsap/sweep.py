@@ -172,7 +172,9 @@ def _spec(scorer: Scorer, name: str) -> Any:
         return name
     fields = {f.name: plain(getattr(scorer, f.name)) for f in dataclasses.fields(scorer) if f.init}
     changed = {key: value for key, value in fields.items() if value != getattr(type(scorer)(), key)}
-    return {"class_path": type(scorer).__name__, "init_args": changed}
+    kind = type(scorer)
+    own = kind.__module__.startswith("bsap.scoring.")
+    return {"class_path": kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}", "init_args": changed}
 
 
 def _store_folder(run: SavedRun) -> Path:

@@ -88,7 +88,7 @@ def test_a_damaged_tensor_costs_no_other_and_is_replaced_for_good(tmp_path: Path
     ["[" * 100_000, '{"a": {"dtype": "F32", "shape": [1], "data_offsets": "x"}}', '{"a": {"data_offsets": []}}'],
 )
 def test_a_header_of_nonsense_is_damage(tmp_path: Path, header: str) -> None:
-    meta = header.replace("{", '{"__metadata__": {"format": "bsap-features-1", "crc32": "{}"}, ', 1).encode()
+    meta = header.replace("{", '{"__metadata__": {"format": "bsap-features-2", "crc32": "{}"}, ', 1).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(meta)) + meta)
     with pytest.warns(UserWarning, match="damaged"):
         assert len(FeatureStore(tmp_path)) == 0
