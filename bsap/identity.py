@@ -23,7 +23,7 @@ def resolved_settings(trainer: Trainer, module: LightningModule) -> dict[str, An
     datamodule = getattr(trainer, "datamodule", None)
     seed = os.environ.get("PL_GLOBAL_SEED")
     return {
-        "seed_everything": int(seed) if seed is not None else True,
+        "seed_everything": int(seed or 0),
         "trainer": {"precision": str(trainer.precision)},
         "data": {}
         if datamodule is None

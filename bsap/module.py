@@ -16,7 +16,7 @@ from bsap.banks import Bank, check_learned_bank, load_bank
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.encoder import Encoder, EncoderConfig
-from bsap.errors import ConfigError, DataError
+from bsap.errors import ConfigError, DataError, unknown
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
 from bsap.learned_bank import warn_of_other_use
@@ -120,6 +120,16 @@ class BSAPModule(LightningModule):
             }
         )
         self.tasks = _some("task", tasks)
+        for task in self.tasks:
+            if task not in ("rec", "ris"):
+                raise unknown("task", str(task), ("rec", "ris"))
+        if missing_mask not in ("error", "skip"):
+            raise unknown("policy for referents without a mask (`missing_mask`)", str(missing_mask), ("error", "skip"))
+        if not (isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, str)):
+            raise ConfigError(
+                "`templates` must be a bsap.Templates, `phrases` a bsap.text.Phrases and `bank` a text, but got "
+                f"{templates!r}, {phrases!r} and {bank!r}."
+            )
         self.encoder_configs = models
         self.views: list[View] = [make_view(view) for view in _some("view", views)]
         self.resize, self.templates, self.aggregate = resize, templates, aggregate

@@ -122,6 +122,7 @@ def make_results(
     no_mask = sum(record["status"] == "no_mask" for record in records)
     selected = len(records) if summary is None else summary.selected
     published = None if summary is None else summary.published
+    whole = published in (None, selected) and len(records) == selected
     partial = no_mask > 0 or (summary is not None and summary.partial)
     bank = module.bank
     return {
@@ -137,7 +138,8 @@ def make_results(
             "scenes": None if summary is None else summary.scenes,
             "regions": None if summary is None else summary.regions,
         },
-        "complete": len(records) == selected and not partial and published in (None, selected),
+        # Nobody knows of loaders of one's own what they left out.
+        "complete": None if summary is None else whole and not partial,
         "partial": partial,
         "selection": {} if summary is None else summary.selection,
         "protocol": {

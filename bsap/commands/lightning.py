@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from bsap.commands.parser import CommandLine
 from bsap.datamodules import PictureDataModule, RefCOCODataModule
+from bsap.errors import ConfigError
 from bsap.meeting import together
 from bsap.module import BSAPModule
 from bsap.progress import quiet
@@ -28,7 +30,10 @@ USAGE = {
 def run(argv: list[str]) -> int:
     """Run ``bsap test ...`` or ``bsap predict ...``."""
     with leaving_at_once(), together():
-        return _run(argv)
+        try:
+            return _run(argv)
+        except MisconfigurationException as error:  # devices that are not there, for example
+            raise ConfigError(str(error)) from error
 
 
 def _run(argv: list[str]) -> int:
@@ -45,7 +50,9 @@ def _run(argv: list[str]) -> int:
     )
     if command == "predict":
         batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
-        print_choices([record for batch in batches or [] for record in batch])
+        records = [record for batch in batches or [] for record in batch]
+        if records:  # one process has the picture
+            print_choices(records)
         return 0
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     if cli.trainer.is_global_zero:

@@ -131,8 +131,8 @@ def check_reduce(reduce: object, top_k: int | None) -> None:
     one_of("reduce", reduce, Reduce)
     if (reduce == "topk") != (top_k is not None):
         raise ValueError(f"Expected argument `top_k` to be given with `reduce='topk'` alone, but got {top_k}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"Expected argument `top_k` to be at least 1, but got {top_k}.")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ValueError(f"Expected argument `top_k` to be a whole number, at least 1, but got {top_k!r}.")
 
 
 def balanced_logits(query_logits: Tensor, bank_logits: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -167,6 +167,6 @@ def _scorer_class(path: str) -> type[Scorer]:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"Scorer class {path!r} cannot be imported ({error}); give its full import path.") from error
-    if not (isinstance(cls, type) and issubclass(cls, Scorer)):
-        raise ConfigError(f"Scorer class {path!r} is not a subclass of bsap.scoring.Scorer.")
+    if not (isinstance(cls, type) and issubclass(cls, Scorer) and cls.rank is not Scorer.rank):
+        raise ConfigError(f"Scorer class {path!r} is not a subclass of bsap.scoring.Scorer with a `rank` of its own.")
     return cls

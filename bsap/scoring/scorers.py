@@ -30,6 +30,9 @@ from bsap.scoring.tensors import Scores, Similarities
 
 Aggregate = Literal["before", "sum", "after"]
 
+_LARGEST = 1e30
+"""The largest temperature: sums of logits of all prompts and members stay finite in float32."""
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -80,8 +83,10 @@ class Scorer:
                     f"but got {value}."
                 )
             # A tensor's value is not looked at: it may be on a device, and in the middle of being learned.
-            if not isinstance(value, Tensor) and not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"Expected argument `{name}` to be a positive number, but got {value!r}.")
+            if not isinstance(value, Tensor) and not (_is_number(value) and 0 < value <= _LARGEST):
+                raise ValueError(
+                    f"Expected argument `{name}` to be a positive number, at most {_LARGEST:g}, but got {value!r}."
+                )
 
     def rank(self, logits: Logits) -> Tensor:
         """The quantity to argmax, ``(..., E, R)``; what stands at padding must be finite and is ignored."""
@@ -187,6 +192,8 @@ class Correction(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_reduce(self.reduce, self.top_k)
+        if not isinstance(self.gate, bool):
+            raise ValueError(f"Expected argument `gate` to be true or false, but got {self.gate!r}.")
         if not isinstance(self.alpha, Tensor) and not (_is_number(self.alpha) and math.isfinite(self.alpha)):
             raise ValueError(f"Expected argument `alpha` to be a finite number, but got {self.alpha!r}.")
 

@@ -35,6 +35,7 @@ REFUSED = [
     (["--model.views", "[crop, crop]"], "must differ"),
     (["--trainer.precision", "bf16-true"], "would round the boxes"),
     (["--trainer.precision", "16-true"], "would round the boxes"),
+    (["--trainer.devices", "0"], "devices"),
     (["-c", "bsap:protocols/reclop.yaml"], "Did you mean 'protocols/reclip.yaml'"),
 ]
 

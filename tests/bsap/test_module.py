@@ -177,3 +177,17 @@ def test_encoders_do_not_train(planted: Any, tmp_path: Path) -> None:
     found = module(planted).train()
     assert not any(parameter.requires_grad for parameter in found.parameters())
     assert not any(part.training for encoder in found.encoders for part in encoder.modules())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": ["rec", "RIS"]}, "Unknown task 'RIS'"),
+        ({"missing_mask": "skpi"}, "Did you mean 'skip'"),
+        ({"templates": {"query": "{}"}}, "`templates` must be"),
+        ({"bank": None}, "`bank` a text"),
+    ],
+)
+def test_python_is_checked_as_the_command_line_is(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BSAPModule(**settings)

@@ -520,7 +520,7 @@ def test_only_clip_does_without_a_bank() -> None:
         (lambda: Correction(alpha=math.inf), "`alpha` to be a finite number"),
         (lambda: Correction(reduce="topk"), "`top_k` to be given with"),
         (lambda: Correction(top_k=3), "`top_k` to be given with"),
-        (lambda: Correction(reduce="topk", top_k=0), "`top_k` to be at least 1"),
+        (lambda: Correction(reduce="topk", top_k=0), "`top_k` to be a whole number, at least 1"),
         (lambda: CLIP()(scene([[0.1]]), aggregate="mean"), "`aggregate` to be one of"),
         (lambda: BSAP(tau=torch.ones(3))(scene([[0.1]], [[0.1]])), "`tau` to be a scalar or one number for each of 1"),
         (lambda: clip_logits(torch.zeros(1, 1, 1), torch.ones(1), aggregate="after"), "`aggregate` to be one of"),
@@ -583,3 +583,18 @@ def test_a_scorer_of_ones_own_overrides_rank_alone() -> None:
     s = scene([[0.1, 0.3, 0.2]], [[0.0, 0.0, 0.0]])
     assert Worst()(s).choice.tolist() == [0]
     assert Worst()(s).value.sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("Correction", {"gate": "false"}, "`gate`"),
+        ("Correction", {"reduce": "topk", "top_k": 2.5}, "`top_k`"),
+        ("Correction", {"reduce": "topk", "top_k": True}, "`top_k`"),
+        ("BSAP", {"tau": 1e39}, "`tau`"),
+        ("bsap.scoring.Scorer", {}, "`rank` of its own"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_scorer({"class_path": name, "init_args": arguments})

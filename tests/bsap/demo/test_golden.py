@@ -14,8 +14,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 
+from bsap import BSAPModule, EncoderConfig, PictureDataModule, Templates
+from bsap.banks import load_bank
 from bsap.demo.draw import World, draw_scene
 from bsap.demo.language import expressions
 from bsap.demo.vocabulary import MODEL_FOLDER
@@ -54,6 +57,55 @@ def test_cosines_and_choices_are_those_on_record(entry: dict[str, Any]) -> None:
     expected = np.array(entry["cosines"])
     assert np.abs(found - expected).max() < 1e-4
     assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+def plain_scores(regions: Any, queries: Any, bank: Any, tau: float) -> dict[str, Any]:
+    """(E, R) of each scorer in float64, one region and one sentence at a time."""
+    scores = {name: np.zeros((len(queries), len(regions))) for name in ("clip", "bsap", "bsap_h")}
+    for e, query in enumerate(queries):
+        q, p = np.zeros(len(regions)), np.zeros(len(regions))
+        for r, region in enumerate(regions):
+            q[r] = np.exp(tau * (region @ query))
+            p[r] = q[r] / (q[r] + sum(np.exp(tau * (region @ prompt)) for prompt in bank))
+        q /= q.sum()
+        scores["clip"][e], scores["bsap"][e], scores["bsap_h"][e] = q, p, 0.5 * p / p.sum() + 0.5 * q
+    return scores
+
+
+@pytest.mark.parametrize("entry", golden(), ids=lambda entry: str(entry["picture"]))
+def test_the_whole_way_gives_the_scores_of_a_plain_loop(entry: dict[str, Any]) -> None:
+    """From picture to score by `trainer.predict`, beside PIL, open_clip and numpy: tau, templates, bank and scorers."""
+    bank, query_form, bank_form = "colours", "there is {} here", "the colour {}"
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{MODEL_FOLDER}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{MODEL_FOLDER}")
+    model.eval()
+    with Image.open(GOLDEN / entry["picture"]) as picture, torch.inference_mode():
+        crops = [preprocess(picture.convert("RGB").crop(tuple(box))) for box in entry["boxes"]]
+        regions = model.encode_image(torch.stack(crops), normalize=True).double().numpy()
+        sides = [
+            model.encode_text(tokenizer([form.format(text) for text in texts]), normalize=True).double().numpy()
+            for form, texts in ((query_form, entry["texts"]), (bank_form, load_bank(bank).prompts))
+        ]
+    expected = plain_scores(regions, *sides, float(model.logit_scale.exp()))
+
+    module = BSAPModule(
+        encoders=[EncoderConfig("demo")], views=["crop"], bank=bank, templates=Templates(query_form, bank_form),
+        scorers=["clip", "bsap", "bsap_h"], run=None, store=None,
+    )  # fmt: skip
+    data = PictureDataModule(str(GOLDEN / entry["picture"]), entry["boxes"], entry["texts"])
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
+    (records,) = Trainer(accelerator="cpu", devices=1, **quiet).predict(module, data)
+    for e, record in enumerate(records):
+        for name, values in expected.items():
+            row = record["scorers"][name]
+            # torch resamples within a grey level or two of PIL, which moves tau times a cosine by about 0.02.
+            assert row["score"] == pytest.approx(values[e, row["region"]], rel=0.05), (name, record["text"])
+            assert values[e, row["region"]] >= 0.95 * values[e].max(), (name, record["text"])
 
 
 def regenerate() -> None:
