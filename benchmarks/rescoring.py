@@ -108,10 +108,12 @@ def make_run(folder: Path, task: str) -> Path:
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     results = {
-        "metrics": {task: {}}, "counts": {},
-        "protocol": dict.fromkeys(
-            ("dataset", "split_by", "split", "proposals", "hit", "bank", "encoders", "views"), None
-        ),
+        "metrics": {task: {"clip": {"n": EXPRESSIONS}}},
+        "counts": {"seen": EXPRESSIONS, "selected": EXPRESSIONS, "published": EXPRESSIONS, "skipped": 0},
+        "protocol": {
+            "dataset": "refcoco", "split_by": "unc", "split": "val", "proposals": {}, "hit": "IoU >= 0.5",
+            "bank": None, "encoders": settings["model"]["encoders"], "views": ["crop"],
+        },
         "settings": settings, "models": [model], "complete": True,
         "precision": {"effective": "32-true"}, "partial": False, "transductive": False,
     }  # fmt: skip
