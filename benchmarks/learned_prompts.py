@@ -35,17 +35,17 @@ from bsap.banks import list_banks, load_bank
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.statistics import Interval, bootstrap_interval
-from bsap.encoder import Encoder, EncoderConfig
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import encode_regions
+from bsap.models.encoder import Encoder, EncoderConfig
+from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
 from bsap.run_folder import RunConfig
 from bsap.scoring import make_scorer
 from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
-from bsap.text import Templates, TextCache
 from bsap.views import make_view
 
 MODES: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ import warnings
 import torch
 
 from bsap import Encoder, EncoderConfig
-from bsap.precision import PRECISIONS, autocast
+from bsap.models.precision import PRECISIONS, autocast
 
 
 def main() -> None:

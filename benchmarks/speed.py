@@ -49,11 +49,11 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import default_pack
-from bsap.precision import autocast
+from bsap.models.precision import autocast
+from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
 from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
-from bsap.text import Templates, TextCache
 
 VIEWS = ["crop", "blur"]
 PARTS = ["share", "loop", "rescoring", "memory", "scaling"]

@@ -17,8 +17,8 @@ _HOME = {
     "CLIP": "bsap.scoring",
     "BSAPError": "bsap.errors",
     "BSAPModule": "bsap.module",
-    "Encoder": "bsap.encoder",
-    "EncoderConfig": "bsap.encoder",
+    "Encoder": "bsap.models.encoder",
+    "EncoderConfig": "bsap.models.encoder",
     "PictureDataModule": "bsap.datamodules",
     "ProposalConfig": "bsap.datamodules",
     "RECAccuracy": "bsap.metrics",
@@ -26,7 +26,7 @@ _HOME = {
     "RefCOCODataModule": "bsap.datamodules",
     "RunConfig": "bsap.run_folder",
     "Similarities": "bsap.scoring",
-    "Templates": "bsap.text",
+    "Templates": "bsap.models.text",
 }
 """Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
 
@@ -34,13 +34,13 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from bsap.datamodules import PictureDataModule, ProposalConfig, RefCOCODataModule
-    from bsap.encoder import Encoder, EncoderConfig
     from bsap.errors import BSAPError
     from bsap.metrics import RECAccuracy, RISScores
+    from bsap.models.encoder import Encoder, EncoderConfig
+    from bsap.models.text import Templates
     from bsap.module import BSAPModule
     from bsap.run_folder import RunConfig
     from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
-    from bsap.text import Templates
 
 
 def __getattr__(name: str) -> Any:

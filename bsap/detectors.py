@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from bsap.checkpoint import file_sha256, state_sha256
 from bsap.errors import ConfigError, ModelError, unknown
+from bsap.models.checkpoint import file_sha256, state_sha256
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
 _TIMEOUT = 5.0  # seconds for a connection that somebody will otherwise wait for in vain

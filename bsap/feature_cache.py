@@ -22,8 +22,8 @@ from bsap.datamodules.scene import RLE, Scene
 from bsap.store import FeatureStore, PictureDigests, make_key
 
 if TYPE_CHECKING:
-    from bsap.encoder import Encoder
     from bsap.features import Member
+    from bsap.models.encoder import Encoder
     from bsap.views import View
 
 RENDERING = 2
@@ -32,7 +32,7 @@ RENDERING = 2
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What keys need to know of a model; :class:`~bsap.encoder.Encoder` has the same attributes.
+    """What keys need to know of a model; :class:`~bsap.models.encoder.Encoder` has the same attributes.
 
     Read from a run's ``results.json`` it finds the run's features again without loading the model.
     """

@@ -14,8 +14,8 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import RLE, Proposals
 
 if TYPE_CHECKING:
-    from bsap.encoder import Encoder
     from bsap.feature_cache import FeatureCache
+    from bsap.models.encoder import Encoder
     from bsap.views import View
     from bsap.views.view import Layers
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsap.datamodules.scene import RLE
-from bsap.encoder import Encoder
 from bsap.errors import DataError, ModelError
+from bsap.models.encoder import Encoder
 from bsap.views import make_view
 
 _MASKS_AT_ONCE = 32  # dense masks of one picture in memory, about 40 MB in float32 at 640 x 480

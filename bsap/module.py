@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from bsap.banks import Bank, check_learned_bank, load_bank
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
-from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
 from bsap.learned_bank import warn_of_other_use
 from bsap.meeting import one_of_each_node_first
+from bsap.models.encoder import Encoder, EncoderConfig
+from bsap.models.precision import check_precision
+from bsap.models.text import Phrases, Templates, TextCache, TextEncoder
 from bsap.overlaps import referent_ious
 from bsap.phrases import load_parser, phrase_of
-from bsap.precision import check_precision
 from bsap.predictions import Record, ScorerMetrics, Task, make_record
 from bsap.run_folder import RunConfig, RunFolder
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
@@ -36,7 +37,6 @@ from bsap.similarity import (
     query_similarities,
     scene_bank_mask,
 )
-from bsap.text import Phrases, Templates, TextCache, TextEncoder
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")
@@ -127,7 +127,7 @@ class BSAPModule(LightningModule):
             raise unknown("policy for referents without a mask (`missing_mask`)", str(missing_mask), ("error", "skip"))
         if not (isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, str)):
             raise ConfigError(
-                "`templates` must be a bsap.Templates, `phrases` a bsap.text.Phrases and `bank` a text, but got "
+                "`templates` must be a bsap.Templates, `phrases` a bsap.models.text.Phrases and `bank` a text, but got "
                 f"{templates!r}, {phrases!r} and {bank!r}."
             )
         self.encoder_configs = models

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Expression
 from bsap.errors import DataError, ModelError
-from bsap.text import TextCache
+from bsap.models.text import TextCache
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc

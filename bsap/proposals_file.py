@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
-from bsap.checkpoint import file_sha256
 from bsap.errors import ConfigError, DataError
+from bsap.models.checkpoint import file_sha256
 from bsap.picture_list import Picture, digest_of
 from bsap.settings import differences
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from bsap.banks import Bank, bank_mask
 from bsap.datamodules.scene import Expression, Scene
 from bsap.features import pad
+from bsap.models.text import Templates, TextCache
 from bsap.phrases import text_features
-from bsap.text import Templates, TextCache
 from bsap.views import View
 
 

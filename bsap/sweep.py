@@ -16,10 +16,11 @@ from torch import Tensor
 from bsap.banks import check_learned_bank, load_bank
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
-from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
 from bsap.learned_bank import warn_of_other_use
+from bsap.models.encoder import Encoder, EncoderConfig
+from bsap.models.text import Phrases, Templates, TextCache
 from bsap.phrases import load_parser, phrase_of
 from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
@@ -27,7 +28,6 @@ from bsap.scoring.registry import ScorerSpec
 from bsap.settings import plain
 from bsap.similarity import PhraseSide, TextSide, member_templates
 from bsap.stored_split import StoredSplit
-from bsap.text import Phrases, Templates, TextCache
 from bsap.views import make_view
 
 

@@ -22,7 +22,7 @@ from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.statistics import Interval, bootstrap_interval
 from bsap.demo.vocabulary import unseen_words
-from bsap.encoder import EncoderConfig
+from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
 from bsap.pictures import contact_sheet, draw_scene
 from bsap.predictions import Record, Task, read_records

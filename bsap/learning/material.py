@@ -19,7 +19,7 @@ from bsap.learning.data import LearningDataModule
 from bsap.learning.projector import gap_projector
 from bsap.learning.regions import encode_regions, stored_regions
 from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths
-from bsap.text import TextCache
+from bsap.models.text import TextCache
 
 
 @dataclass(frozen=True)

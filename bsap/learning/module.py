@@ -12,7 +12,6 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member
@@ -26,14 +25,15 @@ from bsap.learning.shell import store_command
 from bsap.learning.texts import TextConfig
 from bsap.meeting import one_of_each_node_first
 from bsap.metrics import RECAccuracy
+from bsap.models.encoder import Encoder, EncoderConfig
+from bsap.models.precision import check_precision
+from bsap.models.text import Templates, TextCache
 from bsap.module import OPENAI
-from bsap.precision import check_precision
 from bsap.results import versions
 from bsap.run_folder import RunConfig
 from bsap.scoring import Similarities
 from bsap.settings import plain
 from bsap.similarity import member_templates
-from bsap.text import Templates, TextCache
 from bsap.views import View, make_view
 
 MONITOR = "val/acc@0.5"

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsap.banks import load_bank
-from bsap.encoder import Encoder
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.learning.checks import check_number
-from bsap.text import Templates, run_text_tower, text_tower
+from bsap.models.encoder import Encoder
+from bsap.models.text import Templates, run_text_tower, text_tower
 
 INITS = ("words", "random", "bank:NAME")
 

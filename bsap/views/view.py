@@ -39,7 +39,7 @@ from bsap.kernels import Interpolation, Resize, constant
 from bsap.regions import Method, chunks, compose, layer, resample
 
 if TYPE_CHECKING:
-    from bsap.encoder import Encoder
+    from bsap.models.encoder import Encoder
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0..255."""

@@ -13,7 +13,7 @@ from bsap.errors import ConfigError
 from bsap.views.view import View
 
 if TYPE_CHECKING:
-    from bsap.encoder import Encoder
+    from bsap.models.encoder import Encoder
 
 
 @dataclass(frozen=True)

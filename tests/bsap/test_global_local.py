@@ -9,10 +9,10 @@ from pycocotools import mask as coco
 
 from bsap.datamodules.loader import collate
 from bsap.datamodules.scene import Proposals, Scene
-from bsap.encoder import Encoder
 from bsap.errors import ConfigError, DataError, ModelError
 from bsap.features import Member, RegionFeatures, region_features
 from bsap.global_local import encode_scene, global_features, token_weights
+from bsap.models.encoder import Encoder
 from bsap.views import GlobalLocal, make_view
 
 SIZE = 32

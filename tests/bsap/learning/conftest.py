@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bsap.encoder import Encoder
 from bsap.learning.prompts import FrozenTower
+from bsap.models.encoder import Encoder
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,13 @@ from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file, save_file
 
 from bsap.cli import main
-from bsap.encoder import Encoder
 from bsap.feature_cache import FeatureCache
 from bsap.features import Member
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import stored_regions
+from bsap.models.encoder import Encoder
+from bsap.models.text import Templates
 from bsap.run_folder import RunConfig
-from bsap.text import Templates
 from bsap.views import make_view
 
 Fit = Callable[..., int]

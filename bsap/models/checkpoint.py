@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ModelError
-from bsap.hub import offline, reachable
+from bsap.models.hub import offline, reachable
 
 if TYPE_CHECKING:
-    from bsap.weights import Located
+    from bsap.models.weights import Located
 
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
@@ -29,7 +29,7 @@ def build(located: Located, *, seed: int = 0) -> Any:
     """Build a model in float32 on the CPU and load its weights.
 
     Args:
-        located: architecture and weights, from :func:`bsap.weights.locate`.
+        located: architecture and weights, from :func:`bsap.models.weights.locate`.
         seed: of the initialisation where there is no weight file.
 
     Raises:

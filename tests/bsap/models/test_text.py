@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsap.encoder import Encoder
 from bsap.errors import ConfigError, ModelError
-from bsap.text import Templates, TextCache, run_text_tower, text_tower
+from bsap.models.encoder import Encoder
+from bsap.models.text import Templates, TextCache, run_text_tower, text_tower
 
 VISION = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bsap.checkpoint import file_sha256, is_torchscript
-from bsap.encoder_config import EncoderConfig, check_preprocess
 from bsap.errors import ConfigError, ModelError, unknown
-from bsap.hub import hub_file
+from bsap.models.checkpoint import file_sha256, is_torchscript
+from bsap.models.config import EncoderConfig, check_preprocess
+from bsap.models.hub import hub_file
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
@@ -78,7 +78,7 @@ def locate(config: EncoderConfig) -> Located:
     if config.random_init and config.pretrained:
         raise ConfigError(f"Model {name!r}: `random_init: true` and `pretrained` exclude each other; drop one of them.")
     if name == "demo":
-        name = f"{LOCAL}{Path(__file__).parent / 'demo' / 'model'}"
+        name = f"{LOCAL}{Path(__file__).parents[1] / 'demo' / 'model'}"
     if not name.startswith((LOCAL, HUB)):
         return _named(config)
     if config.pretrained:

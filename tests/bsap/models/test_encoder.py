@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torchvision.transforms.functional import normalize, to_tensor
 
 from bsap import checkpoint, hub, weights
-from bsap.encoder import Encoder, EncoderConfig
 from bsap.errors import ConfigError, ModelError
+from bsap.models.encoder import Encoder, EncoderConfig
 
 MODEL = {
     "embed_dim": 24,
@@ -580,6 +580,6 @@ def test_a_compiled_tower_gives_the_same(folder, encoder, pixels, mode):
 
 def test_importing_is_light():
     heavy = "{'open_clip', 'transformers', 'lightning', 'spacy'}"
-    code = f"import sys, bsap.encoder, bsap.phrases; print({heavy} & set(sys.modules))"
+    code = f"import sys, bsap.models.encoder, bsap.phrases; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ConfigError, ModelError
-from bsap.precision import autocast
+from bsap.models.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from bsap.encoder import Encoder
-from bsap.encoder_config import EncoderConfig
 from bsap.errors import ConfigError, ModelError
-from bsap.weights import locate
+from bsap.models.config import EncoderConfig
+from bsap.models.encoder import Encoder
+from bsap.models.weights import locate
 
 MODEL = {
     "embed_dim": 8,

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsap.checkpoint import build, make_tokenizer, state_sha256
-from bsap.encoder_config import EncoderConfig
 from bsap.errors import ModelError
-from bsap.text import run_text_tower, text_tower
-from bsap.weights import locate
+from bsap.models.checkpoint import build, make_tokenizer, state_sha256
+from bsap.models.config import EncoderConfig
+from bsap.models.text import run_text_tower, text_tower
+from bsap.models.weights import locate
 
 __all__ = ["Encoder", "EncoderConfig"]
 
@@ -187,7 +187,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, normalize: bool = True, chunk: int = 256) -> Tensor:
-        """Encode sentences; see :class:`bsap.text.TextCache` for encoding each only once.
+        """Encode sentences; see :class:`bsap.models.text.TextCache` for encoding each only once.
 
         Sentences are sorted by length and run in chunks, each trimmed to its longest where that is exact.
 

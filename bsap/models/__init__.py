@@ -1,0 +1,1 @@
+"""CLIP-like models: configuration, weights, towers and precision."""
