@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bsap.regions import Method
-from bsap.shapes import grow, pixel_boxes
+from bsap.views.resample import Method
+from bsap.views.shapes import grow, pixel_boxes
 from bsap.views.view import Fill, View, colour_layer
 
 

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bsap.blur import gaussian_blur
 from bsap.errors import ConfigError
-from bsap.kernels import constant
-from bsap.regions import Method
-from bsap.shapes import drawn_boxes, ellipses, grow, pixel_boxes, rectangles
+from bsap.views.blur import gaussian_blur
+from bsap.views.kernels import constant
+from bsap.views.resample import Method
+from bsap.views.shapes import drawn_boxes, ellipses, grow, pixel_boxes, rectangles
 from bsap.views.view import Colour, Fill, View, check_colour
 
 

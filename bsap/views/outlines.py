@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bsap.regions import Method
-from bsap.shapes import edges, frames, pixel_boxes, rings
+from bsap.views.resample import Method
+from bsap.views.shapes import edges, frames, pixel_boxes, rings
 from bsap.views.view import Colour, Fill, View, check_colour, colour_layer
 
 

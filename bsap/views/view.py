@@ -35,8 +35,8 @@ from torch import Tensor
 
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
-from bsap.kernels import Interpolation, Resize, constant
-from bsap.regions import Method, chunks, compose, layer, resample
+from bsap.views.kernels import Interpolation, Resize, constant
+from bsap.views.resample import Method, chunks, compose, layer, resample
 
 if TYPE_CHECKING:
     from bsap.models.encoder import Encoder
@@ -53,7 +53,7 @@ class Layers:
 
     Attributes:
         picture: ``(3, H, W)`` uint8, RGB.
-        inner: what is shown inside of shapes, from :func:`bsap.regions.layer`.
+        inner: what is shown inside of shapes, from :func:`bsap.views.resample.layer`.
         outer: what is shown outside.
         fill: the mean colour, 0..255.
         method: how views are computed.
@@ -189,10 +189,10 @@ class View(ABC):
             boxes: see :meth:`draw`, as all that follow.
             size: ``(h, w)`` of the encoder's input.
             masks: R encodings of the picture's size.
-            resize: see :func:`bsap.regions.resample`.
-            interpolation: see :func:`bsap.regions.resample`.
+            resize: see :func:`bsap.views.resample.resample`.
+            interpolation: see :func:`bsap.views.resample.resample`.
             fill: the mean colour, 0..255, for padding and for the background of masks.
-            method: see :func:`bsap.regions.resample`.
+            method: see :func:`bsap.views.resample.resample`.
 
         Returns:
             ``(R, 3, h, w)`` uint8 on the picture's device.
@@ -209,7 +209,7 @@ class View(ABC):
         Args:
             picture: ``(3, H, W)`` uint8, RGB.
             fill: the mean colour, 0..255, for padding and for the background of masks.
-            method: see :func:`bsap.regions.resample`.
+            method: see :func:`bsap.views.resample.resample`.
         """
         height, width = picture.shape[-2:]
         inner, outer = (layer(x, height, width, method=method) for x in self.paint(picture, fill, method))
@@ -233,8 +233,8 @@ class View(ABC):
                 a box without a pixel shows the nearest one.
             size: ``(h, w)`` of the encoder's input.
             masks: R encodings of the picture's size; needed where :attr:`needs_masks`, else not looked at.
-            resize: see :func:`bsap.regions.resample`.
-            interpolation: see :func:`bsap.regions.resample`.
+            resize: see :func:`bsap.views.resample.resample`.
+            interpolation: see :func:`bsap.views.resample.resample`.
 
         Returns:
             ``(R, 3, h, w)`` uint8 on the picture's device.

@@ -45,13 +45,13 @@ class GlobalLocal(View):
 
     def check(self, encoder: Encoder, *, resize: str) -> None:
         """Refuse towers that have no such block, or no tokens to fade."""
-        from bsap.global_local import masked_blocks
+        from bsap.views.global_local import masked_blocks
 
         super().check(encoder, resize=resize)
         masked_blocks(encoder, self.block)
 
     def encode(self, encoder: Encoder, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None) -> Tensor:
-        """(R, D) float32 unit features of the regions of one picture; see :func:`bsap.global_local.encode_scene`."""
-        from bsap.global_local import encode_scene
+        """(R, D) float32 unit features of the regions of one picture; see :func:`bsap.views.global_local.encode_scene`."""
+        from bsap.views.global_local import encode_scene
 
         return encode_scene(encoder, picture, boxes, masks, v=self.v, block=self.block)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bsap.regions import chunks, compose, layer, resample
+from bsap.views.resample import chunks, compose, layer, resample
 
 METHODS = ("native", "matmul")
 PIL_KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

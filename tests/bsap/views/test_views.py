@@ -12,9 +12,9 @@ from pycocotools import mask as coco
 
 import bsap.views.view
 from bsap.errors import DataError
-from bsap.regions import chunks
-from bsap.shapes import edges, ellipses, grow, pixel_boxes, rings
 from bsap.views import VIEWS, Blur, Contour, Crop, Dim, RedCircle, Shade, View, make_view
+from bsap.views.resample import chunks
+from bsap.views.shapes import edges, ellipses, grow, pixel_boxes, rings
 
 DRAWN = {name: view for name, view in VIEWS.items() if not view.encodes}
 GOLDEN = Path(__file__).parent / "golden_views"
@@ -256,7 +256,7 @@ def test_many_regions_are_done_in_parts(monkeypatch):
     rles = encode(masks()) * 5
     for name in DRAWN:
         whole = VIEWS[name].render(tensor(image), boxes, (8, 8), masks=rles, fill=FILL)
-        monkeypatch.setattr("bsap.regions._CHUNK_BYTES", {"cpu": 2_000_000})
+        monkeypatch.setattr("bsap.views.resample._CHUNK_BYTES", {"cpu": 2_000_000})
         assert 1 < len(list(chunks(len(boxes), tensor(image), (8, 8)))) < len(boxes)
         assert torch.equal(VIEWS[name].render(tensor(image), boxes, (8, 8), masks=rles, fill=FILL), whole)
         monkeypatch.undo()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from bsap.blur import gaussian_blur
+from bsap.views.blur import gaussian_blur
 
 
 def pictures():

@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bsap.kernels import SUPPORT, Interpolation, Resize, aligned, constant, place, weights
-from bsap.shapes import rectangles
+from bsap.views.kernels import SUPPORT, Interpolation, Resize, aligned, constant, place, weights
+from bsap.views.shapes import rectangles
 
 Method = Literal["auto", "native", "matmul"]
 

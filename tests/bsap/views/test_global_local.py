@@ -11,9 +11,9 @@ from bsap.datamodules.loader import collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, ModelError
 from bsap.features import Member, RegionFeatures, region_features
-from bsap.global_local import encode_scene, global_features, token_weights
 from bsap.models.encoder import Encoder
 from bsap.views import GlobalLocal, make_view
+from bsap.views.global_local import encode_scene, global_features, token_weights
 
 SIZE = 32
 VISION = {"image_size": SIZE, "layers": 4, "width": 64, "head_width": 16, "patch_size": 8}

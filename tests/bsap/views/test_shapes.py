@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from bsap.shapes import drawn_boxes, edges, ellipses, frames, grow, pixel_boxes, rectangles, rings
+from bsap.views.shapes import drawn_boxes, edges, ellipses, frames, grow, pixel_boxes, rectangles, rings
 
 coordinates = st.floats(-20, 60, width=32)
 boxes = st.tuples(coordinates, coordinates, coordinates, coordinates).map(

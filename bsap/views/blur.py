@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from bsap.regions import Method, choose
+from bsap.views.resample import Method, choose
 
 _PASSES = 3
 _LARGEST = 2048  # pixels of a side; the sums of larger pictures take a gigabyte on the device

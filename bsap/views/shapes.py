@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bsap.kernels import constant
+from bsap.views.kernels import constant
 
 
 def pixel_boxes(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from bsap.kernels import aligned, constant, place, weights
+from bsap.views.kernels import aligned, constant, place, weights
 
 WINDOWS = torch.tensor([[0, 0, 30, 20], [4, 5, 6, 19], [29, 19, 30, 20], [3, 0, 27, 1]])
 
