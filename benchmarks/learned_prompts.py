@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bsap.banks import list_banks, load_bank
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.statistics import Interval, bootstrap_interval
@@ -42,6 +41,7 @@ from bsap.learning.regions import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
+from bsap.prompts.banks import list_banks, load_bank
 from bsap.run_folder import RunConfig
 from bsap.scoring import make_scorer
 from bsap.similarity import TextSide

@@ -192,7 +192,7 @@ class Bench:
     @staticmethod
     def prompts() -> tuple[str, ...]:
         """The default bank."""
-        from bsap.banks import load_bank
+        from bsap.prompts.banks import load_bank
 
         return load_bank("coco_categories").prompts
 

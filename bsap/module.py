@@ -12,20 +12,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from bsap.banks import Bank, check_learned_bank, load_bank
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.feature_cache import FeatureCache, StoredTexts
 from bsap.features import Member, RegionFeatures, pad
-from bsap.learned_bank import warn_of_other_use
 from bsap.meeting import one_of_each_node_first
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
 from bsap.models.text import Phrases, Templates, TextCache, TextEncoder
 from bsap.overlaps import referent_ious
-from bsap.phrases import load_parser, phrase_of
 from bsap.predictions import Record, ScorerMetrics, Task, make_record
+from bsap.prompts.banks import Bank, check_learned_bank, load_bank
+from bsap.prompts.learned import warn_of_other_use
+from bsap.prompts.phrases import load_parser, phrase_of
 from bsap.run_folder import RunConfig, RunFolder
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
 from bsap.settings import plain

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bsap.banks import Bank, bank_mask
 from bsap.datamodules.scene import Expression, Scene
 from bsap.features import pad
 from bsap.models.text import Templates, TextCache
-from bsap.phrases import text_features
+from bsap.prompts.banks import Bank, bank_mask
+from bsap.prompts.phrases import text_features
 from bsap.views import View
 
 

@@ -9,7 +9,6 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from bsap.banks import Bank
 from bsap.datamodules.scene import RLE, Scene
 from bsap.errors import DataError
 from bsap.feature_cache import FeatureCache, ModelIdentity, masks_bytes
@@ -17,6 +16,7 @@ from bsap.features import pad
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.overlaps import referent_ious
 from bsap.predictions import Task
+from bsap.prompts.banks import Bank
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
 from bsap.similarity import TextSide, bank_similarities, query_similarities, scene_bank_mask

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bsap.banks import check_learned_bank, load_bank
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import ConfigError, DataError
 from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
-from bsap.learned_bank import warn_of_other_use
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.text import Phrases, Templates, TextCache
-from bsap.phrases import load_parser, phrase_of
+from bsap.prompts.banks import check_learned_bank, load_bank
+from bsap.prompts.learned import warn_of_other_use
+from bsap.prompts.phrases import load_parser, phrase_of
 from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
 from bsap.scoring.registry import ScorerSpec

@@ -32,11 +32,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/explain.json")
     options = parser.parse_args(argv[1:])
 
-    from bsap.banks import check_learned_bank, load_bank
-    from bsap.learned_bank import learned_scorer, warn_of_other_use
     from bsap.learning.explain import explain, learned_file, rows_of
     from bsap.learning.prompts import FrozenTower
     from bsap.models.encoder import Encoder, EncoderConfig
+    from bsap.prompts.banks import check_learned_bank, load_bank
+    from bsap.prompts.learned import learned_scorer, warn_of_other_use
     from bsap.saved_run import read_run
     from bsap.scoring import make_scorer, scorer_name
     from bsap.sweep import Sweep

@@ -20,7 +20,7 @@ _ENDLESS = 100_000  # columns
 
 def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if kind == "banks":
-        from bsap.banks import list_banks
+        from bsap.prompts.banks import list_banks
 
         return ("bank", "prompts", "source"), [
             (bank.name, str(len(bank.prompts)) if bank.prompts else "computed", bank.source) for bank in list_banks()

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bsap.banks import load_bank
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.statistics import Interval, bootstrap_interval
@@ -26,6 +25,7 @@ from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
 from bsap.pictures import contact_sheet, draw_scene
 from bsap.predictions import Record, Task, read_records
+from bsap.prompts.banks import load_bank
 from bsap.run_folder import RunConfig
 
 BANKS = ("coco_categories", "colours", "generic")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bsap.banks import LEARNED, Bank
 from bsap.errors import ConfigError
 from bsap.learning.prompts import FrozenTower
+from bsap.prompts.banks import LEARNED, Bank
 from bsap.scoring import BSAP, CLIP, Scorer, Similarities
 from bsap.scoring.functional import clip_logits
 from bsap.stored_split import StoredSplit
@@ -55,7 +55,7 @@ def explain(
     Args:
         split: the expressions and their regions.
         bank: prompts that are the same for all expressions.
-        scorer: what uses the bank; a learned one goes with :func:`~bsap.learned_bank.learned_scorer`.
+        scorer: what uses the bank; a learned one goes with :func:`~bsap.prompts.learned.learned_scorer`.
         file: the tensors of a learned bank, and
         tower: the model's text tower, for the words near learned context; without both there are no words.
         nearest: how many words and expressions to name.

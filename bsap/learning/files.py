@@ -1,4 +1,4 @@
-"""A learned bank on disk: what :func:`bsap.banks.load_learned_bank` reads."""
+"""A learned bank on disk: what :func:`bsap.prompts.banks.load_learned_bank` reads."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsap.banks import load_bank
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.learning.checks import check_number
 from bsap.models.encoder import Encoder
 from bsap.models.text import Templates, run_text_tower, text_tower
+from bsap.prompts.banks import load_bank
 
 INITS = ("words", "random", "bank:NAME")
 

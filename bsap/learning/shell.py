@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bsap.datamodules import ProposalConfig
-from bsap.learned_bank import learned_scorer
 from bsap.learning.data import LearningDataModule
+from bsap.prompts.learned import learned_scorer
 
 TEST_SPLIT = "TEST_SPLIT"
 """Stands in a command where the split to test on must be filled in: no split but those learned from is known."""

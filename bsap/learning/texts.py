@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bsap.banks import normalise_text
 from bsap.datamodules.fields import read_bytes
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError, unknown
 from bsap.learning.batch import Example
 from bsap.learning.checks import check_number
+from bsap.prompts.banks import normalise_text
 
 
 @dataclass(frozen=True)

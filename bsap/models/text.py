@@ -41,7 +41,7 @@ class Templates:
 
 @dataclass(frozen=True)
 class Phrases:
-    """Queries ensembled with their noun phrases, as Global-Local CLIP does (see :mod:`bsap.phrases`).
+    """Queries ensembled with their noun phrases, as Global-Local CLIP does (see :mod:`bsap.prompts.phrases`).
 
     Args:
         weight: of the noun phrase; 0 leaves phrases out, 0.5 is published.

@@ -4,7 +4,7 @@ Yu, Seo, Son: Zero-shot Referring Image Segmentation with Global-Local Context F
 (https://github.com/Seonghoon-Yu/Zero-shot-RIS). The global feature lets a ViT see the whole picture and fades the
 tokens outside the mask in its last blocks; the local feature is the masked crop. Published settings: ViT-B/32,
 ``block`` 9 of 12, ``v`` 0.85 on RefCOCOg and 0.95 elsewhere, pictures normalised with ImageNet's mean and standard
-deviation and resized bilinearly. The sentences' side is in :mod:`bsap.phrases`.
+deviation and resized bilinearly. The sentences' side is in :mod:`bsap.prompts.phrases`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_packs_of_nothing_are_refused(planted: Any) -> None:
 
 def test_batches_change_no_choice(planted: Any) -> None:
     found = module(planted, scorers=["clip", "dsl", "qb_norm"], bank_seed=1)
-    from bsap.banks import load_bank
+    from bsap.prompts.banks import load_bank
 
     found.bank = load_bank(str(planted.bank))
     by_size = []
@@ -117,7 +117,7 @@ def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) 
 
 
 def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: SceneBatch) -> None:
-    from bsap.banks import load_bank
+    from bsap.prompts.banks import load_bank
     from bsap.similarity import scene_bank_mask
 
     bank = load_bank("scene")
@@ -134,7 +134,7 @@ def test_choices_are_the_argmax_of_a_plain_loop(planted: Any, whole: SceneBatch)
     """An ensemble of two views, scored by numpy from features encoded one by one."""
     import numpy as np
 
-    from bsap.banks import load_bank
+    from bsap.prompts.banks import load_bank
 
     found = module(planted, views=["crop", "blur_window"], scorers=["clip", "bsap"])
     found.bank = load_bank(str(planted.bank))

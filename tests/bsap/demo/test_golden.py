@@ -18,10 +18,10 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from bsap import BSAPModule, EncoderConfig, PictureDataModule, Templates
-from bsap.banks import load_bank
 from bsap.demo.draw import World, draw_scene
 from bsap.demo.language import expressions
 from bsap.demo.vocabulary import MODEL_FOLDER
+from bsap.prompts.banks import load_bank
 
 GOLDEN = Path(__file__).parent / "golden"
 SCENES, EXPRESSIONS = 4, 20

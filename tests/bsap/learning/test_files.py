@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bsap.banks import Bank, check_learned_bank, load_bank
 from bsap.errors import ConfigError
 from bsap.learning.files import write_bank
+from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 
 
 @dataclass

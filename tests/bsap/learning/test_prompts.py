@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bsap.banks import load_bank
 from bsap.errors import ConfigError, ModelError
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
 from bsap.models.encoder import Encoder
 from bsap.models.text import Templates
+from bsap.prompts.banks import load_bank
 
 TEXTS = ["left red cup", "the dog", "bird", "a b c d e f g h i j k l m n o p q r s t u v w x y z"]
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsap.banks import normalise_text
 from bsap.errors import ConfigError, DataError
 from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths, drop_words, read_texts
+from bsap.prompts.banks import normalise_text
 
 WORDS = st.sampled_from(["red cup", "cup", "the red cup", "blue bird", "bird", "left dog", "Red  cup"])
 REFERENT = st.lists(WORDS, min_size=1, max_size=3, unique=True).map(tuple)

@@ -580,6 +580,6 @@ def test_a_compiled_tower_gives_the_same(folder, encoder, pixels, mode):
 
 def test_importing_is_light():
     heavy = "{'open_clip', 'transformers', 'lightning', 'spacy'}"
-    code = f"import sys, bsap.models.encoder, bsap.phrases; print({heavy} & set(sys.modules))"
+    code = f"import sys, bsap.models.encoder, bsap.prompts.phrases; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bsap.banks import Bank, bank_mask, list_banks, load_bank, normalise_text
 from bsap.errors import ConfigError
+from bsap.prompts.banks import Bank, bank_mask, list_banks, load_bank, normalise_text
 
 SHIPPED = ("attributes", "coco_categories", "colours", "generic", "negations", "positions")
 
@@ -70,7 +70,7 @@ def test_banks_can_be_sent_to_other_processes() -> None:
 
 
 def test_importing_banks_does_not_import_torch() -> None:
-    code = "import sys, bsap.banks as b; b.list_banks(); sys.exit('torch' in sys.modules)"
+    code = "import sys, bsap.prompts.banks as b; b.list_banks(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

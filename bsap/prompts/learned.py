@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from bsap.banks import Bank
+from bsap.prompts.banks import Bank
 from bsap.scoring import make_scorer
 from bsap.scoring.registry import ScorerSpec
 

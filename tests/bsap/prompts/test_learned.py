@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from bsap.banks import Bank, load_bank
-from bsap.learned_bank import learned_scorer, warn_of_other_use
+from bsap.prompts.banks import Bank, load_bank
+from bsap.prompts.learned import learned_scorer, warn_of_other_use
 from bsap.scoring import BSAP, BSAPH, make_scorer
 
 SETTINGS = {"templates": {"query": "a photo of {}", "bank": "{}"}, "views": ["crop"]}

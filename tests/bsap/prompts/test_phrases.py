@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from bsap.datamodules.scene import Expression, Referent
 from bsap.errors import DataError, ModelError
 from bsap.models.text import TextCache
-from bsap.phrases import load_parser, noun_phrase, phrase_of, text_features
+from bsap.prompts.phrases import load_parser, noun_phrase, phrase_of, text_features
 
 
 def parsed(words, tags, heads, deps):

@@ -1,0 +1,1 @@
+"""Auxiliary prompts: banks, templates and noun phrases."""
