@@ -34,8 +34,9 @@ from rich.table import Table
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.statistics import Interval, bootstrap_interval
-from bsap.feature_cache import FeatureCache, StoredTexts
-from bsap.features import Member
+from bsap.features.cache import FeatureCache, StoredTexts
+from bsap.features.regions import Member
+from bsap.features.similarities import TextSide
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
@@ -44,7 +45,6 @@ from bsap.progress import quiet
 from bsap.prompts.banks import list_banks, load_bank
 from bsap.run_folder import RunConfig
 from bsap.scoring import make_scorer
-from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
 from bsap.views import make_view
 

@@ -27,7 +27,7 @@ import yaml  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
 from world import boxes_in, sentence  # noqa: E402
 
-from bsap.feature_cache import FeatureCache, ModelIdentity  # noqa: E402
+from bsap.features.cache import FeatureCache, ModelIdentity  # noqa: E402
 from bsap.progress import quiet  # noqa: E402
 from bsap.prompts.banks import load_bank  # noqa: E402
 from bsap.saved_run import read_run  # noqa: E402

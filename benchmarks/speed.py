@@ -47,12 +47,12 @@ from world import make_world
 from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCODataModule
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
-from bsap.feature_cache import FeatureCache, StoredTexts
-from bsap.features import default_pack
+from bsap.features.cache import FeatureCache, StoredTexts
+from bsap.features.regions import default_pack
+from bsap.features.similarities import TextSide
 from bsap.models.precision import autocast
 from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
-from bsap.similarity import TextSide
 from bsap.stored_split import StoredSplit
 
 VIEWS = ["crop", "blur"]

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from bsap.datamodules.scene import Expression
-from bsap.feature_cache import masks_bytes, regions_digest, view_code
+from bsap.features.cache import masks_bytes, regions_digest, view_code
 from bsap.settings import SPEED_SETTINGS, digest, plain
 
 if TYPE_CHECKING:

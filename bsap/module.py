@@ -15,8 +15,16 @@ from torch import Tensor, nn
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.feature_cache import FeatureCache, StoredTexts
-from bsap.features import Member, RegionFeatures, pad
+from bsap.features.cache import FeatureCache, StoredTexts
+from bsap.features.regions import Member, RegionFeatures, pad
+from bsap.features.similarities import (
+    PhraseSide,
+    TextSide,
+    bank_similarities,
+    member_templates,
+    query_similarities,
+    scene_bank_mask,
+)
 from bsap.meeting import one_of_each_node_first
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
@@ -29,14 +37,6 @@ from bsap.prompts.phrases import load_parser, phrase_of
 from bsap.run_folder import RunConfig, RunFolder
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
 from bsap.settings import plain
-from bsap.similarity import (
-    PhraseSide,
-    TextSide,
-    bank_similarities,
-    member_templates,
-    query_similarities,
-    scene_bank_mask,
-)
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")

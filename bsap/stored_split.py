@@ -11,16 +11,16 @@ from torch import Tensor
 
 from bsap.datamodules.scene import RLE, Scene
 from bsap.errors import DataError
-from bsap.feature_cache import FeatureCache, ModelIdentity, masks_bytes
-from bsap.features import pad
+from bsap.features.cache import FeatureCache, ModelIdentity, masks_bytes
+from bsap.features.regions import pad
+from bsap.features.similarities import TextSide, bank_similarities, query_similarities, scene_bank_mask
+from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.overlaps import referent_ious
 from bsap.predictions import Task
 from bsap.prompts.banks import Bank
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
-from bsap.similarity import TextSide, bank_similarities, query_similarities, scene_bank_mask
-from bsap.store import make_key
 from bsap.views import View
 
 CHUNK = 128

@@ -16,7 +16,8 @@ from torch import Tensor
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import ConfigError, DataError
-from bsap.feature_cache import FeatureCache, ModelIdentity, StoredTexts
+from bsap.features.cache import FeatureCache, ModelIdentity, StoredTexts
+from bsap.features.similarities import PhraseSide, TextSide, member_templates
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.text import Phrases, Templates, TextCache
 from bsap.prompts.banks import check_learned_bank, load_bank
@@ -26,7 +27,6 @@ from bsap.saved_run import SavedRun
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
 from bsap.scoring.registry import ScorerSpec
 from bsap.settings import plain
-from bsap.similarity import PhraseSide, TextSide, member_templates
 from bsap.stored_split import StoredSplit
 from bsap.views import make_view
 

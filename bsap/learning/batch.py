@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import Scene
-from bsap.features import pad
+from bsap.features.regions import pad
 from bsap.metrics import box_iou_pairs
 
 

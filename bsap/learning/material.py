@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError
-from bsap.feature_cache import FeatureCache
-from bsap.features import Member
+from bsap.features.cache import FeatureCache
+from bsap.features.regions import Member
 from bsap.learning.batch import Example, LearningBatch, scene_example
 from bsap.learning.data import LearningDataModule
 from bsap.learning.projector import gap_projector

@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.feature_cache import FeatureCache, StoredTexts
-from bsap.features import Member
+from bsap.features.cache import FeatureCache, StoredTexts
+from bsap.features.regions import Member
+from bsap.features.similarities import member_templates
 from bsap.learning.batch import LearningBatch
 from bsap.learning.checks import check_number, finite
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
@@ -33,7 +34,6 @@ from bsap.results import versions
 from bsap.run_folder import RunConfig
 from bsap.scoring import Similarities
 from bsap.settings import plain
-from bsap.similarity import member_templates
 from bsap.views import View, make_view
 
 MONITOR = "val/acc@0.5"

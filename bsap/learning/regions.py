@@ -13,8 +13,8 @@ from bsap.datamodules.pictures import load_picture
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 from bsap.errors import DataError
-from bsap.feature_cache import FeatureCache
-from bsap.features import Member, RegionFeatures
+from bsap.features.cache import FeatureCache
+from bsap.features.regions import Member, RegionFeatures
 
 SCENES = 16
 """Pictures that are opened and encoded at once."""

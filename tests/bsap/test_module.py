@@ -13,7 +13,7 @@ from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Proposals
 from bsap.errors import ConfigError
-from bsap.features import distinct_regions, region_features
+from bsap.features.regions import distinct_regions, region_features
 
 
 def module(planted: Any, **settings: Any) -> BSAPModule:
@@ -117,8 +117,8 @@ def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) 
 
 
 def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: SceneBatch) -> None:
+    from bsap.features.similarities import scene_bank_mask
     from bsap.prompts.banks import load_bank
-    from bsap.similarity import scene_bank_mask
 
     bank = load_bank("scene")
     mask = scene_bank_mask(whole.scenes, bank)

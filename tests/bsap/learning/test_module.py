@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file, save_file
 
 from bsap.cli import main
-from bsap.feature_cache import FeatureCache
-from bsap.features import Member
+from bsap.features.cache import FeatureCache
+from bsap.features.regions import Member
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import stored_regions
 from bsap.models.encoder import Encoder

@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 from bsap.datamodules.loader import collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, ModelError
-from bsap.features import Member, RegionFeatures, region_features
+from bsap.features.regions import Member, RegionFeatures, region_features
 from bsap.models.encoder import Encoder
 from bsap.views import GlobalLocal, make_view
 from bsap.views.global_local import encode_scene, global_features, token_weights

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import RLE, Scene
-from bsap.store import FeatureStore, PictureDigests, make_key
+from bsap.features.store import FeatureStore, PictureDigests, make_key
 
 if TYPE_CHECKING:
-    from bsap.features import Member
+    from bsap.features.regions import Member
     from bsap.models.encoder import Encoder
     from bsap.views import View
 

@@ -14,7 +14,7 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import RLE, Proposals
 
 if TYPE_CHECKING:
-    from bsap.feature_cache import FeatureCache
+    from bsap.features.cache import FeatureCache
     from bsap.models.encoder import Encoder
     from bsap.views import View
     from bsap.views.view import Layers

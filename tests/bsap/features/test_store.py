@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bsap.errors import DataError
-from bsap.store import OPEN_SHARDS, FeatureStore, PictureDigests, make_key
+from bsap.features.store import OPEN_SHARDS, FeatureStore, PictureDigests, make_key
 
 
 def filled(folder: Path, **tensors: torch.Tensor) -> FeatureStore:
@@ -120,7 +120,7 @@ def test_what_is_old_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     store = FeatureStore(tmp_path)
     store.put("a", torch.ones(2))
     assert "a" not in FeatureStore(tmp_path)
-    monkeypatch.setattr("bsap.store.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("bsap.features.store.SHARD_SECONDS", 0.0)
     store.put("b", torch.ones(2))
     assert {"a", "b"} <= FeatureStore(tmp_path)._where.keys()
 

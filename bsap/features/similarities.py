@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import Expression, Scene
-from bsap.features import pad
+from bsap.features.regions import pad
 from bsap.models.text import Templates, TextCache
 from bsap.prompts.banks import Bank, bank_mask
 from bsap.prompts.phrases import text_features

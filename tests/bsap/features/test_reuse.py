@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule, RunConfig
 from bsap.cli import main
-from bsap.feature_cache import FeatureCache
+from bsap.features.cache import FeatureCache
 
 
 def trainer(**settings: Any) -> Trainer:

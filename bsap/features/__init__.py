@@ -1,0 +1,1 @@
+"""Region and text features: encoding, caching, storing, comparing."""
