@@ -43,7 +43,7 @@ from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
 from bsap.prompts.banks import list_banks, load_bank
-from bsap.run_folder import RunConfig
+from bsap.runs.folder import RunConfig
 from bsap.scoring import make_scorer
 from bsap.stored_split import StoredSplit
 from bsap.views import make_view

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from bsap.demo.dataset import make_demo_root
-from bsap.predictions import read_records
+from bsap.runs.records import read_records
 
 COMPARED = ("metrics", "counts", "breakdown", "complete", "partial", "protocol", "models")
 

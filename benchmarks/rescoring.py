@@ -30,7 +30,7 @@ from world import boxes_in, sentence  # noqa: E402
 from bsap.features.cache import FeatureCache, ModelIdentity  # noqa: E402
 from bsap.progress import quiet  # noqa: E402
 from bsap.prompts.banks import load_bank  # noqa: E402
-from bsap.saved_run import read_run  # noqa: E402
+from bsap.runs.saved import read_run  # noqa: E402
 from bsap.sweep import Sweep, scorer_grid  # noqa: E402
 from bsap.views import make_view  # noqa: E402
 

@@ -24,7 +24,7 @@ _HOME = {
     "RECAccuracy": "bsap.metrics",
     "RISScores": "bsap.metrics",
     "RefCOCODataModule": "bsap.datamodules",
-    "RunConfig": "bsap.run_folder",
+    "RunConfig": "bsap.runs.folder",
     "Similarities": "bsap.scoring",
     "Templates": "bsap.models.text",
 }
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.models.text import Templates
     from bsap.module import BSAPModule
-    from bsap.run_folder import RunConfig
+    from bsap.runs.folder import RunConfig
     from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
 
 

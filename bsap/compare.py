@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bsap.errors import DataError
-from bsap.saved_run import SavedRun
+from bsap.runs.saved import SavedRun
 
 COUNTS = ("n", "missing")
 TASKS = {"rec": "REC", "ris": "RIS"}

@@ -16,7 +16,7 @@ from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap, box_iou_pairs
 from bsap.panels import OVERLAP, Mark, PanelRow, overlap, panel
 from bsap.pictures import _REFERENT, choice_colour, contact_sheet, draw_scene
-from bsap.predictions import Record
+from bsap.runs.records import Record
 from bsap.show import ShownRun, key_of
 from bsap.views import VIEWS, View, make_view
 from bsap.views.kernels import Interpolation

@@ -25,18 +25,18 @@ from bsap.features.similarities import (
     query_similarities,
     scene_bank_mask,
 )
-from bsap.meeting import one_of_each_node_first
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
 from bsap.models.text import Phrases, Templates, TextCache, TextEncoder
-from bsap.overlaps import referent_ious
-from bsap.predictions import Record, ScorerMetrics, Task, make_record
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
 from bsap.prompts.phrases import load_parser, phrase_of
-from bsap.run_folder import RunConfig, RunFolder
+from bsap.runs.folder import RunConfig, RunFolder
+from bsap.runs.overlaps import referent_ious
+from bsap.runs.processes import one_of_each_node_first
+from bsap.runs.records import Record, ScorerMetrics, Task, make_record
+from bsap.runs.settings import plain
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
-from bsap.settings import plain
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")

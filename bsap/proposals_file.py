@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from bsap.errors import ConfigError, DataError
 from bsap.models.checkpoint import file_sha256
 from bsap.picture_list import Picture, digest_of
-from bsap.settings import differences
+from bsap.runs.settings import differences
 
 Row = Mapping[str, Any]
 """One proposal as COCO results write it, without ``image_id``."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bsap.compare import Fact, Row, metric_column, short
-from bsap.saved_run import SavedRun
+from bsap.runs.saved import SavedRun
 
 
 @dataclass(frozen=True)

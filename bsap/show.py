@@ -12,8 +12,8 @@ from typing import Any
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.predictions import Record, read_records
-from bsap.saved_run import read_run, unfinished
+from bsap.runs.records import Record, read_records
+from bsap.runs.saved import read_run, unfinished
 
 
 class ShownRun:

@@ -16,9 +16,9 @@ from bsap.features.regions import pad
 from bsap.features.similarities import TextSide, bank_similarities, query_similarities, scene_bank_mask
 from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
-from bsap.overlaps import referent_ious
-from bsap.predictions import Task
 from bsap.prompts.banks import Bank
+from bsap.runs.overlaps import referent_ious
+from bsap.runs.records import Task
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
 from bsap.views import View

@@ -23,10 +23,10 @@ from bsap.models.text import Phrases, Templates, TextCache
 from bsap.prompts.banks import check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
 from bsap.prompts.phrases import load_parser, phrase_of
-from bsap.saved_run import SavedRun
+from bsap.runs.saved import SavedRun
+from bsap.runs.settings import plain
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
 from bsap.scoring.registry import ScorerSpec
-from bsap.settings import plain
 from bsap.stored_split import StoredSplit
 from bsap.views import make_view
 

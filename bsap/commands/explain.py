@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.prompts.banks import check_learned_bank, load_bank
     from bsap.prompts.learned import learned_scorer, warn_of_other_use
-    from bsap.saved_run import read_run
+    from bsap.runs.saved import read_run
     from bsap.scoring import make_scorer, scorer_name
     from bsap.sweep import Sweep
 

@@ -15,8 +15,8 @@ from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
-from bsap.meeting import together
 from bsap.progress import quiet
+from bsap.runs.processes import together
 
 HELP = (
     "Learn auxiliary prompts for a frozen model from stored region features, or from text alone (--data.text_only, "

@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer
 from bsap.commands.parser import CommandLine
 from bsap.datamodules import PictureDataModule, RefCOCODataModule
 from bsap.errors import ConfigError
-from bsap.meeting import together
 from bsap.module import BSAPModule
 from bsap.progress import quiet
-from bsap.run_folder import RunFolder
-from bsap.signals import leaving_at_once
+from bsap.runs.folder import RunFolder
+from bsap.runs.processes import together
+from bsap.runs.signals import leaving_at_once
 from bsap.tables import print_choices, print_results
 
 HELP = {

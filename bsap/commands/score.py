@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bsap.rescore import Rescored, rescore
-from bsap.results import FIELDS, Metrics
-from bsap.saved_run import read_run
+from bsap.runs.rescore import Rescored, rescore
+from bsap.runs.results import FIELDS, Metrics
+from bsap.runs.saved import read_run
 from bsap.tables import TASKS, percent, results_table
 
 DIFFERENT = 1

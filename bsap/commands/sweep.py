@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         parser.error("--rows must be at least 1")
     output: Path = options.output or options.run / "sweep"
 
-    from bsap.saved_run import read_run
+    from bsap.runs.saved import read_run
     from bsap.sweep import Sweep, scorer_grid
 
     saved = read_run(options.run)

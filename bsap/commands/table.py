@@ -10,7 +10,7 @@ from bsap.compare import compare
 from bsap.errors import ConfigError
 from bsap.formats import FORMATS
 from bsap.published import published_rows
-from bsap.saved_run import read_run
+from bsap.runs.saved import read_run
 
 
 def run(argv: list[str]) -> int:

@@ -24,9 +24,9 @@ from bsap.demo.vocabulary import unseen_words
 from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
 from bsap.pictures import contact_sheet, draw_scene
-from bsap.predictions import Record, Task, read_records
 from bsap.prompts.banks import load_bank
-from bsap.run_folder import RunConfig
+from bsap.runs.folder import RunConfig
+from bsap.runs.records import Record, Task, read_records
 
 BANKS = ("coco_categories", "colours", "generic")
 SCORERS = ("clip", "bsap", "bsap_h")

@@ -18,7 +18,7 @@ from bsap.datamodules.scene import Scene
 from bsap.datamodules.scenes import LoadedSplit
 from bsap.errors import ConfigError, DataError
 from bsap.learning.texts import TextScene, read_texts, text_scenes
-from bsap.settings import digest
+from bsap.runs.settings import digest
 
 Item = Scene | TextScene
 Collate = Callable[[str, Sequence[Item]], Any]

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bsap.errors import ConfigError
-from bsap.parts import write_atomic
+from bsap.runs.parts import write_atomic
 
 FORMAT = "bsap-bank-1"
 

@@ -14,12 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from bsap.errors import ConfigError, DataError
-from bsap.identity import resolved_settings
 from bsap.learning.files import write_bank
-from bsap.meeting import on_first_rank
-from bsap.parts import write_atomic
-from bsap.run_folder import RunConfig
-from bsap.settings import differences, digest, plain
+from bsap.runs.folder import RunConfig
+from bsap.runs.identity import resolved_settings
+from bsap.runs.parts import write_atomic
+from bsap.runs.processes import on_first_rank
+from bsap.runs.settings import differences, digest, plain
 
 if TYPE_CHECKING:
     from bsap.learning.module import PromptLearner

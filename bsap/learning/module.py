@@ -24,16 +24,16 @@ from bsap.learning.material import Material, RegionSource
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
 from bsap.learning.shell import store_command
 from bsap.learning.texts import TextConfig
-from bsap.meeting import one_of_each_node_first
 from bsap.metrics import RECAccuracy
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
 from bsap.models.text import Templates, TextCache
 from bsap.module import OPENAI
-from bsap.results import versions
-from bsap.run_folder import RunConfig
+from bsap.runs.folder import RunConfig
+from bsap.runs.processes import one_of_each_node_first
+from bsap.runs.results import versions
+from bsap.runs.settings import plain
 from bsap.scoring import Similarities
-from bsap.settings import plain
 from bsap.views import View, make_view
 
 MONITOR = "val/acc@0.5"

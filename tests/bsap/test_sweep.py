@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from bsap.cli import main
 from bsap.errors import DataError
 from bsap.models.encoder import Encoder
-from bsap.saved_run import read_run
+from bsap.runs.saved import read_run
 from bsap.sweep import Sweep, scorer_grid
 
 

@@ -24,7 +24,7 @@ from bsap.datamodules import ProposalConfig
 from bsap.datamodules.counts import PUBLISHED
 from bsap.formats import FORMATS, escape_latex, escape_markdown, to_csv
 from bsap.published import load_published
-from bsap.saved_run import read_run
+from bsap.runs.saved import read_run
 
 SCORERS = ["clip", "bsap", "bsap_h"]
 

@@ -21,7 +21,7 @@ from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextC
 from bsap.learning.regions import stored_regions
 from bsap.models.encoder import Encoder
 from bsap.models.text import Templates
-from bsap.run_folder import RunConfig
+from bsap.runs.folder import RunConfig
 from bsap.views import make_view
 
 Fit = Callable[..., int]

@@ -23,13 +23,22 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.identity import identity, origin, resolved_settings
-from bsap.meeting import Meeting, Outcome, all_or_none, on_first_rank, take_children
-from bsap.parts import LOCK, FolderLock, PartFile, next_attempt, note_attempt, read_attempts, read_parts, write_atomic
-from bsap.predictions import Record, dump_records
-from bsap.results import breakdowns, check_fields, made_by, make_results, recompute
-from bsap.settings import differences, digest
-from bsap.signals import Stopped, StopSignals
+from bsap.runs.identity import identity, origin, resolved_settings
+from bsap.runs.parts import (
+    LOCK,
+    FolderLock,
+    PartFile,
+    next_attempt,
+    note_attempt,
+    read_attempts,
+    read_parts,
+    write_atomic,
+)
+from bsap.runs.processes import Meeting, Outcome, all_or_none, on_first_rank, take_children
+from bsap.runs.records import Record, dump_records
+from bsap.runs.results import breakdowns, check_fields, made_by, make_results, recompute
+from bsap.runs.settings import differences, digest
+from bsap.runs.signals import Stopped, StopSignals
 
 if TYPE_CHECKING:
     from bsap.module import BSAPModule

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 
 from bsap.errors import BSAPError
-from bsap.signals import STOPPED, StopSignals
+from bsap.runs.signals import STOPPED, StopSignals
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bsap.signals import STOPPED
+from bsap.runs.signals import STOPPED
 
 SLOW = """
 import time

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 
 from bsap.cli import main
 from bsap.errors import ConfigError, DataError
-from bsap.parts import FolderLock, PartFile, next_attempt, read_parts, write_atomic
+from bsap.runs.parts import FolderLock, PartFile, next_attempt, read_parts, write_atomic
 
 Run = Callable[..., int]
 
@@ -241,7 +241,7 @@ def test_plain_python_leaves_the_same_folder(planted: Any, run: Run, tmp_path: P
     from bsap.models.encoder import EncoderConfig
     from bsap.models.text import Templates
     from bsap.module import BSAPModule
-    from bsap.run_folder import RunConfig
+    from bsap.runs.folder import RunConfig
 
     assert run() == 0
     config = planted.config()
@@ -262,7 +262,7 @@ def test_a_count_that_differs_from_the_predictions_is_an_error(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if a batch had been counted twice."""
-    from bsap.predictions import ScorerMetrics
+    from bsap.runs.records import ScorerMetrics
 
     update = ScorerMetrics.update
 
@@ -319,6 +319,6 @@ def test_a_test_that_lightning_passes_over_is_an_error(
 def test_missing_expressions_are_an_error(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when another node's file is not seen."""
     monkeypatch.setenv("BSAP_TRACEBACK", "1")
-    monkeypatch.setattr("bsap.run_folder.read_parts", lambda folder: list(read_parts(folder))[1:])
+    monkeypatch.setattr("bsap.runs.folder.read_parts", lambda folder: list(read_parts(folder))[1:])
     with pytest.raises(DataError, match=r"1 of 8 expressions were not seen, among them refcoco/unc/val/0"):
         run()

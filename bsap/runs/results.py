@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from bsap.errors import unknown
-from bsap.predictions import Record, ScorerMetrics, Task
-from bsap.settings import SPEED_SETTINGS, digest
+from bsap.runs.records import Record, ScorerMetrics, Task
+from bsap.runs.settings import SPEED_SETTINGS, digest
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

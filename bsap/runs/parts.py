@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bsap.errors import ConfigError
-from bsap.predictions import Record, read_records
+from bsap.runs.records import Record, read_records
 
 LOCK = ".lock"
 """In the run folder itself, not in ``parts``: a network's disk keeps an open file's folder from being removed."""

@@ -10,9 +10,9 @@ from types import UnionType
 from typing import Any
 
 from bsap.errors import DataError
-from bsap.predictions import Record, Task
-from bsap.results import Metrics, breakdowns, check_fields, recompute
-from bsap.saved_run import SavedRun, read_run, unfinished
+from bsap.runs.records import Record, Task
+from bsap.runs.results import Metrics, breakdowns, check_fields, recompute
+from bsap.runs.saved import SavedRun, read_run, unfinished
 
 STATUS = ("ok", "no_proposals", "no_mask")
 FIELDS: dict[str, type | UnionType] = {

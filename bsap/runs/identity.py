@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Expression
 from bsap.features.cache import masks_bytes, regions_digest, view_code
-from bsap.settings import SPEED_SETTINGS, digest, plain
+from bsap.runs.settings import SPEED_SETTINGS, digest, plain
 
 if TYPE_CHECKING:
     from bsap.module import BSAPModule

@@ -1,0 +1,1 @@
+"""One run: its folder, records, results, processes and signals."""
