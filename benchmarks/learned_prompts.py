@@ -45,7 +45,7 @@ from bsap.progress import quiet
 from bsap.prompts.banks import list_banks, load_bank
 from bsap.runs.folder import RunConfig
 from bsap.scoring import make_scorer
-from bsap.stored_split import StoredSplit
+from bsap.sweep.stored_split import StoredSplit
 from bsap.views import make_view
 
 MODES: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from bsap.features.cache import FeatureCache, ModelIdentity  # noqa: E402
 from bsap.progress import quiet  # noqa: E402
 from bsap.prompts.banks import load_bank  # noqa: E402
 from bsap.runs.saved import read_run  # noqa: E402
-from bsap.sweep import Sweep, scorer_grid  # noqa: E402
+from bsap.sweep.sweep import Sweep, scorer_grid  # noqa: E402
 from bsap.views import make_view  # noqa: E402
 
 IMPORTS = time.perf_counter() - START

@@ -53,7 +53,7 @@ from bsap.features.similarities import TextSide
 from bsap.models.precision import autocast
 from bsap.models.text import Templates, TextCache
 from bsap.progress import quiet
-from bsap.stored_split import StoredSplit
+from bsap.sweep.stored_split import StoredSplit
 
 VIEWS = ["crop", "blur"]
 PARTS = ["share", "loop", "rescoring", "memory", "scaling"]

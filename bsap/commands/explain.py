@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     from bsap.prompts.learned import learned_scorer, warn_of_other_use
     from bsap.runs.saved import read_run
     from bsap.scoring import make_scorer, scorer_name
-    from bsap.sweep import Sweep
+    from bsap.sweep.sweep import Sweep
 
     saved = read_run(options.run)
     sweep = Sweep(saved)

@@ -16,7 +16,7 @@ from rich.table import Table
 from bsap.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from bsap.sweep import Row
+    from bsap.sweep.sweep import Row
 
 
 def run(argv: list[str]) -> int:
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     output: Path = options.output or options.run / "sweep"
 
     from bsap.runs.saved import read_run
-    from bsap.sweep import Sweep, scorer_grid
+    from bsap.sweep.sweep import Sweep, scorer_grid
 
     saved = read_run(options.run)
     model = saved.settings["model"]

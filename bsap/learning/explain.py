@@ -16,7 +16,7 @@ from bsap.learning.prompts import FrozenTower
 from bsap.prompts.banks import LEARNED, Bank
 from bsap.scoring import BSAP, CLIP, Scorer, Similarities
 from bsap.scoring.functional import clip_logits
-from bsap.stored_split import StoredSplit
+from bsap.sweep.stored_split import StoredSplit
 
 
 @dataclass(frozen=True)

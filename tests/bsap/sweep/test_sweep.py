@@ -17,7 +17,7 @@ from bsap.cli import main
 from bsap.errors import DataError
 from bsap.models.encoder import Encoder
 from bsap.runs.saved import read_run
-from bsap.sweep import Sweep, scorer_grid
+from bsap.sweep.sweep import Sweep, scorer_grid
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_texts_are_encoded_in_the_precision_of_the_run(planted: Any, tmp_path: P
 
 def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.open", lambda *a, **k: pytest.fail("a picture was opened"))
-    monkeypatch.setattr("bsap.sweep.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("bsap.sweep.sweep.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
     bank = read_run(stored).settings["model"]["bank"]
     assert len(list(Sweep(read_run(stored)).rows(scorer_grid(["clip", "bsap"]), [bank], ["before"]))) == 2
 

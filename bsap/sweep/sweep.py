@@ -27,7 +27,7 @@ from bsap.runs.saved import SavedRun
 from bsap.runs.settings import plain
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
 from bsap.scoring.registry import ScorerSpec
-from bsap.stored_split import StoredSplit
+from bsap.sweep.stored_split import StoredSplit
 from bsap.views import make_view
 
 

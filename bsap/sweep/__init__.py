@@ -1,0 +1,1 @@
+"""Many settings evaluated over stored features."""
