@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bsap.analysis.bootstrap import Interval, bootstrap_interval
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
-from bsap.demo.statistics import Interval, bootstrap_interval
 from bsap.features.cache import FeatureCache, StoredTexts
 from bsap.features.regions import Member
 from bsap.features.similarities import TextSide

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bsap.analysis.bootstrap import Interval, bootstrap_interval
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
-from bsap.demo.statistics import Interval, bootstrap_interval
 from bsap.demo.vocabulary import unseen_words
 from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsap.demo.statistics import bootstrap_interval
+from bsap.analysis.bootstrap import bootstrap_interval
 
 
 def plain_loop(a: list[float], b: list[float], scenes: list[str], n: int, seed: int) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Paired statistics and measures of bias."""
