@@ -12,10 +12,10 @@ from bsap.datamodules import PictureDataModule, RefCOCODataModule
 from bsap.errors import ConfigError
 from bsap.module import BSAPModule
 from bsap.progress import quiet
+from bsap.reports.terminal import print_choices, print_results
 from bsap.runs.folder import RunFolder
 from bsap.runs.processes import together
 from bsap.runs.signals import leaving_at_once
-from bsap.tables import print_choices, print_results
 
 HELP = {
     "test": "Evaluate scorers on a split and write a run folder. The same command continues a run that was cut off.",

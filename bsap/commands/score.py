@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bsap.reports.terminal import TASKS, percent, results_table
 from bsap.runs.rescore import Rescored, rescore
 from bsap.runs.results import FIELDS, Metrics
 from bsap.runs.saved import read_run
-from bsap.tables import TASKS, percent, results_table
 
 DIFFERENT = 1
 """Exit status when the predictions do not give the numbers of ``results.json``."""

@@ -40,8 +40,8 @@ def run(argv: list[str]) -> int:
     if options.sheet is not None and options.sheet < 1:
         parser.error("--sheet must be at least 1")
 
-    from bsap.draw_run import draw_expression, draw_sheet
-    from bsap.show import ShownRun, file_name, spread
+    from bsap.reports.draw import draw_expression, draw_sheet
+    from bsap.reports.shown_run import ShownRun, file_name, spread
 
     shown = ShownRun(options.run, root=options.root, images=options.images)
     folder = options.output or options.run / "pictures"

@@ -99,7 +99,7 @@ def _tuned(split: str) -> str:
 
 
 def _table(rows: list[Row], metric: str, *, title: str) -> Table:
-    from bsap.tables import COUNTS, percent
+    from bsap.reports.terminal import COUNTS, percent
 
     shown = [name for name in rows[0].metrics if name.split("/")[1] not in COUNTS and "Pr@" not in name]
     table = Table(title=title, title_justify="left")

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bsap.compare import compare
 from bsap.errors import ConfigError
-from bsap.formats import FORMATS
-from bsap.published import published_rows
+from bsap.reports.formats import FORMATS
+from bsap.reports.published import published_rows
+from bsap.reports.run_table import compare
 from bsap.runs.saved import read_run
 
 

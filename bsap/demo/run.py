@@ -23,8 +23,8 @@ from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.demo.vocabulary import unseen_words
 from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
-from bsap.pictures import contact_sheet, draw_scene
 from bsap.prompts.banks import load_bank
+from bsap.reports.scene_picture import contact_sheet, draw_scene
 from bsap.runs.folder import RunConfig
 from bsap.runs.records import Record, Task, read_records
 

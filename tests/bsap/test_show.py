@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from bsap.cli import main
-from bsap.draw_run import _notes, draw_choices, draw_expression, looks_of
 from bsap.errors import ConfigError, DataError
-from bsap.panels import OVERLAP, PanelRow, overlap, panel
-from bsap.pictures import _CHOICES, _REFERENT
-from bsap.show import ShownRun, file_name, spread
+from bsap.reports.draw import _notes, draw_choices, draw_expression, looks_of
+from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
+from bsap.reports.scene_picture import _CHOICES, _REFERENT
+from bsap.reports.shown_run import ShownRun, file_name, spread
 
 RED = (255, 0, 0)
 

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsap.cli import main
-from bsap.compare import SETTINGS, compare
 from bsap.datamodules import ProposalConfig
 from bsap.datamodules.counts import PUBLISHED
-from bsap.formats import FORMATS, escape_latex, escape_markdown, to_csv
-from bsap.published import load_published
+from bsap.reports.formats import FORMATS, escape_latex, escape_markdown, to_csv
+from bsap.reports.published import load_published
+from bsap.reports.run_table import SETTINGS, compare
 from bsap.runs.saved import read_run
 
 SCORERS = ["clip", "bsap", "bsap_h"]

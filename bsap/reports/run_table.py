@@ -99,7 +99,7 @@ def compare(runs: Sequence[SavedRun], published: Sequence[Row] = ()) -> Comparis
 
     Args:
         runs: finished runs.
-        published: from :func:`bsap.published.published_rows`.
+        published: from :func:`bsap.reports.published.published_rows`.
 
     Raises:
         DataError: if a run is not finished, or its results lack something.

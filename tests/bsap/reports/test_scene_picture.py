@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bsap.pictures import _CHOICES, _REFERENT, contact_sheet, draw_scene
+from bsap.reports.scene_picture import _CHOICES, _REFERENT, contact_sheet, draw_scene
 
 BOXES = [[20, 20, 100, 80], [140, 40, 220, 140], [40, 120, 110, 200]]
 GREY = Image.new("RGB", (240, 220), (90, 90, 90))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bsap.lettering import Font, font, printable, wrapped
+from bsap.reports.lettering import Font, font, printable, wrapped
 
 Colour = tuple[int, int, int]
 Mark = tuple[str, Colour]

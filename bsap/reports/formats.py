@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bsap.compare import MARKS, Comparison, Row, counts
+from bsap.reports.run_table import MARKS, Comparison, Row, counts
 
 SYMBOLS = {"partial": "†", "incomplete": "‡", "transductive": "§", "ground_truth": "¶"}
 LATEX_SYMBOLS = {"†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{}"}

@@ -14,10 +14,10 @@ from torch import Tensor
 from bsap.datamodules.pictures import load_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap, box_iou_pairs
-from bsap.panels import OVERLAP, Mark, PanelRow, overlap, panel
-from bsap.pictures import _REFERENT, choice_colour, contact_sheet, draw_scene
+from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
+from bsap.reports.scene_picture import _REFERENT, choice_colour, contact_sheet, draw_scene
+from bsap.reports.shown_run import ShownRun, key_of
 from bsap.runs.records import Record
-from bsap.show import ShownRun, key_of
 from bsap.views import VIEWS, View, make_view
 from bsap.views.kernels import Interpolation
 

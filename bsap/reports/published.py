@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bsap.compare import Fact, Row, metric_column, short
+from bsap.reports.run_table import Fact, Row, metric_column, short
 from bsap.runs.saved import SavedRun
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bsap.lettering import font, printable, wrapped
+from bsap.reports.lettering import font, printable, wrapped
 
 
 @pytest.mark.parametrize(

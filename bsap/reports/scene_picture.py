@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from bsap.lettering import font, printable, wrapped
+from bsap.reports.lettering import font, printable, wrapped
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
