@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bsap.picture_list import Picture
+    from bsap.propose.picture_list import Picture
 
 EVERY = 10.0
 """The fewest seconds between two lines of progress in a log file."""
@@ -76,9 +76,9 @@ def run(argv: list[str]) -> int:
 
     import torch
 
-    from bsap.detectors import load_detector
     from bsap.progress import quiet
-    from bsap.propose import propose
+    from bsap.propose.detectors import load_detector
+    from bsap.propose.run import propose
 
     quiet()
     device = options.device
@@ -120,7 +120,7 @@ def _pictures(options: argparse.Namespace) -> list[Picture]:
     from bsap.datamodules import ProposalConfig, RefCOCODataModule
     from bsap.datamodules.pictures import PictureFolder
     from bsap.errors import DataError
-    from bsap.picture_list import pictures_in, pictures_of
+    from bsap.propose.picture_list import pictures_in, pictures_of
 
     if options.pictures is not None:
         if not options.pictures.is_dir():

@@ -15,14 +15,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-import bsap.detectors
+import bsap.propose.detectors
 from bsap.cli import main
 from bsap.commands.propose import progress
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
-from bsap.detectors import Detector, load_detector
 from bsap.errors import ConfigError, DataError, ModelError
-from bsap.picture_list import Picture, pictures_in, pictures_of
-from bsap.propose import propose, rows_of
+from bsap.propose.detectors import Detector, load_detector
+from bsap.propose.picture_list import Picture, pictures_in, pictures_of
+from bsap.propose.run import propose, rows_of
 
 FASTER = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -93,7 +93,7 @@ def test_the_file_holds_exactly_what_was_planted(planted: Any, pictures: list[Pi
 def test_a_run_on_what_was_found_scores_as_planted(
     planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bsap.detectors, "load_detector", lambda *args, **options: stub())
+    monkeypatch.setattr(bsap.propose.detectors, "load_detector", lambda *args, **options: stub())
     output = tmp_path / "found.json"
     split = ["--root", str(planted.root), "--dataset", "refcoco", "--split-by", "unc", "--split", "val"]
     assert main(["propose", str(output), *split, "--device", "cpu", "--workers", "0"]) == 0
@@ -119,7 +119,7 @@ def test_a_run_on_what_was_found_scores_as_planted(
     "before", ["", "--dataset refcoco", "--split val", "--split val val", "--device cpu --split val"]
 )
 def test_the_output_stands_anywhere(planted: Any, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bsap.detectors, "load_detector", lambda *args, **options: stub())
+    monkeypatch.setattr(bsap.propose.detectors, "load_detector", lambda *args, **options: stub())
     output = tmp_path / "found.jsonl"
     options = ["--root", str(planted.root), "--split-by", "unc", "--workers", "0", "--device", "cpu"]
     assert main(["propose", *before.split(), str(output), *options]) == 0
@@ -417,7 +417,7 @@ def test_published_weights_come_from_the_cache_and_are_checked(
     cached.write_bytes(weights.read_bytes())
     with pytest.raises(ModelError, match=r"-907ea3f9\.pth is damaged"):
         load_detector(FASTER)
-    monkeypatch.setattr(bsap.detectors, "file_sha256", lambda file: "907ea3f9" + 56 * "0")
+    monkeypatch.setattr(bsap.propose.detectors, "file_sha256", lambda file: "907ea3f9" + 56 * "0")
     assert load_detector(FASTER).weights == cached.name
 
 
@@ -425,7 +425,7 @@ def test_offline_without_weights_says_which_file_where(
     planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(bsap.detectors, "_connects", lambda url: False)
+    monkeypatch.setattr(bsap.propose.detectors, "_connects", lambda url: False)
     started = time.monotonic()
     assert main(["propose", str(tmp_path / "a.json"), "--pictures", str(planted.root / "images")]) == 2
     assert time.monotonic() - started < 30

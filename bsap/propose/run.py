@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from bsap.datamodules.loader import sensible_workers
 from bsap.datamodules.pictures import PictureError, load_picture
-from bsap.detectors import Detector
 from bsap.errors import ModelError
-from bsap.picture_list import Picture
-from bsap.proposals_file import ProposalsFile
+from bsap.propose.detectors import Detector
+from bsap.propose.output_file import ProposalsFile
+from bsap.propose.picture_list import Picture
 
 
 def propose(
@@ -86,7 +86,7 @@ def rows_of(found: Mapping[str, Tensor], picture: Picture, *, score: float, most
     """A picture's objects as COCO results, the highest scores first.
 
     Args:
-        found: N objects, as :data:`bsap.detectors.Found` returns them.
+        found: N objects, as :data:`bsap.propose.detectors.Found` returns them.
         picture: the picture.
         score: lowest score to keep.
         most: how many to keep.

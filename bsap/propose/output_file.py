@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from bsap.errors import ConfigError, DataError
 from bsap.models.checkpoint import file_sha256
-from bsap.picture_list import Picture, digest_of
+from bsap.propose.picture_list import Picture, digest_of
 from bsap.runs.settings import differences
 
 Row = Mapping[str, Any]
