@@ -32,6 +32,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bsap.analysis.bootstrap import Interval, bootstrap_interval
+from bsap.cli.progress import quiet
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.features.cache import FeatureCache, StoredTexts
@@ -41,7 +42,6 @@ from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextC
 from bsap.learning.regions import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.text import Templates, TextCache
-from bsap.progress import quiet
 from bsap.prompts.banks import list_banks, load_bank
 from bsap.runs.folder import RunConfig
 from bsap.scoring import make_scorer

@@ -27,8 +27,8 @@ import yaml  # noqa: E402
 from pycocotools import mask as coco_mask  # noqa: E402
 from world import boxes_in, sentence  # noqa: E402
 
+from bsap.cli.progress import quiet  # noqa: E402
 from bsap.features.cache import FeatureCache, ModelIdentity  # noqa: E402
-from bsap.progress import quiet  # noqa: E402
 from bsap.prompts.banks import load_bank  # noqa: E402
 from bsap.runs.saved import read_run  # noqa: E402
 from bsap.sweep.sweep import Sweep, scorer_grid  # noqa: E402

@@ -45,6 +45,7 @@ from PIL import Image, ImageFilter
 from world import make_world
 
 from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCODataModule
+from bsap.cli.progress import quiet
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.features.cache import FeatureCache, StoredTexts
@@ -52,7 +53,6 @@ from bsap.features.regions import default_pack
 from bsap.features.similarities import TextSide
 from bsap.models.precision import autocast
 from bsap.models.text import Templates, TextCache
-from bsap.progress import quiet
 from bsap.sweep.stored_split import StoredSplit
 
 VIEWS = ["crop", "blur"]

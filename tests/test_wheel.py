@@ -31,7 +31,7 @@ def test_the_demo_runs_from_a_wheel_installed_elsewhere(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "from bsap.commands.parser import shipped; print(shipped(['bsap:protocols/reclip.yaml']))",
+            "from bsap.cli.parser import shipped; print(shipped(['bsap:protocols/reclip.yaml']))",
         ],
         tmp_path,
         target,

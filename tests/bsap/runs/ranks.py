@@ -86,7 +86,7 @@ def serve() -> None:
     # The slow part of every start, done once.
     import open_clip  # noqa: F401
 
-    import bsap.commands.lightning  # noqa: F401
+    import bsap.cli.evaluate  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
 
     import torch
 
-    from bsap.progress import quiet
+    from bsap.cli.progress import quiet
     from bsap.propose.detectors import load_detector
     from bsap.propose.run import propose
 

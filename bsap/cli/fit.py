@@ -10,12 +10,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
-from bsap.commands.parser import CommandLine
+from bsap.cli.parser import CommandLine
+from bsap.cli.progress import quiet
 from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
-from bsap.progress import quiet
 from bsap.runs.processes import together
 
 HELP = (

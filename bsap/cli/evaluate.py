@@ -7,11 +7,11 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from bsap.commands.parser import CommandLine
+from bsap.cli.parser import CommandLine
+from bsap.cli.progress import quiet
 from bsap.datamodules import PictureDataModule, RefCOCODataModule
 from bsap.errors import ConfigError
 from bsap.module import BSAPModule
-from bsap.progress import quiet
 from bsap.reports.terminal import print_choices, print_results
 from bsap.runs.folder import RunFolder
 from bsap.runs.processes import together

@@ -15,8 +15,8 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from bsap.cli.progress import LineProgress
 from bsap.errors import unknown
-from bsap.progress import LineProgress
 from bsap.runs.folder import RunConfig
 
 HELP = {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import bsap.propose.detectors
 from bsap.cli import main
-from bsap.commands.propose import progress
+from bsap.cli.propose import progress
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.errors import ConfigError, DataError, ModelError
 from bsap.propose.detectors import Detector, load_detector

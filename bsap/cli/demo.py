@@ -18,8 +18,8 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv[1:])
     if options.limit is not None and options.limit < 1:
         parser.error("--limit must be at least 1")
+    from bsap.cli.progress import quiet
     from bsap.demo.run import run_demo
-    from bsap.progress import quiet
 
     quiet()
     run_demo(options.output, limit=options.limit)

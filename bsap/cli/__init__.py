@@ -11,18 +11,18 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("bsap.commands.demo", "run the main job on the embedded drawn world; needs nothing"),
-    "test": ("bsap.commands.lightning", "evaluate scorers on a split: bsap test -c config.yaml"),
-    "predict": ("bsap.commands.lightning", "choose regions of a picture of your own"),
-    "fit": ("bsap.commands.fit", "learn auxiliary prompts and write them as a bank"),
-    "score": ("bsap.commands.score", "compute the metrics of a saved run again, without a model"),
-    "table": ("bsap.commands.table", "put many runs into one table: md, csv, json or latex"),
-    "sweep": ("bsap.commands.sweep", "try many scorers, banks and temperatures on a run's stored features"),
-    "propose": ("bsap.commands.propose", "find regions in pictures by an object detector, for a run to choose from"),
-    "show": ("bsap.commands.show", "draw what a run chose: expressions one by one, or a contact sheet"),
-    "data": ("bsap.commands.data", "check a folder of annotations and pictures: bsap data check ROOT"),
-    "explain": ("bsap.commands.explain", "say what the auxiliary prompts of a bank mean"),
-    "list": ("bsap.commands.list", "list banks, views, scorers or models"),
+    "demo": ("bsap.cli.demo", "run the main job on the embedded drawn world; needs nothing"),
+    "test": ("bsap.cli.evaluate", "evaluate scorers on a split: bsap test -c config.yaml"),
+    "predict": ("bsap.cli.evaluate", "choose regions of a picture of your own"),
+    "fit": ("bsap.cli.fit", "learn auxiliary prompts and write them as a bank"),
+    "score": ("bsap.cli.score", "compute the metrics of a saved run again, without a model"),
+    "table": ("bsap.cli.table", "put many runs into one table: md, csv, json or latex"),
+    "sweep": ("bsap.cli.sweep", "try many scorers, banks and temperatures on a run's stored features"),
+    "propose": ("bsap.cli.propose", "find regions in pictures by an object detector, for a run to choose from"),
+    "show": ("bsap.cli.show", "draw what a run chose: expressions one by one, or a contact sheet"),
+    "data": ("bsap.cli.data", "check a folder of annotations and pictures: bsap data check ROOT"),
+    "explain": ("bsap.cli.explain", "say what the auxiliary prompts of a bank mean"),
+    "list": ("bsap.cli.list", "list banks, views, scorers or models"),
 }
 """Command: module with ``run(argv) -> int``, and one line of help."""
 

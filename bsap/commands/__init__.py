@@ -1,1 +1,0 @@
-"""The commands behind ``bsap``, one module each, imported only when called."""
