@@ -39,7 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from bsap.datamodules.batch import SceneBatch
     from bsap.datamodules.check import check_root
-    from bsap.datamodules.picture import PictureDataModule
+    from bsap.datamodules.own_picture import PictureDataModule
     from bsap.datamodules.proposals import ProposalConfig
     from bsap.datamodules.refcoco import RefCOCODataModule
     from bsap.datamodules.sampler import SceneSampler

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.scene import Scene
 
 

@@ -10,7 +10,7 @@ from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.counts import PUBLISHED, Counts, published
 from bsap.datamodules.fields import Record
 from bsap.datamodules.masks import encode_mask, encode_masks, is_empty
-from bsap.datamodules.pictures import PictureFolder
+from bsap.datamodules.picture_files import PictureFolder
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.refer import MEND, Instances, make_split, read_instances, read_refs, splits_of
 from bsap.errors import DataError

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.datamodules.fields import Record, json_lines, read_bytes, sha256
-from bsap.datamodules.proposal_files import region
+from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
 from bsap.errors import DataError, unknown

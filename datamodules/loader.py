@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bsap.datamodules.batch import SceneBatch, collate
-from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.scene import Scene
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.fields import number, read_bytes, sha256
 from bsap.datamodules.masks import PictureMasks, boxes_of_masks, whole_mask
-from bsap.datamodules.proposal_files import read_proposals
+from bsap.datamodules.proposal_readers import read_proposals
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.scene import RLE, Proposals
 from bsap.errors import ConfigError, DataError, unknown

@@ -12,17 +12,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bsap.datamodules.assemble import LoadedSplit, build_split
 from bsap.datamodules.fields import paused_gc
 from bsap.datamodules.filters import Selection
 from bsap.datamodules.jsonl import read_jsonl
 from bsap.datamodules.loader import scene_loader, sensible_workers
-from bsap.datamodules.pictures import PictureFolder
+from bsap.datamodules.picture_files import PictureFolder
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.refer import read_refer
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene, SplitSummary
-from bsap.datamodules.scenes import LoadedSplit, build_split
 from bsap.errors import ConfigError, DataError, unknown
 
 

@@ -118,7 +118,7 @@ def run(argv: list[str]) -> int:
 
 def _pictures(options: argparse.Namespace) -> list[Picture]:
     from bsap.datamodules import ProposalConfig, RefCOCODataModule
-    from bsap.datamodules.pictures import PictureFolder
+    from bsap.datamodules.picture_files import PictureFolder
     from bsap.errors import DataError
     from bsap.propose.picture_list import pictures_in, pictures_of
 

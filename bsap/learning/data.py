@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
+from bsap.datamodules.assemble import LoadedSplit
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
-from bsap.datamodules.scenes import LoadedSplit
 from bsap.errors import ConfigError, DataError
 from bsap.learning.texts import TextScene, read_texts, text_scenes
 from bsap.runs.settings import digest

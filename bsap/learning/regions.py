@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.batch import collate
-from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 from bsap.errors import DataError

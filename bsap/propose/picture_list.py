@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsap.datamodules.pictures import PictureFolder, picture_size
+from bsap.datamodules.picture_files import PictureFolder, picture_size
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError
 

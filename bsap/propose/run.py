@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bsap.datamodules.loader import sensible_workers
-from bsap.datamodules.pictures import PictureError, load_picture
+from bsap.datamodules.picture_files import PictureError, load_picture
 from bsap.errors import ModelError
 from bsap.propose.detectors import Detector
 from bsap.propose.output_file import ProposalsFile

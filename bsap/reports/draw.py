@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from bsap.datamodules.pictures import load_picture
+from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap, box_iou_pairs
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel

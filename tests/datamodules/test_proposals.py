@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as coco
 
 from bsap.datamodules.masks import PictureMasks
-from bsap.datamodules.proposal_files import read_proposals
+from bsap.datamodules.proposal_readers import read_proposals
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource, make_proposals
 from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.refer import read_refer

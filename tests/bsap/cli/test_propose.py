@@ -329,7 +329,7 @@ def test_pictures_of_one_s_own_lines_have_their_ids(tmp_path: Path) -> None:
     line["expressions"] = [{"text": "it", "target": "a"}]
     (tmp_path / "own.jsonl").write_text(json.dumps(line) + "\n")
     data = RefCOCODataModule(str(tmp_path), ProposalConfig("ground_truth"), dataset="own", annotations="own.jsonl")
-    from bsap.datamodules.pictures import PictureFolder
+    from bsap.datamodules.picture_files import PictureFolder
 
     records = data.read("val")
     assert pictures_of([records, records], PictureFolder(tmp_path)) == pictures_in(tmp_path)

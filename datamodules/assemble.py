@@ -11,7 +11,7 @@ from bsap.datamodules.counts import published
 from bsap.datamodules.fields import shown
 from bsap.datamodules.filters import Selection
 from bsap.datamodules.masks import PictureMasks, boxes_of_masks, is_empty
-from bsap.datamodules.pictures import PictureFolder, picture_size
+from bsap.datamodules.picture_files import PictureFolder, picture_size
 from bsap.datamodules.proposals import ProposalSource
 from bsap.datamodules.records import ExpressionRecord, PictureRecord, ReferentRecord, RegionRecord, SplitRecords
 from bsap.datamodules.scene import RLE, Boxes, Expression, Referent, Scene, SplitSummary

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bsap.datamodules.loader import SceneDataset, scene_loader, sensible_workers
-from bsap.datamodules.pictures import PictureError, PictureFolder, load_picture, picture_size
+from bsap.datamodules.picture_files import PictureError, PictureFolder, load_picture, picture_size
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import DataError
 

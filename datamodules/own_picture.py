@@ -14,8 +14,8 @@ from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import is_text, number, parse_json, read_bytes, shown
 from bsap.datamodules.loader import scene_loader
 from bsap.datamodules.masks import PictureMasks
-from bsap.datamodules.pictures import picture_size
-from bsap.datamodules.proposal_files import region
+from bsap.datamodules.picture_files import picture_size
+from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.proposals import ProposalConfig, make_proposals
 from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.sampler import SceneSampler
