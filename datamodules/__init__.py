@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "Expression": "scene",
-    "PictureDataModule": "picture",
+    "PictureDataModule": "own_picture",
     "ProposalConfig": "proposals",
     "Proposals": "scene",
     "RLE": "scene",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bsap.cli import COMMANDS
+from bsap.cli.entry import COMMANDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -13,8 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_demo_runs_from_a_wheel_installed_elsewhere(tmp_path: Path) -> None:
     source = tmp_path / "source"
+
     # A copy: building writes beside the sources.
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__", "tests")
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        top = {"runs", "build", "tests"} if Path(folder) == ROOT else set()
+        return {name for name in names if name in top or name.startswith(".") or name == "__pycache__"}
+
     shutil.copytree(ROOT, source, ignore=ignored)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path / "dist"), str(source)]
     _run(build, tmp_path)

@@ -51,7 +51,7 @@ class GlobalLocal(View):
         masked_blocks(encoder, self.block)
 
     def encode(self, encoder: Encoder, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None) -> Tensor:
-        """(R, D) float32 unit features of the regions of one picture; see :func:`bsap.views.global_local.encode_scene`."""
+        """(R, D) float32 unit features of one picture's regions, by :func:`bsap.views.global_local.encode_scene`."""
         from bsap.views.global_local import encode_scene
 
         return encode_scene(encoder, picture, boxes, masks, v=self.v, block=self.block)

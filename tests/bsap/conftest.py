@@ -41,7 +41,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ranks.py"))],
+            [sys.executable, str(Path(__file__).parent / "runs" / "ranks.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bsap.cli import COMMANDS, main
+from bsap.cli import main
+from bsap.cli.entry import COMMANDS
 
 
 def run(planted: Any, tmp_path: Path, *flags: str, **changes: Any) -> int:

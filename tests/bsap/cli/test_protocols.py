@@ -92,7 +92,7 @@ def test_reclip_names_its_two_models(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_zero_shot_ris_skips_pictures_without_regions(mine: Path) -> None:
     config = yaml.safe_load(mine.read_text())
-    protocol = yaml.safe_load((Path(__file__).parents[2] / "configs" / "protocols" / "zero_shot_ris.yaml").read_text())
+    protocol = yaml.safe_load((Path(__file__).parents[3] / "configs" / "protocols" / "zero_shot_ris.yaml").read_text())
     # The planted model has no blocks to fade tokens in; another encoder brings its own preprocessing.
     config["model"]["views"] = ["masked_crop"]
     config["model"]["encoders"][0]["preprocess"] = protocol["model"]["encoders"][0]["preprocess"]

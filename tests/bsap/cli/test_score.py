@@ -83,7 +83,8 @@ def test_the_table_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_no_model_is_imported(run: Path) -> None:
     code = (
         f"import sys; from bsap.cli import main; assert main(['score', {str(run)!r}]) == 0; "
-        "heavy = {'lightning', 'open_clip', 'bsap.module', 'bsap.models.encoder'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'lightning', 'open_clip', 'bsap.module', 'bsap.models.encoder'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

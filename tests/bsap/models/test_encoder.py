@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torchvision.transforms.functional import normalize, to_tensor
 
-from bsap import checkpoint, hub, weights
 from bsap.errors import ConfigError, ModelError
+from bsap.models import checkpoint, hub, weights
 from bsap.models.encoder import Encoder, EncoderConfig
 
 MODEL = {
