@@ -42,7 +42,7 @@ def make_record(
         expression: one of its expressions.
         choices: for each scorer the chosen region's index and score; ignored when the picture has no proposal.
         tasks: what is measured.
-        ious: (R,) IoU of each proposal with the referent, from :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
+        ious: (R,) IoU of each proposal with the referent, :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
         text_cut: whether a model lost the end of the sentence at its context length.
         missing_mask: what to do for RIS when the referent has no mask; ``skip`` leaves the expression out of RIS.
 
