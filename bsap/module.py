@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
@@ -179,15 +180,13 @@ class BSAPModule(LightningModule):
         if self.bank is not None:
             check_learned_bank(self.bank, encoders)
             warn_of_other_use(self.bank, self.settings)
-        datamodule = None if trainer is None else getattr(trainer, "datamodule", None)
-        if datamodule is not None:
-            datamodule.stored = None
+        data = None if trainer is None else scene_data(trainer)
         cache = None
         precision = "32-true" if trainer is None else str(trainer.precision)
         if (folder := self.store_folder) is not None:
             cache = FeatureCache(folder, precision=precision, resize=self.resize)
-            if datamodule is not None:
-                datamodule.stored = lambda scene: cache.has_regions(scene, self.members)
+        if data is not None:
+            data.leave_unopened(None if cache is None else partial(cache.has_regions, members=self.members))
         stored: list[TextEncoder] = [encoder if cache is None else StoredTexts(encoder, cache) for encoder in encoders]
         self.texts = [TextCache(texts, precision=precision) for texts in stored]
         if self.phrases.weight:
@@ -214,16 +213,14 @@ class BSAPModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Check the precision and the masks, load the bank, forget an earlier test."""
         check_precision(str(self.trainer.precision))
-        datamodule = getattr(self.trainer, "datamodule", None)
+        data = scene_data(self.trainer)
         if self.run is None:
             self.metrics.reset()
-            if datamodule is not None:
-                datamodule.finished = frozenset()
+            data.skip(())
         if stage == "test" and "ris" in self.tasks:
-            self._check_masks(getattr(datamodule, "scenes", ()))
+            self._check_masks(data.scenes)
         if any(scorer.needs_bank for scorer in self.scorers.values()):
-            texts = getattr(self.trainer.datamodule, "texts", None)  # type: ignore[attr-defined]
-            self.bank = load_bank(self.bank_spec, split_texts=texts, seed=self.bank_seed)
+            self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed)
 
     def _check_masks(self, scenes: Sequence[Scene]) -> None:
         """Say before anything is encoded what RIS lacks."""

@@ -14,6 +14,7 @@ _HOME = {
     "RefCOCODataModule": "refcoco",
     "Referent": "scene",
     "Scene": "scene",
+    "SceneDataModule": "base",
     "SceneBatch": "batch",
     "SceneSampler": "sampler",
     "SplitSummary": "scene",
@@ -31,12 +32,14 @@ __all__ = [
     "Referent",
     "Scene",
     "SceneBatch",
+    "SceneDataModule",
     "SceneSampler",
     "SplitSummary",
     "check_root",
 ]
 
 if TYPE_CHECKING:
+    from bsap.datamodules.base import SceneDataModule
     from bsap.datamodules.batch import SceneBatch
     from bsap.datamodules.check import check_root
     from bsap.datamodules.own_picture import PictureDataModule

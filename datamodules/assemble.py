@@ -24,7 +24,6 @@ class LoadedSplit:
 
     Attributes:
         scenes: in annotation order of their first selected expression.
-        expression_ids: the selected expressions' ids, in annotation order.
         texts: every text of the unfiltered split, in annotation order.
         summary: the counts.
         pictures: selected pictures, those included that are skipped for want of proposals.
@@ -32,7 +31,6 @@ class LoadedSplit:
     """
 
     scenes: list[Scene]
-    expression_ids: list[str]
     texts: list[str]
     summary: SplitSummary
     pictures: int
@@ -118,10 +116,8 @@ def build_split(
         selection=selection.given(),
         proposals=source.describe(absent=len(absent), without=without),
     )
-    order = sorted((e.order, e.id) for scene in scenes for e in scene.expressions)
     return LoadedSplit(
         scenes=scenes,
-        expression_ids=[id for _, id in order],
         texts=[e.text for e in records.expressions],
         summary=summary,
         pictures=len(by_picture),

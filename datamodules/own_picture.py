@@ -6,24 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader
 
+from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import is_text, number, parse_json, read_bytes, shown
-from bsap.datamodules.loader import scene_loader
 from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.picture_files import picture_size
 from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.proposals import ProposalConfig, make_proposals
 from bsap.datamodules.records import RegionRecord
-from bsap.datamodules.sampler import SceneSampler
-from bsap.datamodules.scene import Expression, Proposals, Referent, Scene
+from bsap.datamodules.scene import Expression, Proposals, Referent, Scene, SplitSummary
 from bsap.errors import DataError
 
 
-class PictureDataModule(LightningDataModule):
+class PictureDataModule(SceneDataModule):
     """One picture with candidate boxes and sentences: which box does each sentence mean?
 
     Args:
@@ -34,17 +30,14 @@ class PictureDataModule(LightningDataModule):
         expressions: the sentences.
 
     Attributes:
-        scenes: the one scene. Its expressions have a referent without annotations: nothing is known about the answer.
-        expression_ids: ``picture/{file name without suffix}/predict/{n}``, counted from 1.
+        scenes: the one scene. The id of an expression is ``picture/{file name without suffix}/predict/{n}``, counted
+            from 1. The expressions have a referent without annotations: nothing is known about the answer.
         texts: the sentences.
     """
 
     def __init__(self, picture: str, boxes: list[list[float]] | str, expressions: list[str]) -> None:
-        super().__init__()
+        super().__init__(batch_size=1, num_workers=0)
         self.picture, self.boxes, self.expressions = Path(picture), boxes, list(expressions)
-        self.scenes: list[Scene] = []
-        self.expression_ids: list[str] = []
-        self.texts: list[str] = []
         self.save_hyperparameters(logger=False)
 
     def setup(self, stage: str) -> None:
@@ -69,12 +62,7 @@ class PictureDataModule(LightningDataModule):
             texts=tuple(self.expressions),
         )
         self.scenes, self.texts = [scene], list(self.expressions)
-        self.expression_ids = [e.id for e in expressions]
-
-    def predict_dataloader(self) -> DataLoader[tuple[Scene, Tensor]]:
-        """One batch of one scene, for the first process; none for the others."""
-        sampler = SceneSampler([len(scene.proposals) for scene in self.scenes])
-        return scene_loader(self.scenes, sampler, batch_size=1, num_workers=0)
+        self.summary = SplitSummary.of(self.scenes, dataset="picture", split_by=self.picture.stem, split="predict")
 
     def _proposals(self, width: int, height: int) -> Proposals:
         items: Any = self.boxes

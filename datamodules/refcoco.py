@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bsap.datamodules.assemble import LoadedSplit, build_split
+from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.fields import paused_gc
 from bsap.datamodules.filters import Selection
 from bsap.datamodules.jsonl import read_jsonl
-from bsap.datamodules.loader import scene_loader, sensible_workers
 from bsap.datamodules.picture_files import PictureFolder
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.refer import read_refer
-from bsap.datamodules.sampler import SceneSampler
-from bsap.datamodules.scene import Scene, SplitSummary
+from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
 
 
-class RefCOCODataModule(LightningDataModule):
+class RefCOCODataModule(SceneDataModule):
     """Scenes of one split, with their proposals, for ``trainer.test``.
 
     Each process reads all annotations and decodes only the pictures of its own share. The shares neither repeat nor
@@ -57,17 +53,9 @@ class RefCOCODataModule(LightningDataModule):
 
     Attributes:
         scenes: the scenes, in annotation order of their first expression; after ``setup``.
-        expression_ids: the selected expressions' ids, in annotation order; after ``setup``.
         texts: every text of the unfiltered split, in annotation order; after ``setup``.
         summary: what was selected and what that leaves out; after ``setup``.
-        stored: tells of a scene whether its features are at hand, so that its picture need not be opened.
-        finished: ids of expressions that need no evaluation; wholly finished scenes are left out of the loader.
     """
-
-    scenes: list[Scene]
-    expression_ids: list[str]
-    texts: list[str]
-    summary: SplitSummary
 
     def __init__(
         self,
@@ -92,14 +80,10 @@ class RefCOCODataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
         self.proposals = proposal_config(proposals)
         if text not in ("sent", "raw"):
             raise unknown("wording of a sentence (`text`)", text, ("sent", "raw"))
-        if batch_size < 1 or (num_workers is not None and num_workers < 0):
-            raise ConfigError(
-                f"`batch_size` must be at least 1 and `num_workers` at least 0, but got {batch_size} and {num_workers}."
-            )
         self.selection = Selection(
             ids=ids_as_texts(ids),
             limit=limit,
@@ -112,9 +96,6 @@ class RefCOCODataModule(LightningDataModule):
         self.root, self.dataset, self.split_by, self.split = Path(root), dataset, split_by, split
         self.annotations, self.images = annotations, images
         self.text, self.lowercase, self.masks = text, lowercase, masks
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.finished: frozenset[str] = frozenset()
-        self.stored: Callable[[Scene], bool] | None = None
         self._loaded: LoadedSplit | None = None
         settings = {"proposals": dataclasses.asdict(self.proposals)}
         self.save_hyperparameters(ignore=["proposals"], logger=False)
@@ -150,8 +131,7 @@ class RefCOCODataModule(LightningDataModule):
         if stage == "fit" or self._loaded is not None:
             return
         self._loaded = loaded = self.load(self.split)
-        self.scenes, self.summary = loaded.scenes, loaded.summary
-        self.expression_ids, self.texts = loaded.expression_ids, loaded.texts
+        self.scenes, self.texts, self.summary = loaded.scenes, loaded.texts, loaded.summary
         if self.proposals.masked_only:
             single = sum(len(scene.proposals) < 2 for scene in self.scenes)
             rank_zero_warn(
@@ -163,17 +143,6 @@ class RefCOCODataModule(LightningDataModule):
                 f"{loaded.summary.proposals['path']} does not list {len(loaded.absent)} of {loaded.pictures} "
                 f"pictures, first {', '.join(loaded.absent[:5])}: no proposals there (policy: {self.proposals.empty})."
             )
-
-    def test_dataloader(self) -> DataLoader[tuple[Scene, Tensor]]:
-        """This process's share of the scenes that are not finished."""
-        scenes = [s for s in self.scenes if not all(e.id in self.finished for e in s.expressions)]
-        sampler = SceneSampler([len(scene.proposals) for scene in scenes])
-        unopened = [] if self.stored is None else [index for index in sampler if self.stored(scenes[index])]
-        workers = self.num_workers
-        if workers is None:
-            processes = self.trainer.num_devices if self.trainer is not None else 1
-            workers = sensible_workers((len(sampler) - len(unopened)) // self.batch_size, processes)
-        return scene_loader(scenes, sampler, batch_size=self.batch_size, num_workers=workers, unopened=unopened)
 
 
 def ids_as_texts(value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:

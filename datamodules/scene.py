@@ -7,6 +7,7 @@ run-length encodings until the very moment pixels are needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -143,6 +144,36 @@ class SplitSummary:
     regions: int
     selection: dict[str, Any] = field(default_factory=dict)
     proposals: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, scenes: Sequence[Scene], *, dataset: str = "own", split_by: str = "own", split: str = "test"
+    ) -> SplitSummary:
+        """The summary of scenes of which nothing was left out, for a data module without filters.
+
+        Args:
+            scenes: all scenes of the split.
+            dataset: name of the data set, for tables.
+            split_by: name of the partition.
+            split: name of the split.
+
+        Example:
+            >>> SplitSummary.of((), dataset="mine").selected
+            0
+        """
+        counts = [len(scene.expressions) for scene in scenes]
+        return cls(
+            dataset=dataset,
+            split_by=split_by,
+            split=split,
+            total=sum(counts),
+            selected=sum(counts),
+            skipped=0,
+            published=None,
+            missing=sum(n for n, scene in zip(counts, scenes, strict=True) if not len(scene.proposals)),
+            scenes=len(scenes),
+            regions=sum(len(scene.proposals) for scene in scenes),
+        )
 
     @property
     def partial(self) -> bool:

@@ -22,6 +22,7 @@ import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from bsap.datamodules.base import SceneDataModule, scene_data
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.runs.identity import identity, origin, resolved_settings
 from bsap.runs.parts import (
@@ -108,14 +109,13 @@ class RunFolder(Callback):
         def prepare() -> None:
             _refuse_stray_checkpoints(Path(trainer.default_root_dir))
             self._prepare(folder)
-            done.update(self._finished(trainer))
+            done.update(self._finished(scene_data(trainer)))
 
         on_first_rank(trainer, prepare)
         # Only the first process reads what is done: on a network's disk another node may see older files.
         finished, self._attempt = trainer.strategy.broadcast((sorted(done), self._attempt), src=0)
         self._resumed = len(finished)
-        if getattr(trainer, "datamodule", None) is not None:
-            trainer.datamodule.finished = frozenset(finished)  # type: ignore[attr-defined]
+        scene_data(trainer).skip(finished)
         pl_module.metrics.reset()  # type: ignore[operator, union-attr]
         if done:
             pl_module.metrics.update(list(done.values()))  # type: ignore[operator, union-attr]
@@ -160,14 +160,11 @@ class RunFolder(Callback):
                 )
         write_atomic(config, yaml.safe_dump(self._settings | {"run": asdict(self.config)}, sort_keys=False))
 
-    def _finished(self, trainer: Trainer) -> dict[str, Record]:
+    def _finished(self, data: SceneDataModule) -> dict[str, Record]:
         """Records of an earlier attempt, of scenes that were finished whole."""
         assert self.folder is not None
         records = {record["id"]: record for record in read_parts(self.folder)}
-        scenes = getattr(trainer.datamodule, "scenes", None)  # type: ignore[attr-defined]
-        if not records or scenes is None:
-            return {}
-        ids = [[expression.id for expression in scene.expressions] for scene in scenes]
+        ids = [[expression.id for expression in scene.expressions] for scene in data.scenes]
         return {key: records[key] for keys in ids if all(key in records for key in keys) for key in keys}
 
     # --- on the way -------------------------------------------------------------------------------------------------
@@ -298,10 +295,10 @@ class RunFolder(Callback):
 
     def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
         assert self.folder is not None
-        expected = getattr(trainer.datamodule, "expression_ids", None)  # type: ignore[attr-defined]
+        expected = scene_data(trainer).expression_ids
         records = {record["id"]: record for record in read_parts(self.folder)}
-        ordered = list(records.values()) if expected is None else [records[key] for key in expected if key in records]
-        if expected is not None and len(ordered) != len(expected):
+        ordered = [records[key] for key in expected if key in records]
+        if len(ordered) != len(expected):
             absent = [key for key in expected if key not in records]
             raise DataError(
                 f"{len(absent)} of {len(expected)} expressions were not seen, among them {', '.join(absent[:5])}."
@@ -335,8 +332,8 @@ class RunFolder(Callback):
         """
         skipped = self._part is not None
         self._close()
-        if self.folder is not None and getattr(trainer, "datamodule", None) is not None:
-            trainer.datamodule.finished = frozenset()  # type: ignore[attr-defined]
+        if self.folder is not None:
+            scene_data(trainer).skip(())
         if skipped:
             raise DataError("The test did not run: its loader gave no batch. Is `--trainer.limit_test_batches` 0?")
 

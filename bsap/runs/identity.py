@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from bsap.datamodules.base import scene_data
 from bsap.datamodules.scene import Expression
 from bsap.features.cache import masks_bytes, regions_digest, view_code
 from bsap.runs.settings import SPEED_SETTINGS, digest, plain
@@ -20,17 +21,11 @@ if TYPE_CHECKING:
 
 def resolved_settings(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """What makes a result: settings of data and model, and the precision; not how many processes shared the work."""
-    datamodule = getattr(trainer, "datamodule", None)
     seed = os.environ.get("PL_GLOBAL_SEED")
     return {
         "seed_everything": int(seed or 0),
         "trainer": {"precision": str(trainer.precision)},
-        "data": {}
-        if datamodule is None
-        else plain(
-            # LightningCLI adds a private key of its own.
-            {key: value for key, value in datamodule.hparams.items() if not key.startswith("_")}
-        ),
+        "data": plain(scene_data(trainer).settings),
         "model": module.settings,
     }
 
@@ -51,12 +46,13 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 def origin(trainer: Trainer, module: BSAPModule) -> dict[str, Any]:
     """Digests of what the settings name: expressions, referents and proposals, weights, and the bank."""
-    summary = getattr(trainer.datamodule, "summary", None)  # type: ignore[attr-defined]
-    scenes = getattr(trainer.datamodule, "scenes", None) or ()  # type: ignore[attr-defined]
-    seen = [[s.image_id, regions_digest(s, with_masks=True), [_expression(e) for e in s.expressions]] for s in scenes]
+    data = scene_data(trainer)
+    seen = [
+        [s.image_id, regions_digest(s, with_masks=True), [_expression(e) for e in s.expressions]] for s in data.scenes
+    ]
     bank = module.bank
     return {
-        "data": None if summary is None else plain(asdict(summary)),
+        "data": plain(asdict(data.summary)),
         "expressions": digest(seen),
         "weights": {encoder.label: encoder.weights_sha256 for encoder in module.encoders},
         "architectures": {encoder.label: encoder.architecture_sha256 for encoder in module.encoders},

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from bsap.datamodules.base import scene_data
 from bsap.errors import unknown
 from bsap.runs.records import Record, ScorerMetrics, Task
 from bsap.runs.settings import SPEED_SETTINGS, digest
@@ -118,35 +119,32 @@ def make_results(
     timing: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that ``results.json`` says."""
-    summary = getattr(trainer.datamodule, "summary", None)  # type: ignore[attr-defined]
+    summary = scene_data(trainer).summary
     no_mask = sum(record["status"] == "no_mask" for record in records)
-    selected = len(records) if summary is None else summary.selected
-    published = None if summary is None else summary.published
-    whole = published in (None, selected) and len(records) == selected
-    partial = no_mask > 0 or (summary is not None and summary.partial)
+    whole = summary.published in (None, summary.selected) and len(records) == summary.selected
+    partial = no_mask > 0 or summary.partial
     bank = module.bank
     return {
         "metrics": module.results,
         "counts": {
             "seen": len(records),
-            "selected": selected,
-            "published": published,
+            "selected": summary.selected,
+            "published": summary.published,
             "no_proposals": sum(record["n_regions"] == 0 for record in records),
             "no_mask": no_mask,
-            "skipped": 0 if summary is None else summary.skipped,
+            "skipped": summary.skipped,
             "texts_cut": sum(record.get("text_cut", False) for record in records),
-            "scenes": None if summary is None else summary.scenes,
-            "regions": None if summary is None else summary.regions,
+            "scenes": summary.scenes,
+            "regions": summary.regions,
         },
-        # Nobody knows of loaders of one's own what they left out.
-        "complete": None if summary is None else whole and not partial,
+        "complete": whole and not partial,
         "partial": partial,
-        "selection": {} if summary is None else summary.selection,
+        "selection": summary.selection,
         "protocol": {
-            "dataset": None if summary is None else summary.dataset,
-            "split_by": None if summary is None else summary.split_by,
-            "split": None if summary is None else summary.split,
-            "proposals": None if summary is None else summary.proposals,
+            "dataset": summary.dataset,
+            "split_by": summary.split_by,
+            "split": summary.split,
+            "proposals": summary.proposals,
             "hit": "IoU > 0.5" if module.settings["strict"] else "IoU >= 0.5",
             "bank": None
             if bank is None
