@@ -295,7 +295,8 @@ class RunFolder(Callback):
 
     def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
         assert self.folder is not None
-        expected = scene_data(trainer).expression_ids
+        data = scene_data(trainer)
+        expected = data.expression_ids
         records = {record["id"]: record for record in read_parts(self.folder)}
         ordered = [records[key] for key in expected if key in records]
         if len(ordered) != len(expected):
@@ -313,7 +314,7 @@ class RunFolder(Callback):
         attempts = read_attempts(self.folder)
         write_atomic(self.folder / "predictions.jsonl", dump_records(ordered))
         timing = {"seconds": round(seconds, 3), "resumed_expressions": self._resumed, "attempts": attempts}
-        results = make_results(trainer, module, ordered, settings=self._settings, timing=timing)
+        results = make_results(trainer, module, ordered, summary=data.summary, settings=self._settings, timing=timing)
         path = self.folder / "results.json"
         if path.exists() and self._resumed == len(ordered):
             # Nothing was left to do: what made the numbers is what made them then.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bsap.datamodules.base import scene_data
 from bsap.errors import unknown
 from bsap.runs.records import Record, ScorerMetrics, Task
 from bsap.runs.settings import SPEED_SETTINGS, digest
@@ -15,6 +14,7 @@ from bsap.runs.settings import SPEED_SETTINGS, digest
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from bsap.datamodules.scene import SplitSummary
     from bsap.module import BSAPModule
 
 Metrics = dict[str, dict[str, dict[str, float | int]]]
@@ -115,11 +115,11 @@ def make_results(
     module: BSAPModule,
     records: Sequence[Record],
     *,
+    summary: SplitSummary,
     settings: dict[str, Any],
     timing: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that ``results.json`` says."""
-    summary = scene_data(trainer).summary
     no_mask = sum(record["status"] == "no_mask" for record in records)
     whole = summary.published in (None, summary.selected) and len(records) == summary.selected
     partial = no_mask > 0 or summary.partial
