@@ -33,9 +33,11 @@ from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
 from bsap.prompts.phrases import load_parser, phrase_of
 from bsap.runs.folder import RunConfig, RunFolder
+from bsap.runs.make_record import make_record
 from bsap.runs.overlaps import referent_ious
 from bsap.runs.processes import one_of_each_node_first
-from bsap.runs.records import Record, ScorerMetrics, Task, make_record
+from bsap.runs.records import Record, Task
+from bsap.runs.scorer_metrics import ScorerMetrics
 from bsap.runs.settings import plain
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view

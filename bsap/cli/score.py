@@ -6,15 +6,18 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bsap.reports.terminal import TASKS, percent, results_table
-from bsap.runs.rescore import Rescored, rescore
-from bsap.runs.results import FIELDS, Metrics
+from bsap.runs.buckets import FIELDS
 from bsap.runs.saved import read_run
+
+if TYPE_CHECKING:
+    from bsap.runs.recompute import Metrics
+    from bsap.runs.rescore import Rescored
 
 DIFFERENT = 1
 """Exit status when the predictions do not give the numbers of ``results.json``."""
@@ -39,6 +42,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--breakdown", nargs="+", metavar="FIELD", help=f"break down by {', '.join(FIELDS)}")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="by default %(default)s")
     options = parser.parse_args(argv[1:])
+
+    from bsap.runs.rescore import rescore
+
     scored = rescore(options.run, strict=options.strict, breakdown=options.breakdown)
     results = read_run(options.run).results
     if options.format == "json":

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from bsap.runs.recompute import Metrics
     from bsap.runs.records import Record
-    from bsap.runs.results import Metrics
 
 TASKS = {"rec": "REC", "ris": "RIS"}
 COUNTS = ("n", "missing")

@@ -24,6 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from bsap.datamodules.base import SceneDataModule, scene_data
 from bsap.errors import BSAPError, ConfigError, DataError
+from bsap.runs.buckets import check_fields
 from bsap.runs.identity import identity, origin, resolved_settings
 from bsap.runs.parts import (
     LOCK,
@@ -36,8 +37,9 @@ from bsap.runs.parts import (
     write_atomic,
 )
 from bsap.runs.processes import Meeting, Outcome, all_or_none, on_first_rank, take_children
+from bsap.runs.recompute import breakdowns, recompute
 from bsap.runs.records import Record, dump_records
-from bsap.runs.results import breakdowns, check_fields, made_by, make_results, recompute
+from bsap.runs.results import made_by, make_results
 from bsap.runs.settings import differences, digest
 from bsap.runs.signals import Stopped, StopSignals
 

@@ -10,8 +10,9 @@ from types import UnionType
 from typing import Any
 
 from bsap.errors import DataError
+from bsap.runs.buckets import check_fields
+from bsap.runs.recompute import Metrics, breakdowns, recompute
 from bsap.runs.records import Record, Task
-from bsap.runs.results import Metrics, breakdowns, check_fields, recompute
 from bsap.runs.saved import SavedRun, read_run, unfinished
 
 STATUS = ("ok", "no_proposals", "no_mask")

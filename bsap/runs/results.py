@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from bsap.errors import unknown
-from bsap.runs.records import Record, ScorerMetrics, Task
+from bsap.runs.records import Record
 from bsap.runs.settings import SPEED_SETTINGS, digest
 
 if TYPE_CHECKING:
@@ -16,98 +15,6 @@ if TYPE_CHECKING:
 
     from bsap.datamodules.scene import SplitSummary
     from bsap.module import BSAPModule
-
-Metrics = dict[str, dict[str, dict[str, float | int]]]
-
-
-def tasks_of(records: Sequence[Record]) -> list[Task]:
-    """The tasks that records were written for, read off their fields."""
-    rows = [row for record in records for row in record["scorers"].values()]
-    fields: tuple[tuple[Task, str], ...] = (("rec", "box_iou"), ("ris", "union"))
-    return [task for task, name in fields if any(name in row for row in rows)]
-
-
-def recompute(records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] | None = None) -> Metrics:
-    """The metrics of saved predictions, through the same classes and integers as in the run itself.
-
-    Args:
-        records: all records of a run.
-        strict: for REC, whether a hit needs IoU > 0.5.
-        tasks: by default those that the records hold fields for.
-    """
-    scorers = list(records[0]["scorers"]) if records else []
-    metrics = ScorerMetrics(scorers, tasks or tasks_of(records), strict=strict, sync=False)
-    metrics.update(records)
-    return metrics.compute()
-
-
-BUCKETS: dict[str, tuple[int, ...]] = {
-    "words": (1, 2, 3, 4, 5, 6, 9, 13),
-    "distractors": (0, 1, 2, 3, 4, 5, 10),
-}
-"""The least value of each bucket; the last one is open. ``category`` is not put into buckets."""
-
-FIELDS = ("category", *BUCKETS)
-"""What results can be broken down by."""
-
-
-def check_fields(fields: Sequence[str]) -> None:
-    """Raise a ConfigError for a field that results cannot be broken down by."""
-    for name in fields:
-        if name not in FIELDS:
-            raise unknown("field to break down by", name, FIELDS)
-
-
-def bucket(field: str, value: str | int | None) -> str:
-    """The name of the bucket that a record's value falls into.
-
-    The buckets do not depend on the data, so those of two runs can be compared.
-
-    Example:
-        >>> [bucket("words", n) for n in (1, 5, 6, 8, 9, 40)]
-        ['1', '5', '6-8', '6-8', '9-12', '13+']
-        >>> bucket("category", "dog"), bucket("distractors", None)
-        ('dog', 'unknown')
-    """
-    if value is None:
-        return "unknown"
-    if field not in BUCKETS:
-        return str(value)
-    starts = BUCKETS[field]
-    index = max((i for i, start in enumerate(starts) if start <= int(value)), default=0)
-    if index == len(starts) - 1:
-        return f"{starts[index]}+"
-    last = starts[index + 1] - 1
-    return str(last) if last == starts[index] else f"{starts[index]}-{last}"
-
-
-def breakdowns(
-    records: Sequence[Record], fields: Sequence[str], *, strict: bool, tasks: Sequence[Task] | None = None
-) -> dict[str, dict[str, Metrics]]:
-    """Metrics of the records that share a bucket (:func:`bucket`), for each field.
-
-    Made from the merged records, hence the same on any number of processes. Every record is in exactly one bucket of a
-    field; buckets without a record are left out. Numbers in ascending order, categories in alphabetical order; records
-    without the field come last as ``unknown``.
-
-    Args:
-        records: all records of a run.
-        fields: ``category``, ``words`` or ``distractors``.
-        strict: for REC, whether a hit needs IoU > 0.5.
-        tasks: by default those that the records hold fields for.
-
-    Raises:
-        ConfigError: for another field.
-    """
-    check_fields(fields)
-    tasks = tasks or tasks_of(records)
-    tables: dict[str, dict[str, Metrics]] = {}
-    for name in fields:
-        groups: dict[str, list[Record]] = {}
-        for record in sorted(records, key=lambda record: (record[name] is None, record[name] or 0)):
-            groups.setdefault(bucket(name, record[name]), []).append(record)
-        tables[name] = {key: recompute(group, strict=strict, tasks=tasks) for key, group in groups.items()}
-    return tables
 
 
 def make_results(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torchmetrics.utilities import rank_zero_warn
+from torch import Tensor, distributed
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
@@ -54,5 +54,6 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _warn_if_empty(total: Tensor, name: str) -> None:
-    if int(total) == 0:
-        rank_zero_warn(f"{name} has seen no sample: its scores are NaN, not 0.", UserWarning)
+    several = distributed.is_available() and distributed.is_initialized()
+    if int(total) == 0 and not (several and distributed.get_rank()):  # one process warns for all
+        warnings.warn(f"{name} has seen no sample: its scores are NaN, not 0.", UserWarning, stacklevel=3)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from bsap.cli import main
 from bsap.errors import DataError
+from bsap.runs.buckets import BUCKETS, bucket
 from bsap.runs.rescore import read_predictions, rescore
-from bsap.runs.results import BUCKETS, bucket
 
 FIELDS = ["category", "words", "distractors"]
 Edit = Callable[[list[Any]], Any]

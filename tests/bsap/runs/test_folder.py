@@ -262,7 +262,7 @@ def test_a_count_that_differs_from_the_predictions_is_an_error(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As if a batch had been counted twice."""
-    from bsap.runs.records import ScorerMetrics
+    from bsap.runs.scorer_metrics import ScorerMetrics
 
     update = ScorerMetrics.update
 

@@ -1,0 +1,94 @@
+"""The metrics of records that are all there, through the functions that the metric classes call too.
+
+It needs torch but not torchmetrics, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bsap.metrics.functional import rec_accuracy, ris_scores
+from bsap.runs.buckets import bucket, check_fields
+from bsap.runs.records import Record, Task
+
+Metrics = dict[str, dict[str, dict[str, float | int]]]
+
+
+def tasks_of(records: Sequence[Record]) -> list[Task]:
+    """The tasks that records were written for, read off their fields."""
+    rows = [row for record in records for row in record["scorers"].values()]
+    fields: tuple[tuple[Task, str], ...] = (("rec", "box_iou"), ("ris", "union"))
+    return [task for task, name in fields if any(name in row for row in rows)]
+
+
+def metric_inputs(records: Sequence[Record], scorer: str, task: Task) -> tuple[Tensor, ...]:
+    """What the metrics of a task take from the records of one scorer.
+
+    Returns:
+        For ``rec`` the (N,) float64 IoUs and the (N,) bool marks of expressions without a proposal; for ``ris`` the
+        (N,) int64 intersections and unions and the same marks, of the N records that have a mask.
+    """
+    if task == "ris":
+        records = [record for record in records if record["status"] != "no_mask"]
+    rows = [record["scorers"][scorer] for record in records]
+    missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
+    if task == "rec":
+        return torch.tensor([row["box_iou"] for row in rows], dtype=torch.float64), missing
+    parts, wholes = ([row[name] for row in rows] for name in ("intersection", "union"))
+    return torch.tensor(parts, dtype=torch.int64), torch.tensor(wholes, dtype=torch.int64), missing
+
+
+def recompute(records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] | None = None) -> Metrics:
+    """The metrics of saved predictions, with the same integers as in the run itself.
+
+    Args:
+        records: all records of a run.
+        strict: for REC, whether a hit needs IoU > 0.5.
+        tasks: by default those that the records hold fields for.
+    """
+    scorers = list(records[0]["scorers"]) if records else []
+    wanted = tasks or tasks_of(records)
+    results: Metrics = {}
+    if "rec" in wanted:
+        values = {name: rec_accuracy(*metric_inputs(records, name, "rec"), strict=strict) for name in scorers}
+        results["rec"] = {name: as_numbers(scores) for name, scores in values.items()}
+    if "ris" in wanted:
+        results["ris"] = {name: as_numbers(ris_scores(*metric_inputs(records, name, "ris"))) for name in scorers}
+    return results
+
+
+def as_numbers(scores: Mapping[str, Tensor]) -> dict[str, float | int]:
+    """The scalars of a metric as plain numbers."""
+    return {name: value.item() for name, value in scores.items()}
+
+
+def breakdowns(
+    records: Sequence[Record], fields: Sequence[str], *, strict: bool, tasks: Sequence[Task] | None = None
+) -> dict[str, dict[str, Metrics]]:
+    """Metrics of the records that share a bucket (:func:`bucket`), for each field.
+
+    Made from the merged records, hence the same on any number of processes. Every record is in exactly one bucket of a
+    field; buckets without a record are left out. Numbers in ascending order, categories in alphabetical order; records
+    without the field come last as ``unknown``.
+
+    Args:
+        records: all records of a run.
+        fields: ``category``, ``words`` or ``distractors``.
+        strict: for REC, whether a hit needs IoU > 0.5.
+        tasks: by default those that the records hold fields for.
+
+    Raises:
+        ConfigError: for another field.
+    """
+    check_fields(fields)
+    tasks = tasks or tasks_of(records)
+    tables: dict[str, dict[str, Metrics]] = {}
+    for name in fields:
+        groups: dict[str, list[Record]] = {}
+        for record in sorted(records, key=lambda record: (record[name] is None, record[name] or 0)):
+            groups.setdefault(bucket(name, record[name]), []).append(record)
+        tables[name] = {key: recompute(group, strict=strict, tasks=tasks) for key, group in groups.items()}
+    return tables

@@ -1,0 +1,58 @@
+"""The metrics of a run while it goes on: one torchmetrics object for each scorer and task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from torch import nn
+
+from bsap.metrics import RECAccuracy, RISScores
+from bsap.runs.recompute import Metrics, as_numbers, metric_inputs
+from bsap.runs.records import Record, Task
+
+
+class ScorerMetrics(nn.Module):
+    """The metrics of every scorer and task, fed with records.
+
+    Args:
+        scorers: names of the scorers.
+        tasks: ``rec``, ``ris`` or both.
+        strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
+        sync: whether ``compute`` joins the counters of all processes; records already merged need no joining.
+    """
+
+    def __init__(
+        self, scorers: Sequence[str], tasks: Sequence[Task], *, strict: bool = False, sync: bool = True
+    ) -> None:
+        super().__init__()
+        self.scorers = list(scorers)
+        self.tasks = list(tasks)
+        # Lists, not dictionaries: a scorer's name may hold a full stop, which a module's name may not.
+        self.rec = nn.ModuleList(RECAccuracy(strict=strict, sync_on_compute=sync) for _ in scorers if "rec" in tasks)
+        self.ris = nn.ModuleList(RISScores(sync_on_compute=sync) for _ in scorers if "ris" in tasks)
+
+    def _by_task(self) -> Iterator[tuple[Task, str, RECAccuracy | RISScores]]:
+        for name, metric in zip(self.scorers, self.rec, strict=False):
+            yield "rec", name, cast(RECAccuracy, metric)
+        for name, metric in zip(self.scorers, self.ris, strict=False):
+            yield "ris", name, cast(RISScores, metric)
+
+    def update(self, records: Sequence[Record]) -> None:
+        """Count records."""
+        for task, name, metric in self._by_task():
+            values = metric_inputs(records, name, task)
+            if len(values[0]):
+                metric.update(*values)
+
+    def compute(self) -> Metrics:
+        """Values as ``{task: {scorer: {metric: value}}}``, over all processes."""
+        results: Metrics = {task: {} for task in ("rec", "ris") if task in self.tasks}
+        for task, name, metric in self._by_task():
+            results[task][name] = as_numbers(metric.compute())
+        return results
+
+    def reset(self) -> None:
+        """Forget everything counted."""
+        for _, _, metric in self._by_task():
+            metric.reset()
