@@ -49,11 +49,11 @@ from bsap.cli.progress import quiet
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.features.cache import FeatureCache, StoredTexts
-from bsap.features.regions import default_pack
 from bsap.features.similarities import TextSide
 from bsap.models.precision import autocast
 from bsap.models.text import Templates, TextCache
 from bsap.sweep.stored_split import StoredSplit
+from bsap.views.packing import default_pack
 
 VIEWS = ["crop", "blur"]
 PARTS = ["share", "loop", "rescoring", "memory", "scaling"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from bsap.features.cache import FeatureCache
     from bsap.models.encoder import Encoder
     from bsap.views import View
-    from bsap.views.view import Layers
 
 
 @dataclass(frozen=True)
@@ -62,35 +60,6 @@ def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[in
     return first, inverse
 
 
-def _packs(counts: Sequence[int], size: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut regions into packs of nearly equal length, at most ``size``, across scene boundaries.
-
-    Equal packs waste no encoder time on a short last one. Yields lists of (scene, start, stop).
-    """
-    total = sum(counts)
-    if not total:
-        return
-    packs = -(-total // size)
-    bounds = [total * i // packs for i in range(packs + 1)]
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    for low, high in pairwise(bounds):
-        yield [
-            (scene, max(low, begin) - begin, min(high, end) - begin)
-            for scene, (begin, end) in enumerate(pairwise(starts))
-            if max(low, begin) < min(high, end)
-        ]
-
-
-def default_pack(device: torch.device) -> int:
-    """How many regions are encoded at once when nobody says.
-
-    On a CPU as many as its caches hold: more at once are slower, for ResNets by far (`benchmarks/packs.py`).
-    """
-    return 16 if device.type == "cpu" else 128
-
-
 def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int | None = None) -> Tensor:
     """Encode all regions of a batch.
 
@@ -98,57 +67,21 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
         batch: B scenes on the encoder's device.
         member: encoder and view.
         resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
-        pack: the most regions that are drawn and encoded at once; bounds the memory. None: :func:`default_pack`.
+        pack: the most regions that are drawn and encoded at once; bounds the memory. None: by the device.
 
     Returns:
         (sum of R, D) float32 unit vectors, scene after scene.
     """
     encoder, view = member.encoder, member.view
-    pack = pack or default_pack(batch.boxes.device)
-    red, green, blue = (255 * mean for mean in encoder.mean)
-    fill = (red, green, blue)
     distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
-    offsets = [0]
-    for count in batch.counts:
-        offsets.append(offsets[-1] + count)
-    boxes = [
-        batch.boxes[offset + torch.tensor(first, dtype=torch.long)]
-        if len(first) < count
-        else batch.boxes[offset : offset + count]
-        for offset, count, (first, _) in zip(offsets, batch.counts, distinct, strict=False)
-    ]
-
-    def masks(scene: int, start: int, stop: int) -> list[RLE] | None:
-        known = batch.scenes[scene].proposals.masks
-        return None if known is None else [known[i] for i in distinct[scene][0][start:stop]]
-
-    features: list[Tensor] = []
-    if view.encodes:
-        for scene, (first, _) in enumerate(distinct):
-            for [(_, start, stop)] in _packs([len(first)], pack):
-                picture, regions = batch.pictures[scene], boxes[scene][start:stop]
-                features.append(view.encode(encoder, picture, regions, masks(scene, start, stop)))  # type: ignore[attr-defined]
-    painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
-    for segments in [] if view.encodes else _packs([len(first) for first, _ in distinct], pack):
-        pixels = []
-        for scene, start, stop in segments:
-            if scene not in painted:
-                painted = {scene: view.layers(batch.pictures[scene], fill=fill)}
-            pixels.append(
-                view.draw(
-                    painted[scene],
-                    boxes[scene][start:stop],
-                    encoder.size,
-                    masks=masks(scene, start, stop),
-                    resize=resize,  # type: ignore[arg-type]
-                    interpolation=encoder.interpolation,  # type: ignore[arg-type]
-                )
-            )
-        drawn = pixels[0] if len(pixels) == 1 else torch.cat(pixels)
-        features.append(_encode_padded(encoder, drawn, pack) if encoder.config.compile else encoder.encode_image(drawn))
-    if not features:
-        return torch.zeros(0, encoder.dim, device=batch.boxes.device)
-    encoded = torch.cat(features)
+    boxes: list[Tensor] = []
+    masks: list[list[RLE] | None] = []
+    for scene, regions, (first, _) in zip(batch.scenes, batch.boxes.split(batch.counts), distinct, strict=True):
+        # Gathered only where a region repeats: an index makes the host wait for the device.
+        boxes.append(regions if len(first) == len(regions) else regions[torch.tensor(first, dtype=torch.long)])
+        known = scene.proposals.masks
+        masks.append(None if known is None else [known[i] for i in first])
+    encoded = view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack)
     if len(encoded) == len(batch.boxes):
         return encoded
     places, base = [], 0
@@ -158,30 +91,13 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
     return encoded[torch.tensor(places, device=encoded.device)]
 
 
-def padded_size(count: int, pack: int) -> int:
-    """To how many regions a compiled tower's pack is filled up: the next power of two, at least 16, at most a pack.
-
-    A tower is compiled anew for each new shape: there should be few, and little should be encoded for nothing.
-
-    Example:
-        >>> [padded_size(count, 128) for count in (3, 16, 17, 40, 100, 128)], padded_size(5, 12)
-        ([16, 16, 32, 64, 128, 128], 12)
-    """
-    return min(pack, max(16, 1 << (count - 1).bit_length()))
-
-
-def _encode_padded(encoder: Encoder, pixels: Tensor, pack: int) -> Tensor:
-    padding = pixels.new_zeros(padded_size(len(pixels), pack) - len(pixels), *pixels.shape[1:])
-    return encoder.encode_image(torch.cat([pixels, padding]))[: len(pixels)]
-
-
 class RegionFeatures:
     """Region features of a run: from the store where it has them, from the encoder otherwise.
 
     Args:
         members: the ensemble.
         resize: how a region becomes the encoder's square.
-        pack: the most regions that are drawn and encoded at once; None: :func:`default_pack`.
+        pack: the most regions that are drawn and encoded at once; None: by the device.
         cache: where features are kept, or None.
 
     Raises:

@@ -106,6 +106,11 @@ class Encoder(nn.Module):
         return self.mean_pixel.device
 
     @property
+    def compiled(self) -> bool:
+        """Whether the image tower is compiled, again for each new number of pictures."""
+        return bool(self.config.compile)
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer, called with texts."""
         if self._tokenizer is None:  # random models are timed on images where no tokenizer may exist

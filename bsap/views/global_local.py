@@ -11,22 +11,78 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bsap.datamodules.scene import RLE
-from bsap.errors import DataError, ModelError
-from bsap.models.encoder import Encoder
-from bsap.views import make_view
+from bsap.errors import ConfigError, DataError, ModelError
+from bsap.views.crops import Crop, MaskedCrop
+from bsap.views.packing import ImageEncoder, default_pack, packs
+from bsap.views.view import View
 
 _MASKS_AT_ONCE = 32  # dense masks of one picture in memory, about 40 MB in float32 at 640 x 480
 
 
+@dataclass(frozen=True)
+class GlobalLocal(View):
+    """The whole picture with the tokens outside the mask faded, together with the masked crop.
+
+    Args:
+        v: weight of the global feature, 0 to 1: as published 0.85 on RefCOCOg and 0.95 on RefCOCO and RefCOCO+.
+        block: the first transformer block, from 0, whose input is masked.
+    """
+
+    kind: ClassVar[str] = "global_local"
+    source: ClassVar[str] = "Global-Local CLIP, Yu et al., CVPR 2023"
+    needs_masks: ClassVar[bool] = True
+
+    v: float = 0.95
+    block: int = 9
+
+    def __post_init__(self) -> None:
+        """Check the parameters, but for the number of blocks, which only the encoder knows."""
+        super().__post_init__()
+        if self.v > 1:
+            raise ConfigError(f"v of the view 'global_local' lies between 0 and 1, but is {self.v}.")
+        if type(self.block) is not int or self.block < 0:
+            raise ConfigError(
+                f"block of the view 'global_local' is a whole number of at least 0, but is {self.block!r}."
+            )
+
+    def check(self, encoder: ImageEncoder, *, resize: str) -> None:
+        """Refuse another resize than ``squash``, and towers that have no such block or no tokens to fade."""
+        if resize != "squash":
+            raise ConfigError(
+                f"The view {self.name!r} looks into the encoder and knows `resize: squash` only, not {resize!r}. Leave "
+                "`model.resize` at squash, or choose views that draw, such as crop or blur."
+            )
+        masked_blocks(encoder, self.block)
+
+    def features(
+        self,
+        encoder: ImageEncoder,
+        pictures: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        masks: Sequence[Sequence[RLE] | None],
+        *,
+        resize: str = "squash",
+        pack: int | None = None,
+    ) -> Tensor:
+        """Encode the regions of several scenes, a pack of one scene at a time, by :func:`encode_scene`."""
+        features = []
+        for picture, regions, known in zip(pictures, boxes, masks, strict=True):
+            for [(_, start, stop)] in packs([len(regions)], pack or default_pack(encoder.device)):
+                some = None if known is None else known[start:stop]
+                features.append(encode_scene(encoder, picture, regions[start:stop], some, v=self.v, block=self.block))
+        return torch.cat(features) if features else torch.zeros(0, encoder.dim, device=encoder.device)
+
+
 def encode_scene(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     picture: Tensor,
     boxes: Tensor,
     masks: Sequence[RLE] | None,
@@ -59,14 +115,14 @@ def encode_scene(
     masks = _check_masks(masks, len(boxes), (picture.shape[1], picture.shape[2]))
     features = v * global_features(encoder, picture, masks, block=block, antialias=antialias)
     if v < 1 and len(boxes):
-        crops = _render("masked_crop", encoder, picture, boxes, masks)
+        crops = _render(MaskedCrop(), encoder, picture, boxes, masks)
         features = features + (1 - v) * encoder.encode_image(crops, normalize=False)
     return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
 def global_features(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     picture: Tensor,
     masks: Sequence[RLE],
     *,
@@ -92,7 +148,7 @@ def global_features(
     if not masks:
         return torch.empty((0, encoder.dim), device=encoder.device)
     whole = torch.tensor([[0.0, 0.0, picture.shape[2], picture.shape[1]]], device=picture.device)
-    pixels = _render("crop", encoder, picture, whole)
+    pixels = _render(Crop(), encoder, picture, whole)
     visual: Any = encoder.model.visual
     weights = token_weights(masks, visual.grid_size, device=encoder.device, antialias=antialias)
     with _masked(blocks, weights):
@@ -132,12 +188,15 @@ def token_weights(
     return torch.cat(rows)
 
 
-def _render(view: str, encoder: Encoder, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None = None) -> Tensor:
-    options: dict[str, Any] = {"interpolation": encoder.interpolation, "fill": encoder.fill}
-    return make_view(view).render(picture, boxes, encoder.size, masks=masks, resize="squash", **options)
+def _render(
+    view: View, encoder: ImageEncoder, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None = None
+) -> Tensor:
+    return view.render(
+        picture, boxes, encoder.size, masks=masks, interpolation=encoder.interpolation, fill=encoder.fill
+    )
 
 
-def masked_blocks(encoder: Encoder, block: int) -> Sequence[nn.Module]:
+def masked_blocks(encoder: ImageEncoder, block: int) -> Sequence[nn.Module]:
     """The transformer blocks whose input is masked: from ``block``, counted from 0, to the last.
 
     Raises:

@@ -9,13 +9,9 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Resize = Literal["squash", "longest", "shortest"]
-Interpolation = Literal["bicubic", "bilinear"]
 
 SUPPORT = {"bicubic": 2, "bilinear": 1}
 
@@ -39,7 +35,7 @@ class Placement:
     offset: Tensor
 
 
-def place(windows: Tensor, size: tuple[int, int], resize: Resize) -> Placement | None:
+def place(windows: Tensor, size: tuple[int, int], resize: str) -> Placement | None:
     """Where ``longest`` and ``shortest`` put windows on a result of ``size``; None for ``squash``, which fills it.
 
     Args:
@@ -70,7 +66,7 @@ def weights(
     source: tuple[int, int],
     size: tuple[int, int],
     placement: Placement | None,
-    interpolation: Interpolation,
+    interpolation: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The matrices that resample windows of a picture along its rows and along its columns.

@@ -10,10 +10,10 @@ from typing import Any
 
 from bsap.errors import ConfigError, unknown
 from bsap.views.crops import Crop, MaskedCrop
+from bsap.views.global_local import GlobalLocal
 from bsap.views.highlights import Blur, BlurMask, BlurWindow, Dim, Gray, Shade
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.view import View
-from bsap.views.within import GlobalLocal
 
 VIEWS: dict[str, View] = {
     "crop": Crop(),

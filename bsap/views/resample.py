@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bsap.views.kernels import SUPPORT, Interpolation, Resize, aligned, constant, place, weights
+from bsap.views.kernels import SUPPORT, aligned, constant, place, weights
 from bsap.views.shapes import rectangles
 
 Method = Literal["auto", "native", "matmul"]
@@ -89,8 +89,8 @@ def resample(
     windows: Tensor | None,
     size: tuple[int, int],
     *,
-    resize: Resize = "squash",
-    interpolation: Interpolation = "bicubic",
+    resize: str = "squash",
+    interpolation: str = "bicubic",
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
     method: Method = "auto",
     dtype: torch.dtype | None = None,
@@ -142,8 +142,8 @@ def _native(
     images: Tensor,
     windows: Tensor | None,
     size: tuple[int, int],
-    resize: Resize,
-    interpolation: Interpolation,
+    resize: str,
+    interpolation: str,
     fill: tuple[float, float, float],
 ) -> Tensor:
     h, w = size
@@ -173,8 +173,8 @@ def _matmul(
     images: Tensor,
     windows: Tensor | None,
     size: tuple[int, int],
-    resize: Resize,
-    interpolation: Interpolation,
+    resize: str,
+    interpolation: str,
     fill: tuple[float, float, float],
     dtype: torch.dtype | None,
 ) -> Tensor:
@@ -198,8 +198,8 @@ def _matrices(
     windows: Tensor,
     source: tuple[int, int],
     size: tuple[int, int],
-    resize: Resize,
-    interpolation: Interpolation,
+    resize: str,
+    interpolation: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Weights along rows and columns, and the padding ``(N, 1, h, w)`` where ``resize`` leaves some."""
@@ -215,8 +215,8 @@ def _matrices(
 def _whole(
     source: tuple[int, int],
     size: tuple[int, int],
-    resize: Resize,
-    interpolation: Interpolation,
+    resize: str,
+    interpolation: str,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -25,21 +25,18 @@ import dataclasses
 import inspect
 import json
 import math
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
-from bsap.views.kernels import Interpolation, Resize, constant
+from bsap.views.kernels import constant
+from bsap.views.packing import ImageEncoder, encode_packs
 from bsap.views.resample import Method, chunks, compose, layer, resample
-
-if TYPE_CHECKING:
-    from bsap.models.encoder import Encoder
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
@@ -67,7 +64,7 @@ class Layers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(ABC):
+class View:
     """A way to show a region to an image encoder. The fields of a subclass are its parameters."""
 
     kind: ClassVar[str]
@@ -76,8 +73,6 @@ class View(ABC):
     """Where the view was published."""
     needs_masks: ClassVar[bool] = False
     """Whether boxes alone are not enough."""
-    encodes: ClassVar[bool] = False
-    """Whether the view looks into the encoder with a method ``encode`` of its own instead of drawing pictures."""
     template: ClassVar[str | None] = None
     """A text template that belongs to the view and stands in for the configured ones, or None."""
 
@@ -118,22 +113,67 @@ class View(ABC):
         changed = self.name.removeprefix(self.kind)
         return f"{first.removesuffix('.')} {changed}." if changed else first
 
-    def check(self, encoder: Encoder, *, resize: str) -> None:
+    def check(self, encoder: ImageEncoder, *, resize: str) -> None:
         """Refuse, before anything is encoded, an encoder or a resize that the view cannot work with.
+
+        A view that draws pictures works with all of them.
 
         Args:
             encoder: what is to look through the view.
             resize: how a region is to become the encoder's square.
 
         Raises:
-            ConfigError: a view that :attr:`encodes` makes its pictures itself, which ``resize`` does not reach.
-            ModelError: a view cannot look into this encoder.
+            ConfigError: the view cannot work with ``resize``.
+            ModelError: the view cannot work with the encoder.
         """
-        if self.encodes and resize != "squash":
-            raise ConfigError(
-                f"The view {self.name!r} looks into the encoder and knows `resize: squash` only, not {resize!r}. Leave "
-                "`model.resize` at squash, or choose views that draw, such as crop or blur."
+
+    def features(
+        self,
+        encoder: ImageEncoder,
+        pictures: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        masks: Sequence[Sequence[RLE] | None],
+        *,
+        resize: str = "squash",
+        pack: int | None = None,
+    ) -> Tensor:
+        """Encode the regions of several scenes.
+
+        By default the regions are drawn and the encoder sees pictures; a view that looks into the encoder overrides
+        this method.
+
+        Args:
+            encoder: what looks through the view.
+            pictures: ``(3, H, W)`` uint8, RGB, one for each scene.
+            boxes: ``(R, 4)`` float32, xyxy in pixels, for each scene.
+            masks: R encodings of the picture's size for each scene, or None where it has boxes only.
+            resize: see :func:`bsap.views.resample.resample`.
+            pack: the most regions that are drawn and encoded at once, which bounds the memory; None:
+                :func:`bsap.views.packing.default_pack`.
+
+        Returns:
+            ``(sum of R, D)`` float32 unit vectors, scene after scene.
+
+        Raises:
+            DataError: see :meth:`draw`.
+        """
+        painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
+
+        def draw(scene: int, start: int, stop: int) -> Tensor:
+            if scene not in painted:
+                painted.clear()
+                painted[scene] = self.layers(pictures[scene], fill=encoder.fill)
+            known = masks[scene]
+            return self.draw(
+                painted[scene],
+                boxes[scene][start:stop],
+                encoder.size,
+                masks=None if known is None else known[start:stop],
+                resize=resize,
+                interpolation=encoder.interpolation,
             )
+
+        return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
 
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
         """The shape that sets each region apart.
@@ -177,8 +217,8 @@ class View(ABC):
         size: tuple[int, int],
         *,
         masks: Sequence[RLE] | None = None,
-        resize: Resize = "squash",
-        interpolation: Interpolation = "bicubic",
+        resize: str = "squash",
+        interpolation: str = "bicubic",
         fill: Fill = (0.0, 0.0, 0.0),
         method: Method = "auto",
     ) -> Tensor:
@@ -222,8 +262,8 @@ class View(ABC):
         size: tuple[int, int],
         *,
         masks: Sequence[RLE] | None = None,
-        resize: Resize = "squash",
-        interpolation: Interpolation = "bicubic",
+        resize: str = "squash",
+        interpolation: str = "bicubic",
     ) -> Tensor:
         """Show each of some regions of a picture.
 

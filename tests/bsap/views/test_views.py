@@ -12,11 +12,11 @@ from pycocotools import mask as coco
 
 import bsap.views.view
 from bsap.errors import DataError
-from bsap.views import VIEWS, Blur, Contour, Crop, Dim, RedCircle, Shade, View, make_view
+from bsap.views import VIEWS, Blur, Contour, Crop, Dim, GlobalLocal, RedCircle, Shade, View, make_view
 from bsap.views.resample import chunks
 from bsap.views.shapes import edges, ellipses, grow, pixel_boxes, rings
 
-DRAWN = {name: view for name, view in VIEWS.items() if not view.encodes}
+DRAWN = {name: view for name, view in VIEWS.items() if not isinstance(view, GlobalLocal)}
 GOLDEN = Path(__file__).parent / "golden_views"
 METHODS = ("native", "matmul")
 FILL = (123.4, 117.0, 103.6)
