@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types demo-model clean
+.PHONY: demo test lint format types help-text demo-model clean
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -25,6 +25,9 @@ format: .venv/.installed
 
 types: .venv/.installed  ## mypy --strict on an installed wheel: the mapped packages exist only there
 	.ci/types
+
+help-text: .venv/.installed  ## write the stored help of bsap test, predict and fit again, after a change of their options
+	$(BIN)/python -m bsap.cli.help_text
 
 demo-model: .venv/.installed  ## train the demo's tiny CLIP from scratch (up to 20 minutes on 2 cores)
 	$(BIN)/python -m bsap.demo.train

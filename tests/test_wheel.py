@@ -31,6 +31,7 @@ def test_the_demo_runs_from_a_wheel_installed_elsewhere(tmp_path: Path) -> None:
     assert "no benchmark" in output
     assert "coco_categories" in output
     assert len(list((tmp_path / "out").glob("*/results.json"))) == 9
+    assert "usage: bsap test" in _run([sys.executable, "-m", "bsap", "test", "--help"], tmp_path, target)
     assert "reclip" in _run(
         [
             sys.executable,

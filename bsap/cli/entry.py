@@ -65,11 +65,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"bsap {version('bsap')}")
         return 0
+    from bsap.cli.help_text import STORED, help_file
     from bsap.errors import BSAPError, unknown
 
     try:
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS)
+        if argv[0] in STORED and argv[1:] in (["-h"], ["--help"]):
+            print(help_file(argv[0]).read_text(encoding="utf-8"), end="")
+            sys.exit(0)  # as the parser does
         command = importlib.import_module(COMMANDS[argv[0]][0])
         return int(command.run(argv) or 0)
     except BSAPError as error:

@@ -68,9 +68,18 @@ class CommandFormatter(DefaultHelpFormatter):
         if action.required:
             return f"{text} (required)"
         default = action.default
-        if default in (argparse.SUPPRESS, None, []) or not action.option_strings:
+        if default in (argparse.SUPPRESS, None, [], "") or not action.option_strings:
             return text
+        if isinstance(default, bool):
+            default = str(default).lower()  # as in YAML
         return f"{text} (default: {', '.join(default) if isinstance(default, (list, tuple)) else default})"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """The same text under every version of Python, without the ``+`` forms that append to a list."""
+        names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
+        if not names or action.nargs == 0:
+            return names or super()._format_action_invocation(action)
+        return f"{names} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
 
 class CommandParser(LightningArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bsap.errors import ConfigError
@@ -11,6 +12,24 @@ from bsap.reports.formats import FORMATS
 from bsap.reports.published import published_rows
 from bsap.reports.run_table import compare
 from bsap.runs.saved import read_run
+
+SHOWN = 5
+"""Skipped paths that are named."""
+
+
+def finished(paths: Sequence[Path]) -> list[Path]:
+    """The run folders among some paths, each once, with a line on standard error for what is left out.
+
+    ``runs/*`` also names the feature store, pictures, and runs that are not finished. Where nothing is a finished run,
+    all paths are returned, so that reading them says what is wrong.
+    """
+    named = list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+    skipped = [path for path in named if path.exists() and not (path / "results.json").exists()]
+    if not skipped or len(skipped) == len(named):
+        return named
+    names = ", ".join(map(str, skipped[:SHOWN])) + (", ..." if len(skipped) > SHOWN else "")
+    print(f"bsap: skipped, because they hold no results.json: {names}", file=sys.stderr)
+    return [path for path in named if path not in skipped]
 
 
 def run(argv: list[str]) -> int:
@@ -27,15 +46,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of printing")
     options = parser.parse_args(argv[1:])
 
-    folders = {folder.resolve(): folder for folder in reversed(options.runs)}
-    named = list(reversed(folders.values()))
-    # runs/* also holds the feature store, and runs that are still going on.
-    left_out = [folder for folder in named if folder.is_dir() and not (folder / "results.json").exists()]
-    if len(left_out) == len(named):
-        left_out = []
-    elif left_out:
-        print(f"bsap: left out, without results.json: {', '.join(map(str, left_out))}", file=sys.stderr)
-    runs = [read_run(folder) for folder in named if folder not in left_out]
+    runs = [read_run(folder) for folder in finished(options.runs)]
     published = published_rows(runs) if options.published else []
     text = FORMATS[options.format](compare(runs, published))
     if options.published and not published:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from bsap.cli import main
+from bsap.cli.help_text import STORED, help_file, parser_help
 
 HEAVY = {"torch", "torchvision", "torchmetrics", "lightning", "transformers", "open_clip", "jsonargparse", "numpy"}
 
@@ -62,3 +63,15 @@ def test_a_table_needs_no_torch(finished: Path, options: list[str]) -> None:
 def test_a_score_needs_torch_alone(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "r")
     assert imported("score", str(folder), "--breakdown", "words") == {"torch", "numpy"}
+
+
+@pytest.mark.parametrize("command", STORED)
+def test_the_stored_help_is_that_of_the_parser(command: str) -> None:
+    stored = help_file(command).read_text(encoding="utf-8")
+    assert stored == parser_help(command), "run `make help-text`, and commit what it writes"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", STORED)
+def test_help_of_a_run_waits_for_nothing(command: str, flag: str) -> None:
+    assert imported(command, flag) == set()

@@ -333,16 +333,20 @@ def test_results_of_another_make(plain: Path, change: Any, message: str, capsys:
 def test_other_folders_beside_the_runs_are_left_out(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in ``runs/*``: the feature store, and runs that are still going on."""
+    """As in ``runs/*``: the feature store, pictures, and runs that are still going on."""
+    (tmp_path / "sheet.png").write_bytes(b"a picture")
     for name in ("features", "going on"):
         (tmp_path / name).mkdir()
     (tmp_path / "going on" / "config.yaml").write_text("model: {}")
     alone = printed(capsys, runs / "plain")
-    folders = [tmp_path / "features", runs / "plain", tmp_path / "going on"]
+    folders = [tmp_path / "features", runs / "plain", tmp_path / "going on", tmp_path / "sheet.png"]
     assert main(["table", *map(str, folders)]) == 0
     found = capsys.readouterr()
     assert found.out == alone
-    assert f"left out, without results.json: {folders[0]}, {folders[2]}" in found.err
+    assert found.err == f"bsap: skipped, because they hold no results.json: {folders[0]}, {folders[2]}, {folders[3]}\n"
+
+    assert main(["table", str(runs / "plain"), str(tmp_path / "a typo")]) == 2
+    assert "a typo is no run folder: it does not exist" in capsys.readouterr().err
     for args, message in (
         ([tmp_path / "going on"], "the run is not finished"),
         ([runs / "plain", tmp_path / "typo"], "it does not exist"),
