@@ -18,7 +18,7 @@ ALLOWED = {
     "datamodules": {
         "torch", "numpy", "PIL", "lightning", "pycocotools", "yaml", "rich", "bsap.datamodules", "bsap.errors",
     },
-    "bsap/scoring": {"torch", "bsap.scoring", "bsap.errors"},
+    "bsap/scoring": {"torch", "bsap.scoring", "bsap.errors", "bsap.registry"},
 }  # fmt: skip
 
 

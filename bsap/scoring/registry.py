@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from bsap.errors import ConfigError, unknown
+from bsap.registry import Registry, first_line
 from bsap.scoring.scorers import BSAP, BSAPH, CLIP, DSL, Correction, Scorer
 
 ScorerSpec: TypeAlias = "str | Mapping[str, Any] | Scorer"
@@ -75,12 +74,16 @@ SCORERS: dict[str, Scorer] = {named.name: named.scorer for named in NAMED_SCORER
 """The ready-made scorers by name."""
 
 
+_REGISTRY = Registry("scorer", Scorer, SCORERS, classes=(CLIP, BSAP, BSAPH, Correction, DSL), needs="rank")
+
+
 def make_scorer(spec: ScorerSpec) -> Scorer:
     """The scorer that a configuration means.
 
     Args:
-        spec: a ready-made name; or ``{"class_path": ..., "init_args": {...}}`` with the name of a class of
-            :mod:`bsap.scoring` or the import path of any subclass of :class:`Scorer`; or a scorer, given back as it is.
+        spec: a ready-made name; the import path of a subclass of :class:`Scorer`;
+            ``{"class_path": ..., "init_args": {...}}`` with the name of a class of :mod:`bsap.scoring` or an import
+            path; or a scorer, which is returned as it is.
 
     Raises:
         ConfigError: unknown name, class or argument, or an argument's value out of range.
@@ -91,27 +94,7 @@ def make_scorer(spec: ScorerSpec) -> Scorer:
         >>> make_scorer({"class_path": "BSAPH", "init_args": {"lam": 0.7}}).lam
         0.7
     """
-    if isinstance(spec, Scorer):
-        return spec
-    if isinstance(spec, str):
-        if spec not in SCORERS:
-            raise unknown("scorer", spec, SCORERS)
-        return SCORERS[spec]
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
-        raise ConfigError(f"A scorer is a name or `class_path` with `init_args`, but got {spec!r}.")
-    for key in spec:
-        if key not in ("class_path", "init_args"):
-            raise unknown("key of a scorer", key, ["class_path", "init_args"])
-    cls, arguments = _scorer_class(spec["class_path"]), spec.get("init_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise ConfigError(f"`init_args` of scorer {cls.__name__} must be a mapping, but got {arguments!r}.")
-    for key in arguments:
-        if key not in (known := [f.name for f in fields(cls) if f.init]):
-            raise unknown(f"argument of scorer {cls.__name__}", key, known)
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"Scorer {cls.__name__}: {error}") from error
+    return _REGISTRY.make(spec)
 
 
 def scorer_name(spec: ScorerSpec) -> str:
@@ -146,7 +129,7 @@ def describe(spec: ScorerSpec) -> str:
     for named in NAMED_SCORERS:
         if named.name == name:
             return f"{named.description} ({named.source})"
-    return (type(scorer).__doc__ or name).strip().splitlines()[0]
+    return first_line(scorer)
 
 
 def _settings(scorer: Scorer) -> dict[str, object]:
@@ -154,19 +137,3 @@ def _settings(scorer: Scorer) -> dict[str, object]:
     values = {f.name: (getattr(scorer, f.name), f.default) for f in fields(scorer) if f.init}
     plain = {k: (v.tolist() if isinstance(v, Tensor) else v, default) for k, (v, default) in values.items()}
     return {k: v for k, (v, default) in plain.items() if v != default}
-
-
-def _scorer_class(path: str) -> type[Scorer]:
-    module_name, _, name = path.rpartition(".")
-    own = {cls.__name__: cls for cls in (CLIP, BSAP, BSAPH, Correction, DSL)}
-    if not module_name:
-        if name not in own:
-            raise unknown("scorer class", name, own)
-        return own[name]
-    try:
-        cls = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"Scorer class {path!r} cannot be imported ({error}); give its full import path.") from error
-    if not (isinstance(cls, type) and issubclass(cls, Scorer) and cls.rank is not Scorer.rank):
-        raise ConfigError(f"Scorer class {path!r} is not a subclass of bsap.scoring.Scorer with a `rank` of its own.")
-    return cls

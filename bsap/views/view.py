@@ -22,7 +22,6 @@ its name and the key of its stored features hold them all.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
+from bsap.registry import first_line
 from bsap.views.kernels import constant
 from bsap.views.packing import ImageEncoder, encode_packs
 from bsap.views.resample import Method, chunks, compose, layer, resample
@@ -109,7 +109,7 @@ class View:
     @property
     def summary(self) -> str:
         """One line for a list of views: the first of the class's documentation, and what is not its default."""
-        first = (inspect.getdoc(type(self)) or "").partition("\n")[0]
+        first = first_line(self)
         changed = self.name.removeprefix(self.kind)
         return f"{first.removesuffix('.')} {changed}." if changed else first
 
