@@ -87,15 +87,8 @@ def report(trainer: Trainer, model: PromptLearner, data: LearningDataModule) -> 
 
 
 def how_to_test(trainer: Trainer, model: PromptLearner, data: LearningDataModule, bank: Path) -> str:
-    """What tests a learned bank as it was trained: a command, or for one with query context a call of the Trainer."""
+    """The command that tests a learned bank as it was trained."""
     split = unseen_split(data)
     rest = f", with a split for {TEST_SPLIT} that was not learned from" if split == TEST_SPLIT else ""
-    if model.query_context:
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        return (
-            "It goes with the learned context before the queries, which only the PromptLearner puts there. Test it in "
-            f"Python, with the model and the data of this run, `split={split!r}`{rest}:\n"
-            f"  trainer.test(model, datamodule=data, ckpt_path={best!r})"
-        )
     command = test_command(model.settings, data, bank, model.bank_meta(), precision=str(trainer.precision))
     return f"Test it{rest}, with\n  {command}"

@@ -22,7 +22,7 @@ def write_bank(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     Args:
         folder: made when it does not exist.
         tensors: ``features`` (K, D), and what :mod:`bsap.learning.explain` shows: ``context`` (K, n, W) and ``lengths``
-            (K,); with learned query context also ``query_context`` (m, W).
+            (K,).
         meta: what made the bank; must hold ``model`` with ``weights_sha256``.
 
     Returns:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ConfigError
-from bsap.learning.prompts import FrozenTower, LearnedPrompts, QueryContext
+from bsap.learning.prompts import FrozenTower, LearnedPrompts
 from bsap.scoring import Scorer, make_scorer
 from bsap.scoring.registry import ScorerSpec
 
@@ -73,13 +73,12 @@ class Learner(nn.Module):
 
 
 class PromptBank(Learner):
-    """Learned auxiliary prompts, and on request learned query context, tau and lam.
+    """Learned auxiliary prompts, and on request a learned tau and lam.
 
     Args:
         texts: the frozen text side.
         scorer: ranks the regions; must use a bank.
         prompts: the auxiliary prompts.
-        query: context before the queries' words, in place of their template.
         learn_tau: whether tau learns; starts at the scorer's or the model's.
         learn_lam: whether BSAP-H's lam learns; starts at the scorer's.
 
@@ -93,12 +92,11 @@ class PromptBank(Learner):
         scorer: ScorerSpec,
         prompts: LearnedPrompts,
         *,
-        query: QueryContext | None = None,
         learn_tau: bool = False,
         learn_lam: bool = False,
     ) -> None:
         super().__init__(texts, scorer)
-        self.prompts, self.query = prompts, query
+        self.prompts = prompts
         ranking: Any = self.ranking
         if not ranking.needs_bank:
             raise ConfigError(f"Scorer {scorer!r} uses no bank, so there is nothing to learn; choose bsap or bsap_h.")
@@ -115,13 +113,6 @@ class PromptBank(Learner):
         """(K, D) unit vectors."""
         features: Tensor = self.prompts(self.texts.tower)
         return features
-
-    def queries(self, texts: Sequence[str]) -> Tensor:
-        """(N, E, D) unit vectors."""
-        if self.query is None:
-            return super().queries(texts)
-        features: Tensor = self.query(self.texts.tower, texts)
-        return features.expand(len(self.texts.templates), *features.shape)
 
     def scorer(self) -> Scorer:
         """The scorer with what is learned of tau and lam."""

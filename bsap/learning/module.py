@@ -21,7 +21,7 @@ from bsap.learning.checks import check_number, finite
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.loss import multi_positive_loss
 from bsap.learning.material import Material, RegionSource
-from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
+from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
 from bsap.learning.shell import store_command
 from bsap.learning.texts import TextConfig
 from bsap.metrics import RECAccuracy
@@ -53,7 +53,6 @@ class PromptLearner(LightningModule):
         scorer: whose regions' distribution is trained: ``bsap``, ``bsap_h``, or ``class_path`` with ``init_args``.
         aggregate: as for ``bsap test``, ``before`` or ``sum``.
         prompts: number, length and start of the prompts.
-        query_context: vectors of context to learn before the words of every query, in place of its template; 0: none.
         learn_tau: learn the bank's temperature, too.
         learn_lam: learn the weight of BSAP in BSAP-H, too.
         features: ``stored`` opens no picture; ``pictures`` encodes, once, what the store does not have.
@@ -83,7 +82,6 @@ class PromptLearner(LightningModule):
         scorer: str | dict[str, Any] = "bsap",
         aggregate: Literal["before", "sum"] = "before",
         prompts: PromptConfig = PromptConfig(),  # noqa: B008 - frozen
-        query_context: int = 0,
         learn_tau: bool = False,
         learn_lam: bool = False,
         features: Literal["stored", "pictures"] = "stored",
@@ -100,7 +98,7 @@ class PromptLearner(LightningModule):
         if len(configs) != 1:
             raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
         check_number("model.lr", lr, above=True)
-        for name, value in (("weight_decay", weight_decay), ("patience", patience), ("query_context", query_context)):
+        for name, value in (("weight_decay", weight_decay), ("patience", patience)):
             check_number(f"model.{name}", value)
         self.settings = plain(
             {
@@ -111,7 +109,6 @@ class PromptLearner(LightningModule):
                 "scorer": scorer,
                 "aggregate": aggregate,
                 "prompts": prompts,
-                "query_context": query_context,
                 "learn_tau": learn_tau,
                 "learn_lam": learn_lam,
                 "features": features,
@@ -126,7 +123,7 @@ class PromptLearner(LightningModule):
         self.config, self.resize, self.templates, self.aggregate = configs[0], resize, templates, aggregate
         self.views: list[View] = [make_view(view) for view in views]
         self.scorer_spec, self.prompt_config, self.text_config = scorer, prompts, text
-        self.query_context, self.learn_tau, self.learn_lam = query_context, learn_tau, learn_lam
+        self.learn_tau, self.learn_lam = learn_tau, learn_lam
         self.feature_source = features
         self.lr, self.weight_decay, self.patience = lr, weight_decay, patience
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
@@ -145,14 +142,8 @@ class PromptLearner(LightningModule):
         """What learns. Override this for another learner: its parameters train, its features are compared."""
         tower = texts.tower
         context = initial_prompts(self.prompt_config, tower, self.templates)
-        query = None
-        if self.query_context:
-            words = PromptConfig(1, self.query_context, words=self.templates.query.partition("{}")[0])
-            query = QueryContext(tower, initial_prompts(words, tower, self.templates)[0])
         prompts = LearnedPrompts(tower, context)
-        return PromptBank(
-            texts, self.scorer_spec, prompts, query=query, learn_tau=self.learn_tau, learn_lam=self.learn_lam
-        )
+        return PromptBank(texts, self.scorer_spec, prompts, learn_tau=self.learn_tau, learn_lam=self.learn_lam)
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -362,8 +353,6 @@ class PromptLearner(LightningModule):
         found = {"features": features if projector is None else features @ projector.to(features)}
         if isinstance(self.learner, PromptBank):
             found |= {"context": self.learner.prompts.context, "lengths": self.learner.prompts.lengths}
-            if self.learner.query is not None:
-                found["query_context"] = self.learner.query.context
         return found
 
     def bank_meta(self) -> dict[str, Any]:
@@ -379,7 +368,6 @@ class PromptLearner(LightningModule):
             "scorer": plain(self.scorer_spec),
             "loss": "-log of the sum over regions with IoU >= 0.5 of softmax over regions of the scorer's rank",
             "learned": learned,
-            "query_context": self.query_context,
             "text_only": self.material is not None and self.material.text_only,
             "projector": self.material is not None and self.material.projector is not None,
             "skipped_expressions": 0 if self.material is None else self.material.skipped,

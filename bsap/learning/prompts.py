@@ -148,32 +148,6 @@ class LearnedPrompts(nn.Module):
         return tower.run(rows, eot)
 
 
-class QueryContext(nn.Module):
-    """Learned context before the words of every query, in place of a template (CoOp, arXiv 2109.01134).
-
-    Args:
-        tower: the frozen tower.
-        context: (m, W) where it starts.
-    """
-
-    def __init__(self, tower: FrozenTower, context: Tensor) -> None:
-        super().__init__()
-        check_length(len(context) + 1, tower.encoder)
-        self.context = nn.Parameter(context.float().cpu().clone())
-
-    def forward(self, tower: FrozenTower, texts: Sequence[str]) -> Tensor:
-        """(N, D) unit vectors of N texts; words that find no place behind the context are cut."""
-        places = tower.encoder.context_length - len(self.context)
-        tokens = tower.encoder.tokenize(list(texts))
-        eot = tower.tower.positions(tokens)
-        last = eot.clamp(max=places - 1)
-        tokens[torch.arange(len(tokens)), last] = tokens[torch.arange(len(tokens)), eot]
-        rows = tower.embed(tokens[:, : int(last.max()) + 1])
-        context = self.context.to(rows.dtype).expand(len(rows), *self.context.shape)
-        rows = torch.cat([rows[:, :1], context, rows[:, 1:]], dim=1)
-        return tower.run(rows, last.to(rows.device) + len(self.context))
-
-
 def initial_prompts(config: PromptConfig, tower: FrozenTower, templates: Templates) -> list[Tensor]:
     """Where the K prompts start: K tensors (n_k, W), drawn from torch's global generator.
 

@@ -185,7 +185,7 @@ def check_learned_bank(bank: Bank, models: Sequence[Model]) -> None:
     if bank.meta.get("query_context"):
         raise ConfigError(
             f"Learned bank {bank.name!r} was learned together with context before the queries, which no test puts "
-            "there: its numbers would mean nothing. Learn one without `--model.query_context`."
+            "there: its numbers would mean nothing. Learn the bank again with `bsap fit`."
         )
     for model in models:
         if model.weights_sha256 != sha256:

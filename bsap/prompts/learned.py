@@ -57,7 +57,7 @@ def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
     if not isinstance(settings, Mapping):
         return
     before, now = ((s.get("templates") or {}).get("query") for s in (settings, model))
-    if before != now and not bank.meta.get("query_context"):
+    if before != now:
         rank_zero_warn(f"Bank {bank.name!r} was learned with query template {before!r}, but queries here have {now!r}.")
     # Texts alone know no view, unless regions told them the modality gap.
     saw_regions = not bank.meta.get("text_only") or bank.meta.get("projector")

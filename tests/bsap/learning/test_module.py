@@ -52,8 +52,8 @@ def commands(printed: str) -> list[list[str]]:
     [
         ({}, {"prompts.context"}),
         (
-            {"learn_tau": True, "query_context": 2, "templates": Templates("the {}", "{}")},
-            {"prompts.context", "query.context", "log_tau"},
+            {"learn_tau": True, "templates": Templates("the {}", "{}")},
+            {"prompts.context", "log_tau"},
         ),
         ({"scorer": "bsap_h", "learn_lam": True}, {"prompts.context", "lam_logit"}),
     ],
@@ -151,25 +151,6 @@ def test_learned_tau_and_lam_are_part_of_the_printed_command(
     flags += ["--run.overwrite", "true", "--model.store", model["store"], "--model.scorers", '["clip", "bsap_h"]']
     with pytest.warns(UserWarning, match="was learned with a tau or lam of its own, which no scorer of this run uses"):
         assert main([*words, *flags]) == 0
-
-
-def test_query_context_is_for_the_learner_alone(
-    data: dict[str, Any], model: dict[str, Any], fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`bsap test` refuses it; what is printed instead gives the accuracy that training saw."""
-    assert fit("--model.query_context", "3") == 0
-    printed = capsys.readouterr().out
-    assert not commands(printed)
-    assert "split='TEST_SPLIT'" in printed
-    (call,) = [line.strip() for line in printed.splitlines() if line.startswith("  trainer.test(")]
-    names = {
-        "trainer": trainer(tmp_path, enable_checkpointing=False),
-        "model": learner(model, query_context=3),
-        "data": LearningDataModule(**data, split="val"),
-    }
-    with pytest.warns(UserWarning, match=r"`data\.split` is 'val', which prompts are .* chosen on"):
-        (found,) = eval(call, names)
-    assert found["test/acc@0.5"] == pytest.approx(bank(tmp_path / "run")[1]["val"], abs=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bank_and_another_seed_another(fit: Fit, tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from bsap.errors import ConfigError, ModelError
-from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, QueryContext, initial_prompts
+from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
 from bsap.models.encoder import Encoder
 from bsap.models.text import Templates
 from bsap.prompts.banks import load_bank
-
-TEXTS = ["left red cup", "the dog", "bird", "a b c d e f g h i j k l m n o p q r s t u v w x y z"]
 
 
 def test_a_bank_to_start_from_gives_the_banks_own_features(tower: FrozenTower, encoder: Encoder) -> None:
@@ -33,15 +31,6 @@ def test_what_stands_behind_a_prompts_end_is_not_seen(tower: FrozenTower) -> Non
     assert prompts.context.grad[0, :2].abs().min() > 0
     assert not prompts.context.grad[0, 2:].any()
     assert not prompts.context.grad[1].any()
-
-
-def test_query_context_in_place_of_a_template(
-    tower: FrozenTower, encoder: Encoder, recwarn: pytest.WarningsRecorder
-) -> None:
-    """Also where the words do not fit: the end is cut, as the tokenizer cuts it."""
-    query = QueryContext(tower, tower.words("a photo of"))
-    written = encoder.encode_text([f"a photo of {text}" for text in TEXTS])
-    torch.testing.assert_close(query(tower, TEXTS), written, atol=1e-5, rtol=0)
 
 
 def test_words_then_random_vectors(tower: FrozenTower) -> None:
@@ -73,11 +62,6 @@ def test_random_vectors_are_of_the_vocabularys_size(tower: FrozenTower) -> None:
 def test_wrong_settings(tower: FrozenTower, config: PromptConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         initial_prompts(config, tower, Templates())
-
-
-def test_query_context_that_leaves_no_place_for_words(tower: FrozenTower) -> None:
-    with pytest.raises(ConfigError, match="do not fit"):
-        QueryContext(tower, torch.zeros(22, tower.width))
 
 
 def test_a_tower_that_sees_all_tokens_is_refused(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
