@@ -1,9 +1,10 @@
-"""Torchvision's object detectors with weights that are really there, behind one small interface."""
+"""Torchvision's object detectors with weights whose origin is known, behind one small interface."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,29 +14,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.models.checkpoint import file_sha256, state_sha256
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
-_TIMEOUT = 5.0  # seconds for a connection that somebody will otherwise wait for in vain
 
 Found = Callable[[list[Tensor]], Sequence[Mapping[str, Tensor]]]
-"""From pictures, float32 (3, H, W) in 0..1, to ``boxes`` (N, 4) xyxy in pixels, ``scores`` (N,), ``labels`` (N,) and
-perhaps ``masks`` (N, 1, H, W) in 0..1 for each: what every model of :mod:`torchvision.models.detection` does."""
+"""A detector as a function of pictures, float32 (3, H, W) in 0..1. For each picture it returns ``boxes`` (N, 4) xyxy in
+pixels, ``scores`` (N,), ``labels`` (N,) and, if it finds masks, ``masks`` (N, 1, H, W) in 0..1. Every model of
+:mod:`torchvision.models.detection` is such a function."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Something that finds objects, and what it is.
+    """An object detector and what identifies it.
 
     Attributes:
-        name: what records call it.
-        find: does the work.
-        weights_sha256: of the weight file, or of the state dictionary where there is no file.
+        name: its name in records.
+        find: detects objects in pictures.
+        weights_sha256: SHA-256 of the weight file, or of the state dictionary if there is no file.
         weights: the weight file's name, None for random weights.
-        min_size: pixels of the shorter side that the detector sees, None for its own choice.
+        min_size: to how many pixels the shorter side is resized, None for the model's own value.
     """
 
     name: str
@@ -72,21 +73,21 @@ def load_detector(
     max_per_picture: int = 100,
     device: torch.device | str = "cpu",
 ) -> Detector:
-    """A detector of torchvision, ready to run.
+    """Build a detector of torchvision and load its weights.
 
     Args:
-        name: a model of :mod:`torchvision.models.detection`. Those named ``maskrcnn`` find masks too.
-        weights: ``default``, the published ones, from torch hub's cache or the network; or a weight file, safetensors
-            or a state dictionary that torch can read without running code.
-        random_init: seeded random weights instead, for tests and benchmarks.
-        min_size: pixels of the shorter side that the detector sees; None for the model's own, mostly 800.
-        score: lowest score that it need report.
-        max_per_picture: the most objects that it need report.
-        device: where it runs.
+        name: a model of :mod:`torchvision.models.detection`. Those named ``maskrcnn`` also find masks.
+        weights: ``default`` for torchvision's published weights, from torch hub's cache or the network; or a weight
+            file: safetensors, or a state dictionary that ``torch.load`` can read with ``weights_only=True``.
+        random_init: use seeded random weights, for tests and benchmarks.
+        min_size: to how many pixels the shorter side is resized; None for the model's own value, mostly 800.
+        score: the lowest score that the detector returns.
+        max_per_picture: the most objects that the detector returns for a picture.
+        device: the device to run on.
 
     Raises:
         ConfigError: for an unknown name, or settings that contradict each other.
-        ModelError: if the weights are missing, damaged or another model's.
+        ModelError: if the weights are missing, damaged, or do not fit the model.
 
     Example:
         >>> load_detector("maskrcnn_resnet50_fpn_v3")
@@ -99,25 +100,39 @@ def load_detector(
     if name not in known_detectors():
         raise unknown("detector", name, known_detectors())
     if random_init and str(weights) != "default":
-        raise ConfigError(f"Random weights and the weight file {weights} exclude each other; drop one of them.")
+        raise ConfigError("Random weights and a weight file exclude each other: drop --random-init or --weights.")
     options: dict[str, Any] = {} if min_size is None else {"min_size": min_size}
     published = models.get_model_weights(name).DEFAULT
-    file = None if random_init else _weight_file(name, published.url, weights)
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(published.url).path).name)
+    digits = cached.stem.rpartition("-")[2]  # torchvision's file names end with the first digits of their SHA-256
+    given = None if str(weights) == "default" else Path(weights).expanduser()
+    if given is not None and not given.is_file():
+        raise ModelError(f"Detector {name!r}: there is no weight file {given}. Set --weights to a file that exists.")
+    if given is not None and file_sha256(given).startswith(digits):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(given, cached)
+        given = None
+    file = None if random_init else given or cached
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if file is None:
-                model = models.get_model(name, weights=None, weights_backbone=None, **options)
+            if file == cached:
+                # torchvision builds a model for published weights in its own way, with frozen batch norms.
+                with _from_hub(name, cached, digits, published.url):
+                    model = models.get_model(name, weights=published, progress=False, **options)
             else:
-                with _serving(published, _read_state(file)):
-                    model = models.get_model(name, weights=published, **options)
+                model = models.get_model(name, weights=None, weights_backbone=None, **options)
+                if file is not None:
+                    model.load_state_dict(_read_state(file))
     except TypeError as error:
         raise ConfigError(f"The detector {name!r} cannot be built with {options}: {error}.") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"Weights {file} do not fit the detector {name!r}: {reason[:400]}") from error
+        raise ModelError(f"The weights {file} do not fit the detector {name!r}: {reason[:400]}") from error
     sha256 = state_sha256(model.state_dict()) if file is None else file_sha256(file)
-    _report(model, score=score, most=max_per_picture)
+    # Masks of objects that are dropped later would cost most of the time.
+    heads: Any = getattr(model, "roi_heads", model)
+    heads.score_thresh, heads.detections_per_img = score, max_per_picture
     try:
         model = model.requires_grad_(False).eval().to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled for the device
@@ -125,56 +140,29 @@ def load_detector(
     return Detector(name, model, sha256, None if file is None else file.name, min_size)
 
 
-def _report(model: nn.Module, *, score: float, most: int) -> None:
-    """Make the model report as little as is wanted: masks of what is left out anyway cost most of the time."""
-    heads = getattr(model, "roi_heads", model)
-    heads.score_thresh, heads.detections_per_img = score, most
-
-
-def _weight_file(name: str, url: str, weights: str | Path) -> Path:
-    if str(weights) != "default":
-        file = Path(weights).expanduser()
-        if not file.is_file():
-            raise ModelError(f"Detector {name!r}: there is no weight file {file}.")
-        return file
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
-    start = file.stem.rpartition("-")[2]  # torchvision's file names end in the beginning of their SHA-256
-    if not file.is_file():
-        _download(name, url, file, start)
-    if not file_sha256(file).startswith(start):
+@contextmanager
+def _from_hub(name: str, file: Path, digits: str, url: str) -> Iterator[None]:
+    """Let torchvision download and read published weights: without executing a pickle, and without waiting forever."""
+    # Torch hub checks the digest of a file that it downloads, but not of one in its cache.
+    if file.exists() and not file_sha256(file).startswith(digits):
         raise ModelError(
-            f"Detector {name!r}: {file} is damaged, its SHA-256 does not begin with {start}. "
-            f"Delete it and get it again from {url}."
+            f"Detector {name!r}: {file} is damaged, its SHA-256 does not begin with {digits}. Delete the file and run "
+            "the command again to download it."
         )
-    return file
-
-
-def _download(name: str, url: str, file: Path, start: str) -> None:
-    missing = (
-        f"Detector {name!r}: its weights are not at {file} and {url} cannot be loaded{{}}. "
-        f"Without a network, get that file elsewhere and put it there, or name a weight file with `--weights FILE`."
-    )
-    if not _connects(url):
-        raise ModelError(missing.format(""))
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(2 * _TIMEOUT)  # for each read: a connection that went dead must not hold for ever
+    timeout = socket.getdefaulttimeout()
+    forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=start, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise ModelError(missing.format(f" ({error})")) from error
+        socket.setdefaulttimeout(10.0)
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+        yield
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        raise ModelError(
+            f"Detector {name!r}: its weights are not at {file}, and {url} cannot be downloaded ({error}). Without a "
+            "network, download that file elsewhere and set --weights to it."
+        ) from error
     finally:
-        socket.setdefaulttimeout(before)
-
-
-def _connects(url: str) -> bool:
-    if urllib.request.getproxies():
-        return True  # behind a proxy a direct connection says nothing
-    try:
-        with socket.create_connection((urlsplit(url).hostname or "", 443), timeout=_TIMEOUT):
-            return True
-    except OSError:
-        return False
+        socket.setdefaulttimeout(timeout)
+        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
@@ -198,18 +186,3 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ModelError(f"Weights {file} are not a state dictionary of tensors.")
     return state
-
-
-@contextmanager
-def _serving(published: Any, state: dict[str, Tensor]) -> Iterator[None]:
-    """Hand a builder of torchvision a state that is read already.
-
-    Builders make a model for published weights in another way than an empty one (frozen batch norms, in the first
-    detectors with an epsilon of zero), so they must be told of the weights; but left alone they would unpickle them.
-    """
-    kind = type(published)
-    kind.get_state_dict = lambda self, *args, **options: state
-    try:
-        yield
-    finally:
-        del kind.get_state_dict

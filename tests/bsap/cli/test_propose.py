@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -388,51 +391,107 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_weight_file_is_loaded_as_torchvision_would(weights: Path, tmp_path: Path) -> None:
+def test_a_weight_file_finds_what_its_model_found(weights: Path, tmp_path: Path) -> None:
+    """The reference is torchvision's own model, filled by hand."""
     from safetensors.torch import save_file
+    from torchvision import models
 
-    detector = load_detector(FASTER, weights=weights, min_size=64)
     state = torch.load(weights, weights_only=True)["model"]
-    loaded = detector.find.state_dict()  # type: ignore[attr-defined]
-    assert loaded
-    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
-    kinds = {type(module).__name__ for module in detector.find.modules()}  # type: ignore[attr-defined]
-    assert "FrozenBatchNorm2d" in kinds, "as torchvision builds it for published weights"
-    assert not detector.find.training  # type: ignore[attr-defined]
     save_file(state, tmp_path / "own.safetensors")
-    again = load_detector(FASTER, weights=tmp_path / "own.safetensors", min_size=64)
+    reference = models.get_model(FASTER, weights=None, weights_backbone=None, min_size=64, box_score_thresh=0.5).eval()
+    reference.load_state_dict(state)
+    detector, again = (
+        load_detector(FASTER, weights=file, min_size=64) for file in (weights, tmp_path / "own.safetensors")
+    )
     picture = [torch.rand(3, 40, 60)]
-    a, b = (d.find(picture)[0]["boxes"] for d in (detector, again))
-    assert torch.equal(a, b)
+    with torch.inference_mode():
+        expected = reference(picture)[0]["boxes"]
+    assert torch.equal(detector.find(picture)[0]["boxes"], expected)
+    assert torch.equal(again.find(picture)[0]["boxes"], expected)
+    assert not detector.find.training  # type: ignore[attr-defined]
     assert again.describe()["weights"] == "own.safetensors"
     assert again.weights_sha256 != detector.weights_sha256
 
 
-def test_published_weights_come_from_the_cache_and_are_checked(
+def published(monkeypatch: pytest.MonkeyPatch, hub: Path, content: bytes | None) -> tuple[Path, Path]:
+    """Publish another weight file for FASTER, at a ``file:`` address; returns it and its place in torch hub's cache."""
+    from torchvision import models
+
+    digits = hashlib.sha256(content or b"").hexdigest()[:8]
+    source = hub / "server" / f"{FASTER}-{digits}.pth"
+    source.parent.mkdir()
+    if content is not None:
+        source.write_bytes(content)
+    member = models.get_model_weights(FASTER).DEFAULT
+    monkeypatch.setattr(member, "_value_", replace(member.value, url=source.as_uri()))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+    return source, hub / "checkpoints" / source.name
+
+
+def frozen(weights: Path, tmp_path: Path) -> bytes:
+    """The file as torchvision publishes it: the state alone."""
+    torch.save(torch.load(weights, weights_only=True)["model"], tmp_path / "published.pth")
+    return (tmp_path / "published.pth").read_bytes()
+
+
+def test_published_weights_are_downloaded_once_and_checked(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    cached = tmp_path / "checkpoints" / f"{FASTER}-907ea3f9.pth"
-    cached.parent.mkdir()
-    cached.write_bytes(weights.read_bytes())
-    with pytest.raises(ModelError, match=r"-907ea3f9\.pth is damaged"):
+    source, cached = published(monkeypatch, tmp_path, frozen(weights, tmp_path))
+    detector = load_detector(FASTER)
+    kinds = {type(module).__name__ for module in detector.find.modules()}  # type: ignore[attr-defined]
+    assert "FrozenBatchNorm2d" in kinds, "as torchvision builds it for published weights"
+    assert detector.weights == cached.name
+    source.unlink()
+    assert load_detector(FASTER) == replace(detector, find=ANY)
+    cached.write_bytes(cached.read_bytes() + b"!")
+    with pytest.raises(ModelError, match=r"\.pth is damaged, its SHA-256 does not begin with \w{8}\. Delete the file"):
         load_detector(FASTER)
-    monkeypatch.setattr(bsap.propose.detectors, "file_sha256", lambda file: "907ea3f9" + 56 * "0")
-    assert load_detector(FASTER).weights == cached.name
+
+
+def test_a_download_that_is_damaged_is_refused(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, cached = published(monkeypatch, tmp_path, frozen(weights, tmp_path))
+    source.write_bytes(source.read_bytes() + b"!")
+    with pytest.raises(ModelError, match=r"cannot be downloaded \(invalid hash value"):
+        load_detector(FASTER)
+    assert not cached.exists()
+
+
+def test_published_weights_in_a_file_are_loaded_as_published(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, cached = published(monkeypatch, tmp_path, frozen(weights, tmp_path))
+    (tmp_path / "mine.pth").write_bytes(source.read_bytes())
+    source.unlink()
+    detector = load_detector(FASTER, weights=tmp_path / "mine.pth")
+    kinds = {type(module).__name__ for module in detector.find.modules()}  # type: ignore[attr-defined]
+    assert "FrozenBatchNorm2d" in kinds
+    assert cached.is_file()
+
+
+def test_published_weights_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"w": Payload()}, tmp_path / "bad.pth")
+    published(monkeypatch, tmp_path, (tmp_path / "bad.pth").read_bytes())
+    with pytest.raises(ModelError, match="cannot be"):
+        load_detector(FASTER)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_offline_without_weights_says_which_file_where(
     planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(bsap.propose.detectors, "_connects", lambda url: False)
-    started = time.monotonic()
-    assert main(["propose", str(tmp_path / "a.json"), "--pictures", str(planted.root / "images")]) == 2
-    assert time.monotonic() - started < 30
+    source, cached = published(monkeypatch, tmp_path, None)
+    where = ["--pictures", str(planted.root / "images"), "--detector", FASTER, "--device", "cpu"]
+    assert main(["propose", str(tmp_path / "a.json"), *where]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert str(tmp_path / "checkpoints" / "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth") in message
-    assert "--weights FILE" in message
+    assert f"not at {cached}" in message
+    assert source.as_uri() in message
+    assert "set --weights to it" in message
     assert not (tmp_path / "a.json.part").exists()
 
 
