@@ -35,13 +35,10 @@ from bsap.analysis.bootstrap import Interval, bootstrap_interval
 from bsap.cli.progress import quiet
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
-from bsap.features.cache import FeatureCache, StoredTexts
-from bsap.features.regions import Member
-from bsap.features.similarities import TextSide
+from bsap.features.ensemble import Ensemble
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
-from bsap.models.text import Templates, TextCache
 from bsap.prompts.banks import list_banks, load_bank
 from bsap.runs.folder import RunConfig
 from bsap.scoring import make_scorer
@@ -136,15 +133,11 @@ def main() -> None:
 def prepare(data: dict[str, Any], store: Path) -> tuple[StoredSplit, float]:
     """Encode all splits once; gives back the test split."""
     started = time.perf_counter()
-    encoder, view = Encoder("demo"), make_view("crop")
-    cache = FeatureCache(store, precision="32-true", resize="squash")
+    ensemble = Ensemble([Encoder("demo")], [make_view("crop")], store=store)
     for name in ("train", "val", "test"):
         scenes = RefCOCODataModule(**data).load_split(name)
-        encode_regions(scenes, [Member(encoder, view)], cache, resize="squash")
-    texts = TextCache(StoredTexts(encoder, cache))
-    side = TextSide(texts.features, Templates(), encoder.dim, encoder.tau)
-    split = StoredSplit(scenes, models=[encoder], views=[view], sides=[side], cache=cache, tasks=["rec", "ris"])  # type: ignore[list-item]
-    return split, time.perf_counter() - started
+        encode_regions(scenes, ensemble)
+    return StoredSplit(scenes, ensemble, ["rec", "ris"]), time.perf_counter() - started
 
 
 class Outcome:

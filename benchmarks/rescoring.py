@@ -28,7 +28,8 @@ from pycocotools import mask as coco_mask  # noqa: E402
 from world import boxes_in, sentence  # noqa: E402
 
 from bsap.cli.progress import quiet  # noqa: E402
-from bsap.features.cache import FeatureCache, ModelIdentity  # noqa: E402
+from bsap.features.cache import FeatureCache  # noqa: E402
+from bsap.features.stored_model import StoredModel  # noqa: E402
 from bsap.prompts.banks import load_bank  # noqa: E402
 from bsap.runs.saved import read_run  # noqa: E402
 from bsap.sweep.sweep import Sweep, scorer_grid  # noqa: E402
@@ -134,7 +135,7 @@ def store_features(folder: Path, settings: dict[str, Any], model: dict[str, Any]
     from bsap import RefCOCODataModule
 
     cache = FeatureCache(folder / "features", precision="32-true", resize="squash")
-    identity, view = ModelIdentity.of(model), make_view("crop")
+    identity, view = StoredModel.of(model, "demo"), make_view("crop")
     data = RefCOCODataModule(**settings["data"])
     data.setup("test")
     torch.manual_seed(0)

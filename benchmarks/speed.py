@@ -48,10 +48,8 @@ from bsap import BSAPModule, Encoder, EncoderConfig, ProposalConfig, RefCOCOData
 from bsap.cli.progress import quiet
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
-from bsap.features.cache import FeatureCache, StoredTexts
-from bsap.features.similarities import TextSide
+from bsap.features.ensemble import Ensemble
 from bsap.models.precision import autocast
-from bsap.models.text import Templates, TextCache
 from bsap.sweep.stored_split import StoredSplit
 from bsap.views.packing import default_pack
 
@@ -142,12 +140,8 @@ class Bench:
         encoder: Encoder = self.module.encoders[0]  # type: ignore[assignment]
 
         def score() -> None:
-            cache = FeatureCache(folder, precision=self.options.precision, resize=module.resize)
-            texts = TextCache(StoredTexts(encoder, cache), precision=cache.precision)
-            side = TextSide(texts.features, Templates(), encoder.dim, encoder.tau)
-            split = StoredSplit(
-                data.scenes, models=[encoder], views=module.views, sides=[side] * len(VIEWS), cache=cache, tasks=["rec"]
-            )
+            ensemble = Ensemble([encoder], module.views, precision=self.options.precision, store=folder)
+            split = StoredSplit(data.scenes, ensemble, ["rec"])
             split.evaluate(module.scorers, module.bank)
 
         return full / clock(score)

@@ -26,7 +26,7 @@ _HOME = {
     "RefCOCODataModule": "bsap.datamodules",
     "RunConfig": "bsap.runs.folder",
     "Similarities": "bsap.scoring",
-    "Templates": "bsap.models.text",
+    "Templates": "bsap.prompts.templates",
 }
 """Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from bsap.errors import BSAPError
     from bsap.metrics import RECAccuracy, RISScores
     from bsap.models.encoder import Encoder, EncoderConfig
-    from bsap.models.text import Templates
     from bsap.module import BSAPModule
+    from bsap.prompts.templates import Templates
     from bsap.runs.folder import RunConfig
     from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +15,12 @@ from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.features.cache import FeatureCache, StoredTexts
-from bsap.features.regions import Member, RegionFeatures, pad
-from bsap.features.similarities import (
-    PhraseSide,
-    TextSide,
-    bank_similarities,
-    member_templates,
-    query_similarities,
-    scene_bank_mask,
-)
+from bsap.features.ensemble import Ensemble, Member
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
-from bsap.models.text import Phrases, Templates, TextCache, TextEncoder
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
-from bsap.prompts.phrases import load_parser, phrase_of
+from bsap.prompts.templates import Phrases, Templates
 from bsap.runs.folder import RunConfig, RunFolder
 from bsap.runs.make_record import make_record
 from bsap.runs.overlaps import referent_ious
@@ -130,8 +119,8 @@ class BSAPModule(LightningModule):
             raise unknown("policy for referents without a mask (`missing_mask`)", str(missing_mask), ("error", "skip"))
         if not (isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, str)):
             raise ConfigError(
-                "`templates` must be a bsap.Templates, `phrases` a bsap.models.text.Phrases and `bank` a text, but got "
-                f"{templates!r}, {phrases!r} and {bank!r}."
+                "`templates` must be a bsap.Templates, `phrases` a bsap.prompts.templates.Phrases and `bank` a text, "
+                f"but got {templates!r}, {phrases!r} and {bank!r}."
             )
         self.encoder_configs = models
         self.views: list[View] = [make_view(view) for view in _some("view", views)]
@@ -146,11 +135,9 @@ class BSAPModule(LightningModule):
         self.missing_mask, self.region_batch = missing_mask, region_batch
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
         self.store = store
-        self.features: RegionFeatures | None = None
+        self.ensemble: Ensemble | None = None
         self.bank: Bank | None = None
         self.encoders = nn.ModuleList()
-        self.texts: list[TextCache] = []
-        self.phrase_sides: list[PhraseSide] = []
         self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
 
@@ -171,34 +158,25 @@ class BSAPModule(LightningModule):
             return [Encoder(config) for config in self.encoder_configs]
 
         self.encoders = nn.ModuleList(one_of_each_node_first(self._trainer, load))
-        labels = [member.label for member in self.members]
-        if len(set(labels)) < len(labels):
-            raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
 
     def _connect(self) -> None:
-        """Put stores and caches before the encoders: anew for each Trainer, whose precision and data may be others."""
+        """Make the ensemble, for each Trainer again: its precision and its data may be others."""
         trainer = self._trainer
-        encoders: list[Encoder] = list(self.encoders)  # type: ignore[arg-type]
         if self.bank is not None:
-            check_learned_bank(self.bank, encoders)
+            check_learned_bank(self.bank, self.models)
             warn_of_other_use(self.bank, self.settings)
-        data = None if trainer is None else scene_data(trainer)
-        cache = None
-        precision = "32-true" if trainer is None else str(trainer.precision)
-        if (folder := self.store_folder) is not None:
-            cache = FeatureCache(folder, precision=precision, resize=self.resize)
-        if data is not None:
-            data.leave_unopened(None if cache is None else partial(cache.has_regions, members=self.members))
-        stored: list[TextEncoder] = [encoder if cache is None else StoredTexts(encoder, cache) for encoder in encoders]
-        self.texts = [TextCache(texts, precision=precision) for texts in stored]
-        if self.phrases.weight:
-            parse = None if self.phrases.parser is None else load_parser(self.phrases.parser)
-            of = partial(phrase_of, parse=parse)
-            self.phrase_sides = [
-                PhraseSide(TextCache(texts, normalize=False, precision=precision), self.phrases.weight, of)
-                for texts in stored
-            ]
-        self.features = RegionFeatures(self.members, resize=self.resize, pack=self.region_batch, cache=cache)
+        self.ensemble = Ensemble(
+            self.models,
+            self.views,
+            resize=self.resize,
+            templates=self.templates,
+            phrases=self.phrases,
+            pack=self.region_batch,
+            precision="32-true" if trainer is None else str(trainer.precision),
+            store=self.store_folder,
+        )
+        if trainer is not None:
+            scene_data(trainer).leave_unopened(self.ensemble.is_stored if self.ensemble.cache is not None else None)
 
     @property
     def store_folder(self) -> Path | None:
@@ -208,9 +186,15 @@ class BSAPModule(LightningModule):
         return None if self.store is None else Path(self.store)
 
     @property
+    def models(self) -> list[Encoder]:
+        """The loaded models."""
+        return [encoder for encoder in self.encoders if isinstance(encoder, Encoder)]
+
+    @property
     def members(self) -> list[Member]:
         """The ensemble: every encoder with every view."""
-        return [Member(encoder, view) for encoder in self.encoders for view in self.views]  # type: ignore[arg-type]
+        assert self.ensemble is not None, "configure_model has not run"
+        return self.ensemble.members
 
     def setup(self, stage: str) -> None:
         """Check the precision and the masks, load the bank, forget an earlier test."""
@@ -255,30 +239,8 @@ class BSAPModule(LightningModule):
         Returns:
             Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members.
         """
-        assert self.features is not None, "configure_model has not run"
-        images = self.features(batch)
-        with torch.autocast(self.device.type, enabled=False):
-            padded = [pad(flat, batch.counts) for flat in images]
-            regions = [rows for rows, _ in padded]
-            sides = self.text_sides
-            mask = scene_bank_mask(batch.scenes, self.bank)
-            return Similarities(
-                query=query_similarities(batch.scenes, regions, sides),
-                bank=bank_similarities(batch.scenes, regions, sides, self.bank),
-                tau=torch.tensor([side.tau for side in sides], device=self.device),
-                bank_mask=None if mask is None else mask.to(self.device),
-                valid=padded[0][1],
-            )
-
-    @property
-    def text_sides(self) -> list[TextSide]:
-        """The text side of each member."""
-        phrases: Sequence[PhraseSide | None] = self.phrase_sides or [None] * len(self.texts)
-        return [
-            TextSide(cache.features, member_templates(view, self.templates), encoder.dim, encoder.tau, phrase)  # type: ignore[arg-type]
-            for encoder, cache, phrase in zip(self.encoders, self.texts, phrases, strict=True)
-            for view in self.views
-        ]
+        assert self.ensemble is not None, "configure_model has not run"
+        return self.ensemble.similarities(batch, self.bank)
 
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
@@ -289,8 +251,8 @@ class BSAPModule(LightningModule):
                 scores = [scorer(similarities, aggregate=self.aggregate) for scorer in self.scorers.values()]
                 # One transfer for all scorers: the host waits for the device once per batch.
                 choices = torch.stack([torch.stack(_picked(score)) for score in scores]).cpu()
-            if self.features is not None:
-                self.features.keep()
+            if self.ensemble is not None:
+                self.ensemble.keep()
         records = []
         for b, scene in enumerate(batch.scenes):
             ious = referent_ious(scene) if "rec" in self.tasks else {}
@@ -307,18 +269,10 @@ class BSAPModule(LightningModule):
                         tasks=self.tasks,
                         missing_mask=self.missing_mask,
                         ious=ious.get(id(expression.referent)),
-                        text_cut=self._is_cut(expression.text),
+                        text_cut=self.ensemble is not None and self.ensemble.is_cut(expression.text),
                     )
                 )
         return records
-
-    def _is_cut(self, text: str) -> bool:
-        """Whether any model lost the end of a sentence at its context length."""
-        return any(
-            member_templates(view, self.templates).query.format(text) in encoder.truncated  # type: ignore[operator]
-            for encoder in self.encoders
-            for view in self.views
-        )
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
@@ -345,8 +299,8 @@ class BSAPModule(LightningModule):
 
     def keep_features(self) -> None:
         """Put on disk what the feature store holds in memory; called at the end, however a run ends."""
-        if self.features is not None and self.features.cache is not None:
-            self.features.cache.flush()
+        if self.ensemble is not None:
+            self.ensemble.flush()
 
 
 def _picked(scores: Scores) -> tuple[Tensor, Tensor]:

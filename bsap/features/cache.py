@@ -8,51 +8,36 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import RLE, Scene
 from bsap.features.store import FeatureStore, PictureDigests, make_key
-
-if TYPE_CHECKING:
-    from bsap.features.regions import Member
-    from bsap.models.encoder import Encoder
-    from bsap.views import View
+from bsap.views import View
 
 RENDERING = 2
 """Raised whenever a view or the resampling draws other pixels than before."""
 
 
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What keys need to know of a model; :class:`~bsap.models.encoder.Encoder` has the same attributes.
-
-    Read from a run's ``results.json`` it finds the run's features again without loading the model.
-    """
+class CachedModel(Protocol):
+    """What the keys need to know of a model: what its features depend on."""
 
     label: str
     weights_sha256: str
+    architecture_sha256: str
     quickgelu: bool
     context_length: int
-    architecture_sha256: str
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
     dim: int
     tau: float
-
-    @classmethod
-    def of(cls, description: Mapping[str, Any]) -> ModelIdentity:
-        """The identity in one entry of ``models`` in ``results.json``."""
-        return cls(**{f.name: description[f.name] for f in fields(cls)})
+    truncated: set[str]
 
 
 class FeatureCache:
@@ -69,9 +54,18 @@ class FeatureCache:
         self.pictures = PictureDigests(folder)
         self.precision, self.resize = precision, resize
         self.hits = self.misses = 0
+        self._region_keys: dict[tuple[Any, ...], str] = {}
 
-    def region_key(self, scene: Scene, encoder: Encoder | ModelIdentity, view: View) -> str:
+    def region_key(self, scene: Scene, encoder: CachedModel, view: View) -> str:
         """Key of the (R, D) features of a scene's regions."""
+        # Asked for twice, by the loader and by the encoder: comparing its parts is cheaper than making the key again.
+        masks = tuple(mask["counts"] for mask in scene.proposals.masks or ()) if view.needs_masks else ()
+        parts = (id(encoder), id(view), scene.path, scene.width, scene.height, scene.proposals.boxes.tobytes(), masks)
+        if parts not in self._region_keys:
+            self._region_keys[parts] = self._region_key(scene, encoder, view)
+        return self._region_keys[parts]
+
+    def _region_key(self, scene: Scene, encoder: CachedModel, view: View) -> str:
         return make_key(
             **_encoder_parts(encoder),
             preprocess=[*encoder.size, *encoder.mean, *encoder.std, encoder.interpolation],
@@ -85,15 +79,9 @@ class FeatureCache:
             regions=regions_digest(scene, with_masks=view.needs_masks),
         )
 
-    def text_key(self, text: str, encoder: Encoder | ModelIdentity, *, normalize: bool = True) -> str:
+    def text_key(self, text: str, encoder: CachedModel, *, normalize: bool = True) -> str:
         """Key of the (D,) feature of a text, template applied."""
         return make_key(**_encoder_parts(encoder), precision=self.precision, text=text, unit=normalize)
-
-    def has_regions(self, scene: Scene, members: Sequence[Member]) -> bool:
-        """Whether a scene's features are stored for all members, so that its picture need not be opened."""
-        # An empty store has none, and no picture needs to be read to know.
-        keys = (self.region_key(scene, member.encoder, member.view) for member in members)
-        return len(self.store) > 0 and all(key in self.store for key in keys)
 
     def get(self, key: str) -> Tensor | None:
         """A stored feature, counted as hit or miss."""
@@ -112,45 +100,6 @@ class FeatureCache:
         """Write what is new."""
         self.store.flush()
         self.pictures.flush()
-
-
-class StoredTexts:
-    """An encoder's text side with the store before it.
-
-    Args:
-        encoder: what encodes the texts that the store does not have.
-        cache: the store.
-    """
-
-    def __init__(self, encoder: Encoder, cache: FeatureCache) -> None:
-        self.encoder, self.cache = encoder, cache
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.encoder.dim
-
-    @property
-    def device(self) -> torch.device:
-        """Where features are given."""
-        return self.encoder.device
-
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
-        """(N, D) float32 features of N texts, unit vectors if ``normalize``."""
-        keys = [self.cache.text_key(text, self.encoder, normalize=normalize) for text in texts]
-        found = [self.cache.get(key) for key in keys]
-        todo = [index for index, feature in enumerate(found) if feature is None]
-        if len(todo) < len(texts):
-            # Tokenised all the same: a text that is cut at the context length is reported, stored or not.
-            self.encoder.tokenize([text for text, feature in zip(texts, found, strict=True) if feature is not None])
-        if todo:
-            new = self.encoder.encode_text([texts[index] for index in todo], normalize=normalize)
-            for index, feature in zip(todo, new.cpu(), strict=True):
-                found[index] = feature
-                self.cache.put(keys[index], feature)
-            if len(todo) == len(found):
-                return new
-        return torch.stack([feature for feature in found if feature is not None]).to(self.device)
 
 
 def regions_digest(scene: Scene, *, with_masks: bool) -> str:
@@ -179,7 +128,7 @@ def masks_bytes(mask: RLE) -> bytes:
     return f"{mask['size'][0]}x{mask['size'][1]}:".encode() + mask["counts"] + b";"
 
 
-def _encoder_parts(encoder: Encoder | ModelIdentity) -> dict[str, object]:
+def _encoder_parts(encoder: CachedModel) -> dict[str, object]:
     return {
         "weights": encoder.weights_sha256,
         "architecture": encoder.architecture_sha256,

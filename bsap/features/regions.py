@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import RLE, Proposals
-
-if TYPE_CHECKING:
-    from bsap.features.cache import FeatureCache
-    from bsap.models.encoder import Encoder
-    from bsap.views import View
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of the ensemble: an encoder that looks at regions through one view."""
-
-    encoder: Encoder
-    view: View
-
-    @property
-    def label(self) -> str:
-        """Name for tables and results."""
-        return f"{self.encoder.label}/{self.view.name}"
+from bsap.views import View
+from bsap.views.packing import ImageEncoder
 
 
 def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[int], list[int]]:
@@ -60,19 +42,21 @@ def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[in
     return first, inverse
 
 
-def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int | None = None) -> Tensor:
+def region_features(
+    batch: SceneBatch, encoder: ImageEncoder, view: View, *, resize: str = "squash", pack: int | None = None
+) -> Tensor:
     """Encode all regions of a batch.
 
     Args:
         batch: B scenes on the encoder's device.
-        member: encoder and view.
+        encoder: the model.
+        view: how it is shown a region.
         resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
         pack: the most regions that are drawn and encoded at once; bounds the memory. None: by the device.
 
     Returns:
         (sum of R, D) float32 unit vectors, scene after scene.
     """
-    encoder, view = member.encoder, member.view
     distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
     boxes: list[Tensor] = []
     masks: list[list[RLE] | None] = []
@@ -89,56 +73,6 @@ def region_features(batch: SceneBatch, member: Member, *, resize: str, pack: int
         places += [base + i for i in inverse]
         base += len(first)
     return encoded[torch.tensor(places, device=encoded.device)]
-
-
-class RegionFeatures:
-    """Region features of a run: from the store where it has them, from the encoder otherwise.
-
-    Args:
-        members: the ensemble.
-        resize: how a region becomes the encoder's square.
-        pack: the most regions that are drawn and encoded at once; None: by the device.
-        cache: where features are kept, or None.
-
-    Raises:
-        ConfigError: see :meth:`bsap.views.View.check`.
-        ModelError: likewise.
-    """
-
-    def __init__(
-        self, members: Sequence[Member], *, resize: str, pack: int | None = None, cache: FeatureCache | None
-    ) -> None:
-        for member in members:
-            member.view.check(member.encoder, resize=resize)
-        self.members, self.resize, self.pack, self.cache = members, resize, pack, cache
-        self._pending: list[tuple[str, Tensor]] = []
-
-    def __call__(self, batch: SceneBatch) -> list[Tensor]:
-        """(sum of R, D) float32 unit vectors for each member."""
-        return [self._member(batch, member) for member in self.members]
-
-    def _member(self, batch: SceneBatch, member: Member) -> Tensor:
-        if self.cache is None:
-            return region_features(batch, member, resize=self.resize, pack=self.pack)
-        keys = [self.cache.region_key(scene, member.encoder, member.view) for scene in batch.scenes]
-        found = [self.cache.get(key) for key in keys]
-        todo = [index for index, features in enumerate(found) if features is None]
-        if todo:
-            rest = batch.select(todo).with_pictures()
-            new = region_features(rest, member, resize=self.resize, pack=self.pack)
-            for index, features in zip(todo, new.split(rest.counts), strict=True):
-                found[index] = features
-                self._pending.append((keys[index], features))
-            if len(todo) == len(found):
-                return new
-        return torch.cat([features.to(batch.boxes.device) for features in found if features is not None])
-
-    def keep(self) -> None:
-        """Hand new features to the store; called once the device has caught up, so that copying waits for nothing."""
-        if self.cache is not None:
-            for key, features in self._pending:
-                self.cache.put(key, features)
-        self._pending = []
 
 
 def pad(flat: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -65,12 +65,12 @@ def explain(
     """
     if bank.per_scene or bank.transductive:
         raise ConfigError(f"Bank {bank.name!r} differs from expression to expression; explain a fixed or learned one.")
-    side = split.sides[0]
-    features = side.prompts(bank.prompts) if bank.features is None else bank.features
+    member = split.ensemble.members[0]
+    features = member.prompts(bank.prompts) if bank.features is None else bank.features
     names = bank.prompts or tuple(f"#{index}" for index in range(len(features)))
     words = nearest_words(file, tower, nearest)
     texts = list(dict.fromkeys(e.text for part in split.parts for scene in part.scenes for e in scene.expressions))
-    rows = side.features([side.templates.query.format(text) for text in texts])
+    rows = member.texts.features([member.templates.query.format(text) for text in texts])
     cosines = F.normalize(features, dim=-1) @ rows.T
     best = cosines.topk(min(nearest, len(texts)), dim=1)
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("explains", "mended", "broken")}

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError
-from bsap.features.cache import FeatureCache
-from bsap.features.regions import Member
+from bsap.features.ensemble import Ensemble
 from bsap.learning.batch import Example, LearningBatch, scene_example
 from bsap.learning.data import LearningDataModule
 from bsap.learning.projector import gap_projector
 from bsap.learning.regions import encode_regions, stored_regions
 from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths
-from bsap.models.text import TextCache
+from bsap.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,14 @@ class Material:
     """Features for all stages of learning.
 
     Args:
-        members: the encoder with each view.
-        cache: the feature store, or None.
-        resize: how a region becomes the encoder's square.
+        ensemble: the model with each view.
 
     Attributes:
         projector: W of :func:`~bsap.learning.projector.gap_projector`, or None where no gap is ignored.
     """
 
-    def __init__(self, members: Sequence[Member], cache: FeatureCache | None, *, resize: str) -> None:
-        self.members, self.cache, self.resize = members, cache, resize
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
         self.projector: Tensor | None = None
         self._examples: dict[str, dict[str, Example]] = {}
         self._pseudo: dict[str, PseudoScenes] = {}
@@ -94,15 +91,11 @@ class Material:
         """Whether a stage was added with these very items: a second run of the trainer needs no second reading."""
         return self._items.get(stage) is not None and self._items[stage] == [id(item) for item in items]
 
-    def read(
-        self, data: LearningDataModule, cache: TextCache, template: str, config: TextConfig, *, source: RegionSource
-    ) -> None:
+    def read(self, data: LearningDataModule, config: TextConfig, *, source: RegionSource) -> None:
         """The features of all stages that the data has read and that are not known yet.
 
         Args:
             data: the scenes or texts.
-            cache: the text side.
-            template: the queries'.
             config: of learning from text alone.
             source: where the features of regions come from.
 
@@ -120,7 +113,7 @@ class Material:
             if not items or self.knows(stage, items):
                 continue
             if isinstance(items[0], TextScene):
-                self.add_texts(stage, items, config, cache, template, seed=data.seed)
+                self.add_texts(stage, items, config, seed=data.seed)
             else:
                 limit = data.gap_expressions if stage == "gap" else None
                 self.add_scenes(stage, items, split, source, limit=limit)
@@ -143,33 +136,32 @@ class Material:
             DataError: if features are missing.
         """
         if not source.pictures:
-            found = stored_regions(
-                scenes, self.members, self.cache, split=split, command=lambda: source.command(split, limit)
-            )
+            found = stored_regions(scenes, self.ensemble, split=split, command=lambda: source.command(split, limit))
         else:
-            if source.barrier is not None and self.cache is not None:
-                encode_regions(scenes, self.members, self.cache, resize=self.resize, share=True)
+            if source.barrier is not None and (cache := self.ensemble.cache) is not None:
+                encode_regions(scenes, self.ensemble, share=True)
                 source.barrier("features")
-                self.cache.store.refresh()
-            found = encode_regions(scenes, self.members, self.cache, resize=self.resize)
-        empty = torch.zeros(len(self.members), 0, self.members[0].encoder.dim)
+                cache.store.refresh()
+            found = encode_regions(scenes, self.ensemble)
+        members = self.ensemble.members
+        empty = torch.zeros(len(members), 0, members[0].encoder.dim)
         self._items[stage] = [id(item) for item in scenes]
         self._examples[stage] = {s.image_id: scene_example(s, found.get(s.image_id, empty)) for s in scenes}
 
-    def add_texts(
-        self, stage: str, scenes: list[TextScene], config: TextConfig, cache: TextCache, template: str, *, seed: int
-    ) -> None:
+    def add_texts(self, stage: str, scenes: list[TextScene], config: TextConfig, *, seed: int) -> None:
         """Make a stage of texts alone.
 
         Raises:
             DataError: for a text that the model would cut.
         """
-        encoder = self.members[0].encoder
+        member = self.ensemble.members[0]
+        encoder, template = member.encoder, member.templates.query
+        assert isinstance(encoder, Encoder)
         if (encode := getattr(encoder.tokenizer, "encode", None)) is not None:
             check_lengths(scenes, encoder.context_length, lambda text: len(encode(template.format(text))) + 2)
 
         def features(texts: Sequence[str]) -> Tensor:
-            return cache.features([template.format(text) for text in texts]).cpu()
+            return member.texts.features([template.format(text) for text in texts]).cpu()
 
         self._items[stage] = [id(item) for item in scenes]
         self._pseudo[stage] = PseudoScenes(scenes, config, features, seed=seed)
@@ -204,7 +196,7 @@ class Material:
                 examples.append(self._examples[stage][item.image_id])
             elif (example := self._pseudo[stage].example(item, epoch)) is not None:
                 rows = example.regions if self.projector is None else example.regions @ self.projector.T
-                rows = rows.expand(len(self.members), *rows.shape[1:])
+                rows = rows.expand(len(self.ensemble.members), *rows.shape[1:])
                 examples.append(Example(example.id, example.texts, rows, example.iou))
         if not examples:
             return LearningBatch.empty() if stage == "train" else None

@@ -13,9 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.features.cache import FeatureCache, StoredTexts
-from bsap.features.regions import Member
-from bsap.features.similarities import member_templates
+from bsap.features.ensemble import Ensemble
 from bsap.learning.batch import LearningBatch
 from bsap.learning.checks import check_number, finite
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
@@ -27,8 +25,8 @@ from bsap.learning.texts import TextConfig
 from bsap.metrics import RECAccuracy
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
-from bsap.models.text import Templates, TextCache
 from bsap.module import OPENAI
+from bsap.prompts.templates import Templates
 from bsap.runs.folder import RunConfig
 from bsap.runs.processes import one_of_each_node_first
 from bsap.runs.results import versions
@@ -131,8 +129,7 @@ class PromptLearner(LightningModule):
         self.accuracy = RECAccuracy(strict=strict)
         # In a list, which makes no submodule: the frozen model is neither trained, nor saved, nor wrapped.
         self._frozen: list[Encoder] = []
-        self._texts: TextCache | None = None
-        self._cache: FeatureCache | None = None
+        self.ensemble: Ensemble | None = None
         self.material: Material | None = None
         self._problem: BSAPError | None = None
 
@@ -181,35 +178,39 @@ class PromptLearner(LightningModule):
             self.encoder.model.visual = None  # all that is left to do is text
         if not known:
             self.learner = self.configure_learner(self._frozen_texts()).to(self.device)
-        if self._cache is not None:
-            self._cache.flush()
+        assert self.ensemble is not None
+        self.ensemble.flush()
 
     def _load(self, precision: str) -> None:
         encoder = one_of_each_node_first(self._trainer, lambda: Encoder(self.config))
         self._frozen = [encoder.to(self.device)]
-        folder = self.store_folder
-        self._cache = cache = None if folder is None else FeatureCache(folder, precision=precision, resize=self.resize)
-        self._texts = TextCache(encoder if cache is None else StoredTexts(encoder, cache), precision=precision)
-        self.material = Material([Member(encoder, view) for view in self.views], cache, resize=self.resize)
+        self.ensemble = Ensemble(
+            [encoder],
+            self.views,
+            resize=self.resize,
+            templates=self.templates,
+            precision=precision,
+            store=self.store_folder,
+        )
+        self.material = Material(self.ensemble)
 
     def _frozen_texts(self) -> FrozenTexts:
-        assert self._texts is not None
+        assert self.ensemble is not None
+        members = self.ensemble.members
         return FrozenTexts(
             tower=FrozenTower(self.encoder),
-            features=self._texts.features,
-            templates=tuple(member_templates(view, self.templates).query for view in self.views),
+            features=members[0].texts.features,
+            templates=tuple(member.templates.query for member in members),
             bank_template=self.templates.bank,
             tau=self.encoder.tau,
         )
 
     def _read(self, data: Any) -> None:
         """The features of all stages, and what makes batches of them."""
-        material, texts = self.material, self._texts
+        material = self.material
         assert material is not None
-        assert texts is not None
-        form = member_templates(self.views[0], self.templates).query
         with self.trainer.precision_plugin.forward_context():
-            material.read(data, texts, form, self.text_config, source=self._region_source(data))
+            material.read(data, self.text_config, source=self._region_source(data))
         data.collate = lambda stage, items: material.collate(
             stage, items, epoch=self.current_epoch if stage == "train" else -1
         )

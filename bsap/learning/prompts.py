@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.learning.checks import check_number
 from bsap.models.encoder import Encoder
-from bsap.models.text import Templates, run_text_tower, text_tower
+from bsap.models.text import run_text_tower, text_tower
 from bsap.prompts.banks import load_bank
+from bsap.prompts.templates import Templates
 
 INITS = ("words", "random", "bank:NAME")
 

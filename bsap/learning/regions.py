@@ -13,8 +13,7 @@ from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 from bsap.errors import DataError
-from bsap.features.cache import FeatureCache
-from bsap.features.regions import Member, RegionFeatures
+from bsap.features.ensemble import Ensemble
 
 SCENES = 16
 """Pictures that are opened and encoded at once."""
@@ -22,8 +21,7 @@ SCENES = 16
 
 def stored_regions(
     scenes: Sequence[Scene],
-    members: Sequence[Member],
-    cache: FeatureCache | None,
+    ensemble: Ensemble,
     *,
     split: str,
     command: Callable[[], str | None] = lambda: None,
@@ -32,8 +30,7 @@ def stored_regions(
 
     Args:
         scenes: the scenes.
-        members: the encoder with each view.
-        cache: the store, or None.
+        ensemble: the model with each view.
         split: the scenes' split, for the message.
         command: what stores the features, for the message.
 
@@ -44,14 +41,13 @@ def stored_regions(
     missing: list[str] = []
     scenes = [scene for scene in scenes if len(scene.proposals)]
     for scene in scenes:
-        rows = [None if cache is None else cache.get(cache.region_key(scene, m.encoder, m.view)) for m in members]
-        known = [row for row in rows if row is not None]
-        if len(known) < len(members):
+        rows = ensemble.stored_regions(scene)
+        if rows is None:
             missing.append(scene.path.name)
         else:
-            found[scene.image_id] = torch.stack(known)
+            found[scene.image_id] = torch.stack(rows)
     if missing:
-        model = members[0].encoder
+        model = ensemble.members[0].encoder
         shell = command()
         mend = "" if shell is None else f"Store them with\n  {shell}\nor let"
         raise DataError(
@@ -62,16 +58,12 @@ def stored_regions(
     return found
 
 
-def encode_regions(
-    scenes: Sequence[Scene], members: Sequence[Member], cache: FeatureCache | None, *, resize: str, share: bool = False
-) -> dict[str, Tensor]:
+def encode_regions(scenes: Sequence[Scene], ensemble: Ensemble, *, share: bool = False) -> dict[str, Tensor]:
     """The features of scenes with regions, from pictures where they are not stored; new ones are kept in the store.
 
     Args:
         scenes: the scenes.
-        members: the encoder with each view.
-        cache: the store, or None.
-        resize: how a region becomes the encoder's square.
+        ensemble: the model with each view.
         share: encode only this process's share of the scenes, for the others to find in the store.
 
     Returns:
@@ -80,21 +72,19 @@ def encode_regions(
     scenes = [scene for scene in scenes if len(scene.proposals)]
     if share:
         scenes = [scenes[index] for index in SceneSampler([len(scene.proposals) for scene in scenes])]
-    encode = RegionFeatures(members, resize=resize, cache=cache)
     found: dict[str, Tensor] = {}
     queue = iter(scenes)
     while part := list(islice(queue, SCENES)):
-        known = [cache is not None and cache.has_regions(scene, members) for scene in part]
+        known = [ensemble.is_stored(scene) for scene in part]
         empty = torch.empty(0, dtype=torch.uint8)
         items = [
             (scene, empty if stored else load_picture(scene.path, scene.width, scene.height))
             for scene, stored in zip(part, known, strict=True)
         ]
-        batch = collate(items).to(members[0].encoder.device)
-        rows = torch.stack([flat.cpu() for flat in encode(batch)])
-        encode.keep()
+        batch = collate(items).to(ensemble.members[0].encoder.device)
+        rows = torch.stack([flat.cpu() for flat in ensemble.regions(batch)])
+        ensemble.keep()
         for scene, regions in zip(part, rows.split(batch.counts, dim=1), strict=True):
             found[scene.image_id] = regions
-    if cache is not None:
-        cache.flush()
+    ensemble.flush()
     return found

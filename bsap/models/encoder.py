@@ -192,7 +192,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, normalize: bool = True, chunk: int = 256) -> Tensor:
-        """Encode sentences; see :class:`bsap.models.text.TextCache` for encoding each only once.
+        """Encode sentences; see :class:`bsap.features.texts.TextCache` for encoding each only once.
 
         Sentences are sorted by length and run in chunks, each trimmed to its longest where that is exact.
 

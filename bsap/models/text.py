@@ -1,62 +1,14 @@
-"""Sentences to features: templates, the text tower from token embeddings, and each distinct text encoded once."""
+"""The text towers of open_clip, run from token embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bsap.errors import ConfigError, ModelError
-from bsap.models.precision import autocast
-
-
-@dataclass(frozen=True)
-class Templates:
-    """The sentences that queries and auxiliary prompts are put into.
-
-    Args:
-        query: template of the expressions, with exactly one ``{}``.
-        bank: template of the auxiliary prompts, with exactly one ``{}``.
-
-    Raises:
-        ConfigError: a template without exactly one ``{}``.
-
-    Example:
-        >>> Templates(bank="{}").query.format("the left dog")
-        'a photo of the left dog'
-    """
-
-    query: str = "a photo of {}"
-    bank: str = "a photo of {}"
-
-    def __post_init__(self) -> None:
-        for name, template in (("query", self.query), ("bank", self.bank)):
-            rest = template.replace("{}", "", 1)
-            if rest == template or "{" in rest or "}" in rest:
-                raise ConfigError(f"Template `{name}` must hold exactly one {{}} and no other brace, got {template!r}.")
-
-
-@dataclass(frozen=True)
-class Phrases:
-    """Queries ensembled with their noun phrases, as Global-Local CLIP does (see :mod:`bsap.prompts.phrases`).
-
-    Args:
-        weight: of the noun phrase; 0 leaves phrases out, 0.5 is published.
-        parser: the spaCy pipeline for expressions whose data file gives no phrase, for example ``en_core_web_lg``.
-
-    Raises:
-        ConfigError: a weight outside [0, 1].
-    """
-
-    weight: float = 0.0
-    parser: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ConfigError(f"`phrases.weight` must be in [0, 1], but got {self.weight}.")
+from bsap.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -164,68 +116,3 @@ def run_text_tower(model: nn.Module, embeddings: Tensor, eot: Tensor) -> Tensor:
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
     return cast("Tensor", x)
-
-
-class TextEncoder(Protocol):
-    """What a cache needs of an encoder."""
-
-    @property
-    def dim(self) -> int:
-        """D."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where features are wanted."""
-
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
-        """(N, D) features of N texts."""
-
-
-class TextCache:
-    """Encodes each distinct text once and keeps its feature.
-
-    In RefCOCO's val split 7,714 of 10,834 expressions are distinct, and a bank returns with every batch.
-
-    Args:
-        encoder: what has ``encode_text(texts) -> (N, D)``, ``device`` and ``dim``.
-        normalize: keep unit vectors; otherwise the tower's own lengths, for features that are summed first.
-        precision: the encoders', in which the text tower runs whatever surrounds the call.
-    """
-
-    def __init__(self, encoder: TextEncoder, *, normalize: bool = True, precision: str = "32-true") -> None:
-        self.encoder = encoder
-        self.normalize, self.precision = normalize, precision
-        self._rows: dict[str, int] = {}
-        self._features: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def features(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 features of N texts, on the encoder's device.
-
-        Args:
-            texts: N sentences, templates already applied.
-        """
-        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        if new:
-            # Ordinary tensors even inside Lightning's inference mode: validation fills a cache that training reads.
-            with torch.inference_mode(False), torch.no_grad(), autocast(self.precision, self.encoder.device):
-                self._append(self.encoder.encode_text(new, normalize=self.normalize))
-            self._rows.update({text: len(self._rows) + i for i, text in enumerate(new)})
-        if self._features is None:
-            return torch.empty((0, self.encoder.dim), device=self.encoder.device)
-        if self._features.device != self.encoder.device:
-            self._features = self._features.to(self.encoder.device)
-        rows = torch.tensor([self._rows[text] for text in texts], dtype=torch.long)
-        return self._features[rows.to(self._features.device)]
-
-    def _append(self, features: Tensor) -> None:
-        # Room doubles, so that a split's texts are copied a few times, not once per batch.
-        used, needed = len(self._rows), len(self._rows) + len(features)
-        if self._features is None or needed > len(self._features):
-            room = features.new_empty((max(2 * used, needed), features.shape[1]))
-            if self._features is not None:
-                room[:used] = self._features[:used].to(room.device)
-            self._features = room
-        self._features[used:needed] = features.to(self._features.device)

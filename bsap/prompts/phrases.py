@@ -1,4 +1,4 @@
-"""Sentences together with their noun phrases: the text side of Global-Local CLIP.
+"""The noun phrase of an expression: half of the text side of Global-Local CLIP.
 
 Yu, Seo, Son: Zero-shot Referring Image Segmentation with Global-Local Context Features, CVPR 2023. Published settings:
 weight 0.5, no template, spaCy's ``en_core_web_lg``. The noun phrase comes from the data file or from spaCy, which is
@@ -7,38 +7,14 @@ optional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import torch.nn.functional as F
-from torch import Tensor
 
 from bsap.datamodules.scene import Expression
 from bsap.errors import DataError, ModelError
-from bsap.models.text import TextCache
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
-
-
-def text_features(cache: TextCache, sentences: Sequence[str], phrases: Sequence[str], *, weight: float = 0.5) -> Tensor:
-    """Sentences ensembled with their noun phrases.
-
-    Args:
-        cache: of features with their own lengths, ``TextCache(encoder, normalize=False)``.
-        sentences: N sentences.
-        phrases: N noun phrases, from the data file or :func:`noun_phrase`.
-        weight: of the sentence.
-
-    Returns:
-        (N, D) float32 unit vectors of weight * sentence + (1 - weight) * phrase.
-    """
-    if len(sentences) != len(phrases):
-        raise ValueError(f"Expected argument `phrases` to be {len(sentences)} texts, but got {len(phrases)}.")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"Expected argument `weight` to be in [0, 1], but got {weight}.")
-    both = cache.features([*sentences, *phrases])
-    return F.normalize(weight * both[: len(sentences)] + (1 - weight) * both[len(sentences) :], dim=-1)
 
 
 def noun_phrase(doc: Doc) -> str:

@@ -20,7 +20,7 @@ def plain(value: Any) -> Any:
     and ``init_args``, so that a configuration file can name it.
 
     Example:
-        >>> from bsap.models.text import Templates
+        >>> from bsap.prompts.templates import Templates
         >>> plain({"templates": Templates(), "views": ("crop",)})
         {'templates': {'query': 'a photo of {}', 'bank': 'a photo of {}'}, 'views': ['crop']}
     """

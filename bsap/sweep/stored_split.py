@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bsap.datamodules.scene import RLE, Scene
 from bsap.errors import DataError
-from bsap.features.cache import FeatureCache, ModelIdentity, masks_bytes
+from bsap.features.cache import masks_bytes
+from bsap.features.ensemble import Ensemble
 from bsap.features.regions import pad
-from bsap.features.similarities import TextSide, bank_similarities, query_similarities, scene_bank_mask
 from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.prompts.banks import Bank
@@ -21,7 +21,6 @@ from bsap.runs.overlaps import referent_ious
 from bsap.runs.records import Task
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
-from bsap.views import View
 
 CHUNK = 128
 """Scenes that are scored at once; of similar numbers of regions, so that little is padding."""
@@ -46,41 +45,24 @@ class StoredSplit:
 
     Args:
         scenes: the selected scenes.
-        models: the ensemble's models, in order.
-        views: the ensemble's views, in order.
-        sides: the members' text sides, models outside, views inside.
-        cache: where the features are.
+        ensemble: models and views, with the store that holds their features.
         tasks: what is measured.
 
     Raises:
         DataError: if features are missing; says how to make them.
     """
 
-    def __init__(
-        self,
-        scenes: Sequence[Scene],
-        *,
-        models: Sequence[ModelIdentity],
-        views: Sequence[View],
-        sides: Sequence[TextSide],
-        cache: FeatureCache,
-        tasks: Sequence[Task],
-    ) -> None:
-        self.sides, self.cache, self.tasks = list(sides), cache, list(tasks)
-        members = [(model, view) for model in models for view in views]
+    def __init__(self, scenes: Sequence[Scene], ensemble: Ensemble, tasks: Sequence[Task]) -> None:
+        self.ensemble, self.tasks = ensemble, list(tasks)
         ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
         missing: list[str] = []
         self.parts = []
         for start in range(0, len(ordered), CHUNK):
             part = ordered[start : start + CHUNK]
-            found = [[cache.get(cache.region_key(scene, *member)) for scene in part] for member in members]
-            missing += [
-                scene.path.name
-                for scene, rows in zip(part, zip(*found, strict=True), strict=True)
-                if len(scene.proposals) and any(row is None for row in rows)
-            ]
+            found = [ensemble.stored_regions(scene) if len(scene.proposals) else self._nothing() for scene in part]
+            missing += [scene.path.name for scene, rows in zip(part, found, strict=True) if rows is None]
             if not missing:
-                self.parts.append(self._part(part, found))
+                self.parts.append(self._part(part, [rows for rows in found if rows is not None]))
         if missing:
             raise DataError(
                 f"The features of {len(missing)} of {len(ordered)} pictures are not stored, first "
@@ -88,13 +70,13 @@ class StoredSplit:
                 "precision; a finished run needs `--run.overwrite true` for it, and encodes what is missing only."
             )
 
-    def _part(self, scenes: list[Scene], found: list[list[Tensor | None]]) -> _Part:
+    def _nothing(self) -> list[Tensor]:
+        return [torch.zeros(0, member.encoder.dim) for member in self.ensemble.members]
+
+    def _part(self, scenes: list[Scene], found: list[list[Tensor]]) -> _Part:
         counts = [len(scene.proposals) for scene in scenes]
-        regions = []
-        for row, side in zip(found, self.sides, strict=True):
-            flat = [features for features in row if features is not None]
-            rows, valid = pad(torch.cat(flat) if flat else torch.zeros(0, side.dim), counts)
-            regions.append(rows)
+        padded = [pad(torch.cat(flat), counts) for flat in zip(*found, strict=True)]
+        regions, valid = [rows for rows, _ in padded], padded[0][1]
         shape = (len(scenes), max(len(scene.expressions) for scene in scenes), max(counts))
         real = torch.zeros(shape[:2], dtype=torch.bool)
         scored = torch.zeros(shape[:2], dtype=torch.bool)
@@ -115,7 +97,7 @@ class StoredSplit:
                         )
                     scored[i, j] = True
                     overlap[:, i, j, : max(counts[i], 1)] = pairs[id(referent)]
-        query = query_similarities(scenes, regions, self.sides)
+        query = self.ensemble.queries(scenes, regions)
         return _Part(scenes, regions, query, valid, real, iou, overlap, scored)
 
     def _overlaps(self, scene: Scene, targets: list[RLE]) -> Tensor:
@@ -126,33 +108,24 @@ class StoredSplit:
         masks = scene.proposals.masks
         if len(scene.proposals) and masks is None:
             raise DataError(f"Picture {scene.path.name}: RIS needs mask proposals, but these have boxes only.")
-        digest = sha256()
+        assert self.ensemble.cache is not None
+        store, digest = self.ensemble.cache.store, sha256()
         for mask in (*(masks or ()), *targets):
             digest.update(masks_bytes(mask))
         key = make_key(overlap=digest.hexdigest(), targets=len(targets))
-        found = self.cache.store.get(key)
+        found = store.get(key)
         if found is None:
             if masks and len(targets) == 1:
                 found = torch.stack(mask_overlap_matrix(masks, targets))[..., 0]
             else:
                 found = torch.tensor([best_overlap(mask, targets) for mask in masks or (None,)]).T
-            self.cache.store.put(key, found)
+            store.put(key, found)
         return found
 
     def similarities(self, bank: Bank | None) -> Iterator[tuple[_Part, Similarities]]:
         """The split's similarities, part by part."""
-        tau = torch.tensor([side.tau for side in self.sides])
         for part in self.parts:
-            yield (
-                part,
-                Similarities(
-                    query=part.query,
-                    bank=bank_similarities(part.scenes, part.regions, self.sides, bank),
-                    tau=tau,
-                    bank_mask=scene_bank_mask(part.scenes, bank),
-                    valid=part.valid,
-                ),
-            )
+            yield part, self.ensemble.compare(part.scenes, part.regions, part.valid, bank, query=part.query)
 
     def evaluate(
         self, scorers: dict[str, Scorer], bank: Bank | None, *, aggregate: Aggregate = "before", strict: bool = False

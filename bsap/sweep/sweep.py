@@ -5,24 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import ConfigError, DataError
-from bsap.features.cache import FeatureCache, ModelIdentity, StoredTexts
-from bsap.features.similarities import PhraseSide, TextSide, member_templates
-from bsap.models.encoder import Encoder, EncoderConfig
-from bsap.models.text import Phrases, Templates, TextCache
+from bsap.features.ensemble import Ensemble
+from bsap.features.stored_model import StoredModel
 from bsap.prompts.banks import check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
-from bsap.prompts.phrases import load_parser, phrase_of
+from bsap.prompts.templates import Phrases, Templates
 from bsap.runs.saved import SavedRun
 from bsap.runs.settings import plain
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
@@ -103,10 +97,6 @@ class Sweep:
         results = run.finished()
         self.settings = run.settings
         model = run.settings["model"]
-        self.models = [ModelIdentity.of(description) for description in results["models"]]
-        views = [make_view(view) for view in model["views"]]
-        folder = _store_folder(run)
-        self.cache = FeatureCache(folder, precision=results["precision"]["effective"], resize=model["resize"])
         data = dict(run.settings["data"])
         own = data.get("split", "val")
         self.data = RefCOCODataModule(**data | {"split": split or own})
@@ -116,27 +106,18 @@ class Sweep:
                 f"{data['annotations']} does not tell splits apart: {own} and {split} are the same expressions. "
                 f"Run `bsap test` on the file of {split}, and sweep that run."
             )
-        templates = Templates(**model["templates"])
-        texts = [
-            TextCache(_Texts(identity, config, self.cache), precision=self.cache.precision)
-            for identity, config in zip(self.models, model["encoders"], strict=True)
-        ]
-        phrases = Phrases(**model.get("phrases", {}))
-        of = partial(phrase_of, parse=None if phrases.parser is None else load_parser(phrases.parser))
-        sides = [
-            TextSide(
-                cache.features,
-                member_templates(view, templates),
-                identity.dim,
-                identity.tau,
-                PhraseSide(_own_lengths(cache), phrases.weight, of) if phrases.weight else None,
-            )
-            for identity, cache in zip(self.models, texts, strict=True)
-            for view in views
-        ]
-        self.split = StoredSplit(
-            self.data.scenes, models=self.models, views=views, sides=sides, cache=self.cache, tasks=model["tasks"]
+        described = zip(results["models"], model["encoders"], strict=True)
+        self.models = [StoredModel.of(description, config) for description, config in described]
+        ensemble = Ensemble(
+            self.models,
+            [make_view(view) for view in model["views"]],
+            resize=model["resize"],
+            templates=Templates(**model["templates"]),
+            phrases=Phrases(**model.get("phrases", {})),
+            precision=results["precision"]["effective"],
+            store=_store_folder(run),
         )
+        self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"])
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
@@ -154,7 +135,7 @@ class Sweep:
                     metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
                     used = name if scorer.needs_bank else None
                     yield Row(key, _spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics)
-        self.cache.flush()
+        self.split.ensemble.flush()
 
     def config(self, row: Row, *, split: str | None = None) -> dict[str, Any]:
         """The configuration that evaluates a row with ``bsap test``."""
@@ -195,40 +176,3 @@ def _store_folder(run: SavedRun) -> Path:
 def _said(records: SplitRecords) -> list[tuple[str, str, str]]:
     """What makes two splits the same, whatever they are called."""
     return [(e.referent.image_id, e.referent.id, e.text) for e in records.expressions]
-
-
-def _own_lengths(cache: TextCache) -> TextCache:
-    """The same texts with the tower's own lengths."""
-    return TextCache(cache.encoder, normalize=False, precision=cache.precision)
-
-
-class _Texts:
-    """Texts from the store; the model is loaded only when a text is asked for that no run has encoded."""
-
-    device = torch.device("cpu")
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.identity.dim
-
-    def __init__(self, identity: ModelIdentity, config: Mapping[str, Any], cache: FeatureCache) -> None:
-        self.identity, self.config, self.cache = identity, config, cache
-        self._encoder: Encoder | None = None
-
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
-        """(N, D) float32 features."""
-        keys = [self.cache.text_key(text, self.identity, normalize=normalize) for text in texts]
-        found = [self.cache.get(key) for key in keys]
-        if all(feature is not None for feature in found):
-            return torch.stack([feature for feature in found if feature is not None])
-        if self._encoder is None:
-            encoder = Encoder(EncoderConfig.of(self.config))
-            if encoder.weights_sha256 != self.identity.weights_sha256:
-                raise ConfigError(
-                    f"Model {encoder.label} has other weights than in the run: SHA-256 {encoder.weights_sha256[:12]} "
-                    f"instead of {self.identity.weights_sha256[:12]}."
-                )
-            encoder.model.visual = None  # texts only
-            self._encoder = encoder
-        return StoredTexts(self._encoder, self.cache).encode_text(texts, normalize=normalize)

@@ -42,8 +42,8 @@ def whole(planted: Any) -> SceneBatch:
 def test_packs_change_no_feature(planted: Any, whole: SceneBatch, pack: int) -> None:
     found = module(planted, views=["crop", "blur", "masked_crop"])
     for member in found.members:
-        one = region_features(whole, member, resize="squash", pack=pack)
-        other = region_features(whole, member, resize="squash", pack=7)
+        one = region_features(whole, member.encoder, member.view, pack=pack)
+        other = region_features(whole, member.encoder, member.view, pack=7)
         assert one.shape == (len(whole.boxes), 3)
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
@@ -56,7 +56,7 @@ def test_a_picture_is_blurred_once(planted: Any, whole: SceneBatch, monkeypatch:
     blur = bsap.views.highlights.gaussian_blur
     monkeypatch.setattr(bsap.views.highlights, "gaussian_blur", lambda *a, **k: (calls.append(1), blur(*a, **k))[1])
     (member,) = module(planted, views=["blur"]).members
-    region_features(whole, member, resize="squash", pack=1)
+    region_features(whole, member.encoder, member.view, pack=1)
     assert len(calls) == sum(count > 0 for count in whole.counts)
 
 
@@ -93,7 +93,7 @@ def test_identical_regions_are_encoded_once(planted: Any, whole: SceneBatch, mon
     seen: list[int] = []
     encode = member.encoder.encode_image
     monkeypatch.setattr(member.encoder, "encode_image", lambda pixels: seen.append(len(pixels)) or encode(pixels))
-    features = region_features(batch, member, resize="squash", pack=64)
+    features = region_features(batch, member.encoder, member.view, pack=64)
     assert seen == [3]
     assert torch.equal(features[0], features[2])
     assert torch.equal(features[1], features[4])
@@ -117,7 +117,7 @@ def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) 
 
 
 def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: SceneBatch) -> None:
-    from bsap.features.similarities import scene_bank_mask
+    from bsap.features.ensemble import scene_bank_mask
     from bsap.prompts.banks import load_bank
 
     bank = load_bank("scene")

@@ -102,11 +102,11 @@ def test_thousands_of_proposals(planted: Any, monkeypatch: pytest.MonkeyPatch) -
     (encoder,) = module.encoders
     whole = encoder.encode_image
     monkeypatch.setattr(encoder, "encode_image", lambda pixels: (packs.append(len(pixels)), whole(pixels))[1])
-    assert module.features is not None
-    for features, member in zip(module.features(batch(scene)), module.members, strict=True):
+    assert module.ensemble is not None
+    for features, member in zip(module.ensemble.regions(batch(scene)), module.members, strict=True):
         assert features.shape == (2000, 3)
         for n in (0, 777, 1999):
             alone = Scene("2", path, 50, 50, Proposals(boxes[n : n + 1]), ())
-            expected = module.features(batch(alone))[module.members.index(member)]
+            expected = module.ensemble.regions(batch(alone))[module.members.index(member)]
             torch.testing.assert_close(features[n : n + 1], expected, atol=1e-5, rtol=0)
     assert max(packs) == 50

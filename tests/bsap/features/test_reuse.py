@@ -76,10 +76,10 @@ def test_another_precision_finds_no_features(planted: Any, tmp_path: Path) -> No
     model = module(planted, store=str(tmp_path / "features"))
     trainer(precision="32-true").test(model, data(planted), verbose=False)
     trainer(precision="bf16-mixed").test(model, data(planted), verbose=False)
-    assert model.features is not None
-    assert model.features.cache is not None
-    assert model.features.cache.precision == "bf16-mixed"
-    assert model.features.cache.hits == 0
+    assert model.ensemble is not None
+    assert model.ensemble.cache is not None
+    assert model.ensemble.cache.precision == "bf16-mixed"
+    assert model.ensemble.cache.hits == 0
 
 
 def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Any, tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_another_architecture_finds_no_features(planted: Any, tmp_path: Path) ->
             encoders=[{"name": f"local-dir:{folder}"}], views=["crop"], run=None, store=str(tmp_path / "f")
         )
         model.configure_model()
-        assert model.features is not None
-        assert model.features.cache is not None
-        keys.append(model.features.cache.text_key("red", model.members[0].encoder))
+        assert model.ensemble is not None
+        assert model.ensemble.cache is not None
+        keys.append(model.ensemble.cache.text_key("red", model.members[0].encoder))
     assert keys[0] != keys[1]
 
 

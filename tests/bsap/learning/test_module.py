@@ -15,12 +15,11 @@ from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file, save_file
 
 from bsap.cli import main
-from bsap.features.cache import FeatureCache
-from bsap.features.regions import Member
+from bsap.features.ensemble import Ensemble
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
 from bsap.learning.regions import stored_regions
 from bsap.models.encoder import Encoder
-from bsap.models.text import Templates
+from bsap.prompts.templates import Templates
 from bsap.runs.folder import RunConfig
 from bsap.views import make_view
 
@@ -256,7 +255,6 @@ def test_mixed_precision(fit: Fit, tmp_path: Path) -> None:
 def test_text_alone(data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
     """With the gap ignored, the bank's own answer to the gap is next to nothing; without it, it is not."""
     found = {}
-    store = FeatureCache(Path(model["store"]), precision="32-true", resize="squash")
     for gap in ("regions", "none"):
         module = learner(model, text=TextConfig(regions=4, gap=gap, mu=1e6))
         items = LearningDataModule(**data, text_only=True, gap_expressions=40 if gap == "regions" else 0)
@@ -265,7 +263,8 @@ def test_text_alone(data: dict[str, Any], model: dict[str, Any], tmp_path: Path)
         if gap == "regions":
             encoder = Encoder("demo")
             said = [t for s in items.train_items for g in s.referents for t in g]  # type: ignore[union-attr]
-            seen = stored_regions(items.gap_scenes, [Member(encoder, make_view("crop"))], store, split="train")
+            ensemble = Ensemble([encoder], [make_view("crop")], store=Path(model["store"]))
+            seen = stored_regions(items.gap_scenes, ensemble, split="train")
             texts = encoder.encode_text([f"a photo of {text}" for text in said])
             direction = torch.cat([rows[0] for rows in seen.values()]).mean(0) - texts.mean(0)
     assert float((found["regions"] @ direction).abs().max()) < 1e-3

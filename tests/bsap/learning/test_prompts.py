@@ -8,8 +8,8 @@ import torch
 from bsap.errors import ConfigError, ModelError
 from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
 from bsap.models.encoder import Encoder
-from bsap.models.text import Templates
 from bsap.prompts.banks import load_bank
+from bsap.prompts.templates import Templates
 
 
 def test_a_bank_to_start_from_gives_the_banks_own_features(tower: FrozenTower, encoder: Encoder) -> None:

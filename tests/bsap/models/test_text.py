@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsap.errors import ConfigError, ModelError
+from bsap.features.texts import TextCache
 from bsap.models.encoder import Encoder
-from bsap.models.text import Templates, TextCache, run_text_tower, text_tower
+from bsap.models.text import run_text_tower, text_tower
+from bsap.prompts.templates import Templates
 
 VISION = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -191,7 +193,7 @@ def test_cache_answers_as_the_encoder_and_asks_once(batches):
 
 
 def test_cache_keeps_lengths_when_asked():
-    assert TextCache(Counting(), normalize=False).features(["four"])[0, 0] == 4
+    assert TextCache(Counting()).features(["four"], normalize=False)[0, 0] == 4
 
 
 def test_features_cached_in_inference_mode_serve_training(tmp_path):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from bsap.datamodules.scene import Expression, Referent
 from bsap.errors import DataError, ModelError
-from bsap.models.text import TextCache
-from bsap.prompts.phrases import load_parser, noun_phrase, phrase_of, text_features
+from bsap.features.texts import TextCache, text_features
+from bsap.prompts.phrases import load_parser, noun_phrase, phrase_of
 
 
 def parsed(words, tags, heads, deps):
@@ -107,7 +107,7 @@ class Table:
 
 
 def test_sentences_and_phrases_are_summed_with_their_own_lengths():
-    cache = TextCache(Table(), normalize=False)
+    cache = TextCache(Table())
     got = text_features(cache, ["s", "p"], ["p", "p"], weight=0.25)
     mixed = torch.tensor([0.25 * 3, 0.75])
     assert torch.allclose(got, torch.stack([mixed / mixed.norm(), torch.tensor([0.0, 1.0])]))

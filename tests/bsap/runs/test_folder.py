@@ -239,8 +239,8 @@ def test_lightning_does_not_requeue(run: Run, tmp_path: Path, monkeypatch: pytes
 def test_plain_python_leaves_the_same_folder(planted: Any, run: Run, tmp_path: Path) -> None:
     from bsap.datamodules import RefCOCODataModule
     from bsap.models.encoder import EncoderConfig
-    from bsap.models.text import Templates
     from bsap.module import BSAPModule
+    from bsap.prompts.templates import Templates
     from bsap.runs.folder import RunConfig
 
     assert run() == 0

@@ -68,8 +68,7 @@ def test_texts_are_encoded_in_the_precision_of_the_run(planted: Any, tmp_path: P
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
     sweep = Sweep(read_run(tmp_path / "run"))
-    side = sweep.split.sides[0]
-    (swept,) = side.features(["a sentence of no run"])
+    (swept,) = sweep.split.ensemble.members[0].texts.features(["a sentence of no run"])
     encoder = Encoder("demo")
     with torch.autocast("cpu", torch.bfloat16):
         (expected,) = encoder.encode_text(["a sentence of no run"])
@@ -80,7 +79,7 @@ def test_texts_are_encoded_in_the_precision_of_the_run(planted: Any, tmp_path: P
 
 def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.open", lambda *a, **k: pytest.fail("a picture was opened"))
-    monkeypatch.setattr("bsap.sweep.sweep.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("bsap.features.stored_model.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
     bank = read_run(stored).settings["model"]["bank"]
     assert len(list(Sweep(read_run(stored)).rows(scorer_grid(["clip", "bsap"]), [bank], ["before"]))) == 2
 

@@ -10,7 +10,8 @@ from pycocotools import mask as coco
 from bsap.datamodules.loader import collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, ModelError
-from bsap.features.regions import Member, RegionFeatures, region_features
+from bsap.features.ensemble import Ensemble
+from bsap.features.regions import region_features
 from bsap.models.encoder import Encoder
 from bsap.views import GlobalLocal, make_view
 from bsap.views.global_local import encode_scene, global_features, token_weights
@@ -204,21 +205,21 @@ def resnet(folder):
 
 def test_what_does_not_fit_is_found_before_the_first_batch(tmp_path, encoder):
     with pytest.raises(ConfigError, match="knows `resize: squash` only, not 'longest'"):
-        RegionFeatures([Member(encoder, GlobalLocal(block=2))], resize="longest", cache=None)
+        Ensemble([encoder], [GlobalLocal(block=2)], resize="longest")
     with pytest.raises(ModelError, match="has the blocks 0 to 3, but `block` of the view 'global_local' is 99"):
-        RegionFeatures([Member(encoder, GlobalLocal(block=99))], resize="squash", cache=None)
+        Ensemble([encoder], [GlobalLocal(block=99)])
     with pytest.raises(ModelError, match="need one of open_clip's own vision transformers"):
-        RegionFeatures([Member(resnet(tmp_path), GlobalLocal(block=0))], resize="squash", cache=None)
+        Ensemble([resnet(tmp_path)], [GlobalLocal(block=0)])
 
 
 def test_packs_bound_what_is_encoded_at_once_and_change_no_feature(tmp_path, encoder, picture, monkeypatch):
     boxes = np.array([[8 * k, 0, 8 * k + 8, 8 * k] for k in range(1, 6)], np.float32)
     masks = [rle(rectangle(48, 80, 8 * k, 0, 8 * k + 8, 8 * k)) for k in range(1, 6)]
     scene = Scene("1", tmp_path / "none.jpg", 80, 48, Proposals(boxes, masks), ())
-    batch, member = collate([(scene, picture)]), Member(encoder, GlobalLocal(v=0.5, block=2))
-    whole = region_features(batch, member, resize="squash", pack=100)
+    batch, view = collate([(scene, picture)]), GlobalLocal(v=0.5, block=2)
+    whole = region_features(batch, encoder, view, pack=100)
     seen, encode = [], encoder.encode_image
     monkeypatch.setattr(encoder, "encode_image", lambda x, **options: (seen.append(len(x)), encode(x, **options))[1])
-    assert torch.allclose(region_features(batch, member, resize="squash", pack=2), whole, atol=1e-5)
+    assert torch.allclose(region_features(batch, encoder, view, pack=2), whole, atol=1e-5)
     assert sum(seen) == 5
     assert max(seen) == 2

@@ -1,0 +1,289 @@
+"""The left half of the method: from scenes to the similarities that scorers take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import Expression, Scene
+from bsap.errors import ConfigError
+from bsap.features.cache import FeatureCache
+from bsap.features.regions import pad, region_features
+from bsap.features.stored_model import StoredModel
+from bsap.features.texts import TextCache, text_features
+from bsap.models.encoder import Encoder
+from bsap.prompts.banks import Bank, bank_mask
+from bsap.prompts.phrases import load_parser, phrase_of
+from bsap.prompts.templates import Phrases, Templates
+from bsap.scoring import Similarities
+from bsap.views import View
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One member of an ensemble: a model that looks at regions through one view.
+
+    Attributes:
+        encoder: the model.
+        view: how it is shown a region.
+        texts: the model's text features.
+        templates: the sentences around queries and auxiliary prompts.
+        phrase: the noun phrase of an expression; None leaves noun phrases out.
+        phrase_weight: of the noun phrase.
+    """
+
+    encoder: Encoder | StoredModel
+    view: View
+    texts: TextCache
+    templates: Templates
+    phrase: Callable[[Expression], str] | None = None
+    phrase_weight: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+        return f"{self.encoder.label}/{self.view.name}"
+
+    def queries(self, expressions: Sequence[Expression]) -> Tensor:
+        """(N, D) features of N expressions."""
+        sentences = [self.templates.query.format(expression.text) for expression in expressions]
+        if self.phrase is None:
+            return self.texts.features(sentences)
+        phrases = [self.templates.query.format(self.phrase(expression)) for expression in expressions]
+        return text_features(self.texts, sentences, phrases, weight=1 - self.phrase_weight)
+
+    def prompts(self, texts: Sequence[str]) -> Tensor:
+        """(K, D) features of K auxiliary prompts."""
+        return self.texts.features([self.templates.bank.format(text) for text in texts])
+
+
+class Ensemble:
+    """Models x views, with their templates, noun phrases, caches and feature store: regions and texts in, cosines out.
+
+    Nothing else connects encoders, views and caches. Banks and scorers stay outside.
+
+    Args:
+        encoders: the models; :class:`~bsap.features.stored_model.StoredModel` where all features are stored.
+        views: how each model is shown a region.
+        resize: how a region becomes the encoder's square: ``squash``, ``longest`` or ``shortest``.
+        templates: the sentences around queries and prompts; a view with a template of its own replaces both.
+        phrases: whether queries are ensembled with their noun phrases.
+        pack: the most regions that are drawn and encoded at once; None: by the device.
+        precision: Lightning's name of the encoders' precision.
+        store: folder of the feature store, or None to keep no features.
+
+    Attributes:
+        members: the N members, models outside, views inside.
+        cache: the keys and the store, or None.
+        tau: (N,) the models' logit scales.
+
+    Raises:
+        ConfigError: two members are the same, or a view does not work with ``resize``.
+        ModelError: a view cannot look into a model, or the parser of noun phrases is not installed.
+
+    Example:
+        >>> from bsap.models.encoder import Encoder
+        >>> from bsap.views import make_view
+        >>> [member.label for member in Ensemble([Encoder("demo")], [make_view("crop"), make_view("gray")]).members]
+        ['demo/crop', 'demo/gray']
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder | StoredModel],
+        views: Sequence[View],
+        *,
+        resize: str = "squash",
+        templates: Templates = Templates(),  # noqa: B008 - frozen
+        phrases: Phrases = Phrases(),  # noqa: B008 - frozen
+        pack: int | None = None,
+        precision: str = "32-true",
+        store: Path | None = None,
+    ) -> None:
+        self.resize, self.pack, self.precision = resize, pack, precision
+        self.cache = None if store is None else FeatureCache(store, precision=precision, resize=resize)
+        phrase = None
+        if phrases.weight:
+            phrase = partial(phrase_of, parse=None if phrases.parser is None else load_parser(phrases.parser))
+        self.members: list[Member] = []
+        for encoder in encoders:
+            texts = TextCache(encoder, precision=precision, cache=self.cache)
+            for view in views:
+                # A view that draws on the picture may speak of what it drew.
+                own = templates if view.template is None else Templates(view.template, view.template)
+                self.members.append(Member(encoder, view, texts, own, phrase, phrases.weight))
+        labels = [member.label for member in self.members]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
+        for member in self.members:
+            if isinstance(member.encoder, Encoder):
+                member.view.check(member.encoder, resize=resize)
+        self.tau = torch.tensor([member.encoder.tau for member in self.members])
+        self._pending: list[tuple[str, Tensor]] = []
+
+    # --- regions ----------------------------------------------------------------------------------------------------
+
+    def regions(self, batch: SceneBatch) -> list[Tensor]:
+        """The region features of a batch, from the store where it has them, from the encoder otherwise.
+
+        Args:
+            batch: B scenes on the encoders' device.
+
+        Returns:
+            For each member (sum of R, D) float32 unit vectors, scene after scene.
+        """
+        return [self._member_regions(batch, member) for member in self.members]
+
+    def _member_regions(self, batch: SceneBatch, member: Member) -> Tensor:
+        if not isinstance(member.encoder, Encoder):
+            raise TypeError(f"{member.label} is known from a stored run only and encodes no picture.")
+        encode = partial(region_features, encoder=member.encoder, view=member.view, resize=self.resize, pack=self.pack)
+        if self.cache is None:
+            return encode(batch)
+        keys = [self.cache.region_key(scene, member.encoder, member.view) for scene in batch.scenes]
+        found = [self.cache.get(key) for key in keys]
+        todo = [index for index, features in enumerate(found) if features is None]
+        if todo:
+            rest = batch.select(todo).with_pictures()
+            new = encode(rest)
+            for index, features in zip(todo, new.split(rest.counts), strict=True):
+                found[index] = features
+                self._pending.append((keys[index], features))
+            if len(todo) == len(found):
+                return new
+        return torch.cat([features.to(batch.boxes.device) for features in found if features is not None])
+
+    def stored_regions(self, scene: Scene) -> list[Tensor] | None:
+        """The stored features of a scene's regions, (R, D) for each member; None unless all members' are stored."""
+        if self.cache is None:
+            return None
+        found = [self.cache.get(self.cache.region_key(scene, m.encoder, m.view)) for m in self.members]
+        kept = [features for features in found if features is not None]
+        return kept if len(kept) == len(found) else None
+
+    def is_stored(self, scene: Scene) -> bool:
+        """Whether a scene's features are stored for all members, so that its picture need not be opened."""
+        # An empty store has none, and no picture needs to be read to know.
+        return (
+            self.cache is not None
+            and len(self.cache.store) > 0
+            and all(self.cache.region_key(scene, m.encoder, m.view) in self.cache.store for m in self.members)
+        )
+
+    def keep(self) -> None:
+        """Hand new features to the store; called once the device has caught up, so that copying waits for nothing."""
+        if self.cache is not None:
+            for key, features in self._pending:
+                self.cache.put(key, features)
+        self._pending = []
+
+    def flush(self) -> None:
+        """Write what is new in the store to disk."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    # --- similarities -----------------------------------------------------------------------------------------------
+
+    def similarities(self, batch: SceneBatch, bank: Bank | None) -> Similarities:
+        """Cosines of all regions of a batch with its expressions and with the auxiliary prompts.
+
+        Args:
+            batch: B scenes on the encoders' device.
+            bank: the auxiliary prompts, or None.
+
+        Returns:
+            Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members.
+        """
+        flat = self.regions(batch)
+        with torch.autocast(batch.boxes.device.type, enabled=False):
+            padded = [pad(rows, batch.counts) for rows in flat]
+            regions = [rows for rows, _ in padded]
+            return self.compare(batch.scenes, regions, padded[0][1], bank)
+
+    def compare(
+        self,
+        scenes: Sequence[Scene],
+        regions: Sequence[Tensor],
+        valid: Tensor,
+        bank: Bank | None,
+        *,
+        query: Tensor | None = None,
+    ) -> Similarities:
+        """As :meth:`similarities`, from region features.
+
+        Args:
+            scenes: B scenes.
+            regions: for each member (B, R, D) region features, zero in the padding.
+            valid: (B, R) bool, False in the padding.
+            bank: the auxiliary prompts, or None.
+            query: what :meth:`queries` gave for these scenes, if it is known.
+        """
+        mask = scene_bank_mask(scenes, bank)
+        return Similarities(
+            query=self.queries(scenes, regions) if query is None else query,
+            bank=self.prompts(scenes, regions, bank),
+            tau=self.tau.to(valid.device),
+            bank_mask=None if mask is None else mask.to(valid.device),
+            valid=valid,
+        )
+
+    def queries(self, scenes: Sequence[Scene], regions: Sequence[Tensor]) -> Tensor:
+        """Cosines of all expressions with all regions of their scene: (B, N, E, R) float32."""
+        counts = [len(scene.expressions) for scene in scenes]
+        expressions = [expression for scene in scenes for expression in scene.expressions]
+        found = []
+        for member, flat in zip(self.members, regions, strict=True):
+            rows, _ = pad(member.queries(expressions), counts)
+            found.append(rows @ flat.mT)
+        return torch.stack(found, dim=1)
+
+    def prompts(self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None) -> Tensor:
+        """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank."""
+        found = []
+        for member, flat in zip(self.members, regions, strict=True):
+            if bank is None:
+                rows = flat.new_zeros(0, member.encoder.dim)
+            elif bank.features is not None:
+                rows = bank.features.to(flat)
+            elif bank.per_scene:
+                texts = [text for scene in scenes for text in scene.texts]
+                rows, _ = pad(member.prompts(texts), [len(scene.texts) for scene in scenes])
+            else:
+                rows = member.prompts(bank.prompts)
+            found.append(rows @ flat.mT)
+        return torch.stack(found, dim=1)
+
+    def is_cut(self, text: str) -> bool:
+        """Whether any model lost the end of an expression at its context length."""
+        return any(member.templates.query.format(text) in member.encoder.truncated for member in self.members)
+
+
+def scene_bank_mask(scenes: Sequence[Scene], bank: Bank | None) -> Tensor | None:
+    """Which prompts count for which expression, on the CPU.
+
+    An expression is never an auxiliary prompt of itself: a bank drawn from the expressions under test leaves out the
+    texts equal to the query. A bank that saw no test text needs no mask.
+
+    Args:
+        scenes: B scenes.
+        bank: the auxiliary prompts, or None.
+
+    Returns:
+        (B, E, K) bool, or None where all prompts count.
+    """
+    if bank is None or not bank.transductive:
+        return None
+    most = max(len(scene.expressions) for scene in scenes)
+    longest = max(len(scene.texts) for scene in scenes) if bank.per_scene else len(bank.prompts)
+    mask = torch.zeros(len(scenes), most, longest, dtype=torch.bool)
+    for index, scene in enumerate(scenes):
+        prompts = scene.texts if bank.per_scene else bank.prompts
+        queries = [expression.text for expression in scene.expressions]
+        mask[index, : len(queries), : len(prompts)] = bank_mask(queries, prompts)
+    return mask
