@@ -31,7 +31,7 @@ from bsap.demo.proposals import Detection, detect
 from bsap.errors import DataError
 
 SIZES: Mapping[str, int] = {"train": 150, "val": 50, "test": 200}
-"""Scenes of each split, unless told otherwise."""
+"""Scenes of each split by default."""
 
 DATASET, SPLIT_BY = "demo", "drawn"
 _SUPERCATEGORIES = {"person": "person", "car": "vehicle", "bus": "vehicle", "boat": "vehicle", "bird": "animal"}
@@ -39,7 +39,7 @@ _SOURCES = ("kinds.py", "objects.py", "draw.py", "language.py", "proposals.py", 
 
 
 def cache_folder() -> Path:
-    """Where made things are kept: ``$BSAP_CACHE``, or ``~/.cache/bsap``."""
+    """Where drawn scenes are kept: ``$BSAP_CACHE``, or ``~/.cache/bsap``."""
     return Path(os.environ.get("BSAP_CACHE") or Path.home() / ".cache" / "bsap").expanduser()
 
 
@@ -51,7 +51,7 @@ def make_demo_root(folder: Path | None = None, *, seed: int = 0, sizes: Mapping[
 
     Args:
         folder: the cache; :func:`cache_folder` if None.
-        seed: of everything drawn and said.
+        seed: of the scenes and their expressions.
         sizes: scenes of each split.
 
     Returns:
@@ -71,7 +71,7 @@ def make_demo_root(folder: Path | None = None, *, seed: int = 0, sizes: Mapping[
         try:
             draft.rename(root)
         except OSError:
-            # Another process may have been faster; its scenes are the same.
+            # Another process may have been faster: its scenes are the same.
             if not root.is_dir():
                 raise
     except OSError as error:
@@ -99,7 +99,7 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
     annotations: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
-    said = 0
+    sent_id = 0
     for image_id, (split, scene, rng) in enumerate(_scenes(seed, sizes), start=1):
         name = f"drawn_{image_id:06d}"
         scene.picture.save(pictures / f"{name}.jpg", quality=92)
@@ -110,12 +110,12 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
             area = {"area": thing.area, "iscrowd": 0, "segmentation": _encode(thing.mask)}
             bbox = _xywh(thing.mask)
             annotations.append({"id": ann_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **area})
-            # Not everything in a picture is talked about.
+            # Some things have no expressions.
             if rng.random() < 0.15:
                 continue
             texts = expressions(index, scene.things, rng)
-            sentences = [_sentence(text, said + n, rng) for n, text in enumerate(texts)]
-            said += len(texts)
+            sentences = [_sentence(text, sent_id + n, rng) for n, text in enumerate(texts)]
+            sent_id += len(texts)
             refs.append(
                 {
                     "ref_id": len(refs),
@@ -147,7 +147,7 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
 
 
 def _scenes(seed: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, DrawnScene, np.random.Generator]]:
-    """Split, scene and a source of chance for what is said and detected, in order."""
+    """Split, scene and random generator for expressions and detections, in order."""
     wanted = [(split, n, index) for n, (split, size) in enumerate(sizes.items()) for index in range(size)]
     console = Console(stderr=True)
     for split, n, index in track(

@@ -1,4 +1,4 @@
-"""Scenes of the drawn world: a textured ground with several objects that may hide parts of each other."""
+"""Scenes of the drawn world: a textured background with several objects that may hide parts of each other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bsap.demo.objects import draw_object
 Mask = NDArray[np.bool_]
 
 _SIZES = ((320, 240), (320, 240), (320, 240), (240, 320), (300, 225), (320, 214))
-# Attributes are long-tailed, as they are in text from the web: a few kinds are everywhere, and each kind has its usual
-# colours. The exponents are mild so that the rarest pair still turns up in a training run.
+# Attributes are long-tailed, as they are in text from the web: a few kinds are frequent, and each kind has its usual
+# colours. The exponents are small, so that a training run sees even the rarest pair.
 _CATEGORY_WEIGHTS = np.arange(1, len(CATEGORIES) + 1, dtype=np.float64) ** -0.5
 _COLOUR_WEIGHTS = np.arange(1, len(PALETTE) + 1, dtype=np.float64) ** -0.8
 _PATTERN_WEIGHTS = np.array([0.68, 0.16, 0.09, 0.07])
@@ -25,7 +25,7 @@ _MIN_AREA = 150
 
 
 class World(IntEnum):
-    """The first number of a scene's seed. Worlds share no scene: what is tested was never trained on."""
+    """The first number of a scene's seed. Worlds share no scene, so that no test scene was seen in training."""
 
     TRAINING = 1
     CHECKING = 2
@@ -76,7 +76,7 @@ def _shuffled(weights: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     return shares
 
 
-# Part of the world, not of a scene: which colours are usual for which kind.
+# The usual colours of each kind are the same in all scenes.
 _COLOURS_OF = {category: _shuffled(_COLOUR_WEIGHTS, index) for index, category in enumerate(CATEGORIES)}
 
 
@@ -89,11 +89,12 @@ def _ground(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     if rng.random() < 0.4:
         step = int(rng.integers(12, 32))
         pixels[horizon:, ::step] -= 24
-    clouds = Image.fromarray(rng.integers(0, 256, (7, 9), dtype=np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+    clouds = Image.fromarray(rng.integers(0, 256, (7, 9), dtype=np.uint8))
+    # One axis at a time: which comes first decides the last grey levels, and Pillow's own order is not specified.
+    for size in ((width, clouds.height), (width, height)):
+        clouds = clouds.resize(size, Image.Resampling.BICUBIC)
     pixels += (np.asarray(clouds, np.float32)[..., None] - 128) * rng.uniform(0.05, 0.30)
-    # Grain from one small tile: fresh noise for every pixel would cost more than all the rest.
+    # Grain from one small tile: noise for every pixel would cost more than everything else.
     tile = rng.normal(0, rng.uniform(2, 9), (64, 64)).astype(np.float32)
     pixels += np.tile(tile, (height // 64 + 1, width // 64 + 1))[:height, :width, None]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What is said about the drawn world: expressions for referents, as people write them, and captions for training."""
+"""Sentences about the drawn world: expressions for referents, as people write them, and captions for training."""
 
 from __future__ import annotations
 
@@ -71,18 +71,20 @@ def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
     return options[0] if rng.random() < 0.55 else options[int(rng.integers(len(options)))]
 
 
-def describe(thing: Thing, said: Sequence[str], rng: np.random.Generator, *, nouns: Sequence[str] | None = None) -> str:
-    """A noun phrase that says some of a thing's attributes (``colour``, ``pattern``), in everyday order."""
+def describe(
+    thing: Thing, attributes: Sequence[str], rng: np.random.Generator, *, nouns: Sequence[str] | None = None
+) -> str:
+    """A noun phrase with some of a thing's attributes (``colour``, ``pattern``), in everyday order."""
     words = []
-    if "pattern" in said:
+    if "pattern" in attributes:
         words.append(_pick(PATTERNS[thing.pattern], rng))
-    if "colour" in said:
+    if "colour" in attributes:
         words.append(_pick(COLOURS[thing.colour], rng))
     return " ".join([*words, _pick(nouns or NOUNS[thing.category], rng)])
 
 
-def _same(thing: Thing, other: Thing, said: Sequence[str]) -> bool:
-    return thing.category == other.category and all(getattr(thing, name) == getattr(other, name) for name in said)
+def _same(thing: Thing, other: Thing, attributes: Sequence[str]) -> bool:
+    return thing.category == other.category and all(getattr(thing, name) == getattr(other, name) for name in attributes)
 
 
 def _centre(thing: Thing) -> tuple[float, float]:
@@ -91,7 +93,7 @@ def _centre(thing: Thing) -> tuple[float, float]:
 
 
 def _sides(thing: Thing, rivals: Sequence[Thing]) -> list[str]:
-    """The places that tell a thing from its rivals, by clear margins."""
+    """The places in which a thing stands clearly apart from its rivals."""
     (x, y), others = _centre(thing), [_centre(other) for other in rivals]
     sides = []
     if all(x < other - 20 for other, _ in others):
@@ -107,11 +109,11 @@ def _sides(thing: Thing, rivals: Sequence[Thing]) -> list[str]:
     return sides
 
 
-def _placed(index: int, things: Sequence[Thing], said: Sequence[str], rng: np.random.Generator) -> str:
-    """A phrase that tells a thing from those of the same description by where it stands or how big it is."""
+def _placed(index: int, things: Sequence[Thing], attributes: Sequence[str], rng: np.random.Generator) -> str:
+    """A phrase whose place or size tells a thing from others of the same description."""
     thing = things[index]
-    phrase = describe(thing, said, rng)
-    rivals = [other for at, other in enumerate(things) if at != index and _same(thing, other, said)]
+    phrase = describe(thing, attributes, rng)
+    rivals = [other for at, other in enumerate(things) if at != index and _same(thing, other, attributes)]
     if rng.random() < 0.25:
         if all(thing.area > 1.7 * other.area for other in rivals):
             return f"{_pick(_SIZES['big'], rng)} {phrase}"
@@ -127,12 +129,13 @@ def _placed(index: int, things: Sequence[Thing], said: Sequence[str], rng: np.ra
 def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -> tuple[str, ...]:
     """Two or three different short expressions that mean one thing of a scene and no other.
 
-    What a thing looks like is said first; where it stands is said when looks do not suffice, and now and then besides.
+    Most expressions describe what the thing looks like. Where it stands is added when looks do not tell it from the
+    others, and sometimes when they do.
 
     Args:
         index: which thing is meant.
         things: all things of the scene.
-        rng: chooses among what can be said.
+        rng: chooses among the possible expressions.
 
     Example:
         >>> from bsap.demo.draw import draw_scene
@@ -143,9 +146,9 @@ def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -
     thing = things[index]
     subsets: list[tuple[str, ...]] = [s for n in range(3) for s in combinations(("colour", "pattern"), n)]
     if thing.pattern == "plain":
-        subsets = [said for said in subsets if "pattern" not in said]
-    clear = [said for said in subsets if sum(_same(thing, other, said) for other in things) == 1]
-    ambiguous = [said for said in subsets if said not in clear]
+        subsets = [attributes for attributes in subsets if "pattern" not in attributes]
+    clear = [attributes for attributes in subsets if sum(_same(thing, other, attributes) for other in things) == 1]
+    ambiguous = [attributes for attributes in subsets if attributes not in clear]
     wanted, found = int(rng.integers(2, 4)), dict[str, None]()
     for attempt in range(40):
         if len(found) == wanted:
@@ -154,7 +157,7 @@ def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -
         if by_place:
             text = _placed(index, things, ambiguous[int(rng.integers(len(ambiguous)))], rng)
         else:
-            # People say the least that will do, most of the time.
+            # People mostly use the shortest description that is enough.
             chosen = 0 if rng.random() < 0.6 else int(rng.integers(len(clear)))
             text = describe(thing, clear[chosen], rng)
             if rng.random() < 0.15:
@@ -167,12 +170,12 @@ def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -
 
 def caption(thing: Thing, rng: np.random.Generator) -> str:
     """A training caption for a crop around one thing."""
-    said = [name for name, share in (("colour", 0.75), ("pattern", 0.6)) if rng.random() < share]
+    attributes = [name for name, share in (("colour", 0.75), ("pattern", 0.6)) if rng.random() < share]
     if thing.pattern == "plain" and rng.random() < 0.85:
-        said = [name for name in said if name != "pattern"]
-    phrase = describe(thing, said, rng)
-    if said and rng.random() < 0.08:
-        phrase = describe(thing, said, rng, nouns=ANYTHING)
+        attributes = [name for name in attributes if name != "pattern"]
+    phrase = describe(thing, attributes, rng)
+    if attributes and rng.random() < 0.08:
+        phrase = describe(thing, attributes, rng, nouns=ANYTHING)
     if rng.random() < 0.04:
         phrase = f"{_pick(_SIZES['big' if thing.whole > 2500 else 'small'], rng)} {phrase}"
     return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(phrase)

@@ -1,4 +1,4 @@
-"""Draws the things of the drawn world, one at a time, on a transparent ground."""
+"""Draw the objects of the drawn world, one at a time, on a transparent background."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from bsap.demo.kinds import KINDS, MATERIALS, PATTERNS, Colour, Part
 
-# Shapes are drawn this many times larger and then reduced, which is what smooths their edges.
+# Shapes are drawn this many times larger and then reduced, which smooths their edges.
 _OVERSAMPLE = 2
 
 
@@ -82,7 +82,7 @@ def draw_object(
     turn: float = 0.0,
     flip: bool = False,
 ) -> Image.Image:
-    """Draw one object on a transparent ground.
+    """Draw one object on a transparent background.
 
     Args:
         category: one of :data:`~bsap.demo.kinds.CATEGORIES`.

@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 
 
 def _margin(thing_box: Box, factor: float, size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """The box enlarged by a factor, not quite centred, inside the picture."""
+    """The box enlarged by a factor, not exactly centred, inside the picture."""
     x0, y0, x1, y1 = thing_box
     extra = np.array([(x1 - x0), (y1 - y0)]) * (factor - 1)
     left, top = extra * rng.uniform(0.3, 0.7, 2)
@@ -67,7 +67,7 @@ class _Pairs(Dataset[tuple[Tensor, list[str]]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
         scene = draw_scene(World.TRAINING, self.seed, index)
-        # A stream of its own: drawing and saying do not share random numbers.
+        # A generator of its own: drawing and captions share no random numbers.
         rng = np.random.default_rng((World.TRAINING, self.seed, index, 1))
         pictures, texts = zip(*(draw_pair(scene, self.side, rng) for _ in range(self.pairs)), strict=True)
         return torch.stack(pictures), list(texts)
@@ -83,9 +83,9 @@ class _Checks(Dataset[Check]):
     def __getitem__(self, index: int) -> Check:
         scene = draw_scene(World.CHECKING, self.seed, index)
         rng = np.random.default_rng((World.CHECKING, self.seed, index, 1))
-        said = [(text, at) for at in range(len(scene.things)) for text in expressions(at, scene.things, rng)]
+        pairs = [(text, at) for at in range(len(scene.things)) for text in expressions(at, scene.things, rng)]
         regions = torch.stack([squash(scene.picture, thing.box, self.side) for thing in scene.things])
-        return Check(regions, [f"a photo of {text}" for text, _ in said], torch.tensor([at for _, at in said]))
+        return Check(regions, [f"a photo of {text}" for text, _ in pairs], torch.tensor([at for _, at in pairs]))
 
 
 def _join(items: Sequence[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:

@@ -25,14 +25,14 @@ class Detection(NamedTuple):
 
 
 def detect(scene: DrawnScene, rng: np.random.Generator) -> list[Detection]:
-    """What a mediocre detector would find in a scene, best scores first.
+    """What a detector of medium quality would find in a scene, best scores first.
 
-    Boxes and masks err independently. Small and hidden things are missed more often; some are found twice; one or two
-    regions in a scene are nothing in particular.
+    Boxes and masks have independent errors. Small and hidden things are missed more often, some are found twice, and
+    one or two regions in a scene show no object.
 
     Args:
         scene: the scene.
-        rng: what goes wrong.
+        rng: random generator of the errors.
 
     Example:
         >>> from bsap.demo.draw import draw_scene
@@ -67,7 +67,7 @@ def _bbox(edges: NDArray[np.float64], size: tuple[int, int]) -> tuple[float, flo
 
 
 def _seen(thing: Thing, looseness: float, score: float, rng: np.random.Generator) -> Detection:
-    """A thing found again, its edges off by a share of its size."""
+    """A detected thing, its edges wrong by a share of its size."""
     height, width = thing.mask.shape
     x0, y0, x1, y1 = thing.box
     off = rng.normal(0, looseness, 4) * np.array([x1 - x0, y1 - y0] * 2)
@@ -77,14 +77,16 @@ def _seen(thing: Thing, looseness: float, score: float, rng: np.random.Generator
 
 
 def _ragged(thing: Thing, looseness: float, rng: np.random.Generator) -> Mask:
-    """The thing's mask grown or shrunk, a little displaced, and now and then with a part missing."""
+    """The thing's mask grown or shrunk, slightly moved, and sometimes with a part missing."""
     x0, y0, x1, y1 = (int(edge) for edge in thing.box)
-    # Work in a window: filters over the whole picture would cost more than drawing it.
+    # Only a window: filtering the whole picture would cost more than drawing it.
     left, top = max(0, x0 - _ROOM), max(0, y0 - _ROOM)
     window = np.s_[top : y1 + _ROOM, left : x1 + _ROOM]
     image = Image.fromarray(thing.mask[window].astype(np.uint8) * 255)
     size = int(rng.choice((1, 3, 5)))
-    image = image.filter(ImageFilter.MaxFilter(size) if rng.random() < 0.6 else ImageFilter.MinFilter(size))
+    grown = rng.random() < 0.6
+    if size > 1:  # a filter of size 1 would change nothing, and ends the interpreter with some releases of Pillow
+        image = image.filter(ImageFilter.MaxFilter(size) if grown else ImageFilter.MinFilter(size))
     dx, dy = (round(float(rng.normal(0, looseness / 2)) * extent) for extent in (x1 - x0, y1 - y0))
     moved = image.transform(image.size, Image.Transform.AFFINE, (1, 0, dx, 0, 1, dy))
     mask = np.zeros_like(thing.mask)
@@ -95,7 +97,7 @@ def _ragged(thing: Thing, looseness: float, rng: np.random.Generator) -> Mask:
 
 
 def _false_alarm(size: tuple[int, int], rng: np.random.Generator) -> Detection:
-    """A region of no object in particular."""
+    """A region without an object."""
     width, height = size
     w, h = rng.uniform(20, 110, 2)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)

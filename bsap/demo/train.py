@@ -1,6 +1,6 @@
 """Train the demo's CLIP from scratch: ``python -m bsap.demo.train``, or ``make demo-model``.
 
-The recipe is a number of steps and a seed, never a time limit, so that it gives the same model on a slow day.
+The recipe is a number of steps and a seed, never a time limit, so that a slow machine gives the same model.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ContrastiveModule(L.LightningModule):
 
 
 class ReportLines(Callback):
-    """One line now and then: training runs in log files, where bars would flood."""
+    """Prints a line every few steps: in a log file a progress bar would be a flood of lines."""
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
@@ -183,14 +183,14 @@ def train(
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Train with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="where the model goes (%(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="of weights, scenes and captions (%(default)s)")
     parser.add_argument("--precision", default="32-true", help="the Trainer's precision (%(default)s)")
     options = parser.parse_args()
-    # One thread: another core draws meanwhile, and sums do not depend on how many cores there are.
+    # One thread: another core draws meanwhile, and the sums do not depend on the number of cores.
     torch.set_num_threads(1)
     accuracy = train(options.folder, steps=options.steps, seed=options.seed, trainer={"precision": options.precision})
     print(f"right choices among ground-truth regions: {100 * accuracy:.1f} %")

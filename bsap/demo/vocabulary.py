@@ -15,7 +15,7 @@ MODEL_FOLDER = Path(__file__).parent / "model"
 
 
 def unseen_words(texts: Iterable[str], folder: Path = MODEL_FOLDER) -> list[str]:
-    """The words of some texts that training never showed to the model; to it they all are the same noise.
+    """The words of some texts that the model never saw in training; it cannot tell them from each other.
 
     Args:
         texts: expressions or prompts.

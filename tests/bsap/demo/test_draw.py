@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import bsap.demo.draw as world
 from bsap.demo.draw import World, draw_scene
@@ -83,3 +84,15 @@ def test_attributes_are_long_tailed_yet_nothing_is_missing() -> None:
     assert patterns["plain"] > 0.5 * len(things)
     people = Counter(thing.colour for thing in things if thing.category == "person").most_common()
     assert people[0][1] > 3 * people[-1][1]
+
+
+def test_the_order_in_which_pillow_resizes_axes_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow may take either axis first, and releases differ."""
+    seeds = [(8, index) for index in range(6)]
+    before, resize = [digest(*seed) for seed in seeds], Image.Image.resize
+
+    def columns_first(self: Image.Image, size: tuple[int, int], *options: object) -> Image.Image:
+        return resize(resize(self, (self.width, size[1]), *options), size, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", columns_first)
+    assert [digest(*seed) for seed in seeds] == before

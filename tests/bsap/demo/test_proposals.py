@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from PIL import ImageFilter
 
 from bsap.demo.draw import DrawnScene, draw_scene
 from bsap.demo.proposals import Detection, detect
@@ -71,3 +73,19 @@ def test_masks_are_ragged_but_mostly_right() -> None:
 def test_the_same_chance_finds_the_same() -> None:
     again = detect(SCENES[3], np.random.default_rng(3))
     assert [(item.bbox, item.score) for item in again] == [(item.bbox, item.score) for item in FOUND[3]]
+
+
+def test_no_filter_of_size_1_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow 12.3 divides by zero there and ends the interpreter."""
+    sizes = []
+    for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter):
+
+        def start(self: ImageFilter.RankFilter, size: int = 3, start: object = kind.__init__) -> None:
+            sizes.append(size)
+            start(self, size)  # type: ignore[operator]
+
+        monkeypatch.setattr(kind, "__init__", start)
+    again = [detect(scene, np.random.default_rng(index)) for index, scene in enumerate(SCENES)]
+    assert set(sizes) == {3, 5}
+    for one, other in zip(FOUND, again, strict=True):
+        assert [item[:2] for item in one] == [item[:2] for item in other]
