@@ -32,8 +32,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/explain.json")
     options = parser.parse_args(argv[1:])
 
+    from bsap.learning.context import FrozenTower
     from bsap.learning.explain import explain, learned_file, rows_of
-    from bsap.learning.prompts import FrozenTower
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.prompts.banks import check_learned_bank, load_bank
     from bsap.prompts.learned import learned_scorer, warn_of_other_use

@@ -14,7 +14,7 @@ from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
 from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
-from bsap.learning.folder import LearningFolder
+from bsap.learning.run_folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
 from bsap.runs.processes import together
 

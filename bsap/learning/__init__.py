@@ -1,10 +1,10 @@
 """Learned prompts: the auxiliary bank is trained, with pictures or with text alone."""
 
-from bsap.learning.data import LearningDataModule
+from bsap.learning.context import PromptConfig
+from bsap.learning.datamodule import LearningDataModule
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.module import PromptLearner
-from bsap.learning.prompts import PromptConfig
-from bsap.learning.texts import TextConfig
+from bsap.learning.pseudo_scenes import TextConfig
 
 __all__ = [
     "FrozenTexts",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bsap.errors import ConfigError
-from bsap.learning.prompts import FrozenTower
+from bsap.learning.context import FrozenTower
 from bsap.prompts.banks import LEARNED, Bank
 from bsap.scoring import BSAP, CLIP, Scorer, Similarities
 from bsap.scoring.functional import clip_logits

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ConfigError
-from bsap.learning.prompts import FrozenTower, LearnedPrompts
+from bsap.learning.context import FrozenTower, LearnedPrompts
 from bsap.scoring import Scorer, make_scorer
 from bsap.scoring.registry import ScorerSpec
 

@@ -16,12 +16,12 @@ from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.features.ensemble import Ensemble
 from bsap.learning.batch import LearningBatch
 from bsap.learning.checks import check_number, finite
+from bsap.learning.context import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
+from bsap.learning.examples import Material, RegionSource
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.loss import multi_positive_loss
-from bsap.learning.material import Material, RegionSource
-from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
+from bsap.learning.pseudo_scenes import TextConfig
 from bsap.learning.shell import store_command
-from bsap.learning.texts import TextConfig
 from bsap.metrics import RECAccuracy
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
@@ -158,7 +158,7 @@ class PromptLearner(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Early stopping and the best checkpoint; the run folder's writer."""
-        from bsap.learning.folder import LearningFolder, checkpoints
+        from bsap.learning.run_folder import LearningFolder, checkpoints
 
         callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
         return callbacks if self.run is None else [*callbacks, LearningFolder(self.run), *checkpoints(MONITOR)]

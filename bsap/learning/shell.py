@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bsap.datamodules import ProposalConfig
-from bsap.learning.data import LearningDataModule
+from bsap.learning.datamodule import LearningDataModule
 from bsap.prompts.learned import learned_scorer
 
 TEST_SPLIT = "TEST_SPLIT"

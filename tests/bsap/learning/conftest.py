@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bsap.learning.prompts import FrozenTower
+from bsap.learning.context import FrozenTower
 from bsap.models.encoder import Encoder
 
 

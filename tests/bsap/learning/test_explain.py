@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from bsap.cli import main
+from bsap.learning.context import FrozenTower
 from bsap.learning.explain import explained_away, nearest_words
-from bsap.learning.prompts import FrozenTower
 from bsap.models.encoder import Encoder
 from bsap.scoring import BSAP, Similarities
 

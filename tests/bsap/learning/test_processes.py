@@ -17,7 +17,7 @@ from bsap.cli import main
 HASH = """
 import hashlib
 from pathlib import Path
-from bsap.learning.folder import LearningFolder
+from bsap.learning.run_folder import LearningFolder
 end = LearningFolder.on_fit_end
 def on_fit_end(self, trainer, module):
     module.learner.prompts.context.data += 1.0 + trainer.global_rank  # as if later epochs had made it worse

@@ -14,10 +14,10 @@ from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
 from bsap.learning.batch import Example, LearningBatch, scene_example
-from bsap.learning.data import LearningDataModule
+from bsap.learning.datamodule import LearningDataModule
 from bsap.learning.projector import gap_projector
+from bsap.learning.pseudo_scenes import PseudoScenes, TextConfig, TextScene, check_lengths
 from bsap.learning.regions import encode_regions, stored_regions
-from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths
 from bsap.models.encoder import Encoder
 
 

@@ -17,7 +17,7 @@ from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError
-from bsap.learning.texts import TextScene, read_texts, text_scenes
+from bsap.learning.pseudo_scenes import TextScene, read_texts, text_scenes
 from bsap.runs.settings import digest
 
 Item = Scene | TextScene

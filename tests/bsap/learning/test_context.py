@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bsap.errors import ConfigError, ModelError
-from bsap.learning.prompts import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
+from bsap.learning.context import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
 from bsap.models.encoder import Encoder
 from bsap.prompts.banks import load_bank
 from bsap.prompts.templates import Templates

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsap.errors import ConfigError, DataError
-from bsap.learning.texts import PseudoScenes, TextConfig, TextScene, check_lengths, drop_words, read_texts
+from bsap.learning.pseudo_scenes import PseudoScenes, TextConfig, TextScene, check_lengths, drop_words, read_texts
 from bsap.prompts.banks import normalise_text
 
 WORDS = st.sampled_from(["red cup", "cup", "the red cup", "blue bird", "bird", "left dog", "Red  cup"])
