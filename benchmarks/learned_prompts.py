@@ -40,7 +40,7 @@ from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextC
 from bsap.learning.regions import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.prompts.banks import list_banks, load_bank
-from bsap.runs.folder import RunConfig
+from bsap.runs.settings import RunConfig
 from bsap.scoring import make_scorer
 from bsap.sweep.stored_split import StoredSplit
 from bsap.views import make_view

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from bsap.demo.dataset import make_demo_root
-from bsap.runs.records import read_records
+from bsap.runs.records import read_predictions
 
 COMPARED = ("metrics", "counts", "breakdown", "complete", "partial", "protocol", "models")
 
@@ -51,7 +51,7 @@ def evaluate(root: Path, runs: Path, processes: int) -> tuple[float, dict[str, A
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - start
     results = json.loads((runs / str(processes) / "results.json").read_text(encoding="utf-8"))
-    return seconds, results, read_records(runs / str(processes) / "predictions.jsonl")
+    return seconds, results, read_predictions(runs / str(processes) / "predictions.jsonl")
 
 
 def compare(records: list[dict[str, Any]], first: list[dict[str, Any]]) -> tuple[int, float]:

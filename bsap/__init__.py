@@ -24,7 +24,7 @@ _HOME = {
     "RECAccuracy": "bsap.metrics",
     "RISScores": "bsap.metrics",
     "RefCOCODataModule": "bsap.datamodules",
-    "RunConfig": "bsap.runs.folder",
+    "RunConfig": "bsap.runs.settings",
     "Similarities": "bsap.scoring",
     "Templates": "bsap.prompts.templates",
 }
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.module import BSAPModule
     from bsap.prompts.templates import Templates
-    from bsap.runs.folder import RunConfig
+    from bsap.runs.settings import RunConfig
     from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
 
 

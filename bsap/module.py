@@ -21,13 +21,13 @@ from bsap.models.precision import check_precision
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
-from bsap.runs.folder import RunConfig, RunFolder
+from bsap.runs.callback import RunCallback
 from bsap.runs.make_record import make_record
 from bsap.runs.overlaps import referent_ious
-from bsap.runs.processes import one_of_each_node_first
-from bsap.runs.records import Record, Task
+from bsap.runs.processes import local_rank_zero_first
+from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
-from bsap.runs.settings import plain
+from bsap.runs.settings import RunConfig, plain
 from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view
 
@@ -145,7 +145,7 @@ class BSAPModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The run folder's writer, so that plain Python leaves the same files as the command line."""
-        return [] if self.run is None else [RunFolder(self.run)]
+        return [] if self.run is None else [RunCallback(self.run)]
 
     def configure_model(self) -> None:
         """Load the encoders; called once in every process, on each node first in one of them."""
@@ -157,7 +157,7 @@ class BSAPModule(LightningModule):
         def load() -> list[Encoder]:
             return [Encoder(config) for config in self.encoder_configs]
 
-        self.encoders = nn.ModuleList(one_of_each_node_first(self._trainer, load))
+        self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, load))
 
     def _connect(self) -> None:
         """Make the ensemble, for each Trainer again: its precision and its data may be others."""

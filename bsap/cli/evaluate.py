@@ -13,9 +13,9 @@ from bsap.datamodules import PictureDataModule, RefCOCODataModule
 from bsap.errors import ConfigError
 from bsap.module import BSAPModule
 from bsap.reports.terminal import print_choices, print_results
-from bsap.runs.folder import RunFolder
-from bsap.runs.processes import together
-from bsap.runs.signals import leaving_at_once
+from bsap.runs.callback import RunCallback
+from bsap.runs.processes import distributed_errors
+from bsap.runs.signals import exit_on_signal
 
 HELP = {
     "test": "Evaluate scorers on a split and write a run folder. The same command continues a run that was cut off.",
@@ -29,7 +29,7 @@ USAGE = {
 
 def run(argv: list[str]) -> int:
     """Run ``bsap test ...`` or ``bsap predict ...``."""
-    with leaving_at_once(), together():
+    with exit_on_signal(), distributed_errors():
         try:
             return _run(argv)
         except MisconfigurationException as error:  # devices that are not there, for example
@@ -62,5 +62,5 @@ def _run(argv: list[str]) -> int:
 
 def run_folder(trainer: Trainer) -> Path | None:
     """Where a trainer's last test wrote its results."""
-    writers = [callback for callback in trainer.callbacks if isinstance(callback, RunFolder)]  # type: ignore[attr-defined]
-    return writers[0].folder if writers else None
+    found = [callback.folder for callback in trainer.callbacks if isinstance(callback, RunCallback)]  # type: ignore[attr-defined]
+    return found[0].path if found and found[0] is not None else None

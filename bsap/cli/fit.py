@@ -16,7 +16,7 @@ from bsap.errors import ConfigError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.run_folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
-from bsap.runs.processes import together
+from bsap.runs.processes import distributed_errors
 
 HELP = (
     "Learn auxiliary prompts for a frozen model from stored region features, or from text alone (--data.text_only, "
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
         trainer=("accelerator", "devices", "num_nodes", "precision", "max_epochs"),
         trainer_defaults={"max_epochs": 40, "num_sanity_val_steps": 0},
     )
-    with together():
+    with distributed_errors():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint(cli.config["ckpt_path"], cli.model))
     if cli.trainer.is_global_zero:
         report(cli.trainer, cli.model, cli.datamodule)

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from bsap.cli.progress import LineProgress
 from bsap.errors import unknown
-from bsap.runs.folder import RunConfig
+from bsap.runs.settings import RunConfig
 
 HELP = {
     "print_config": "print all settings, to be saved, changed and given back by -c; =skip_default prints fewer",

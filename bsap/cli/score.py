@@ -14,9 +14,9 @@ from rich.table import Table
 from bsap.reports.terminal import TASKS, percent, results_table
 from bsap.runs.buckets import FIELDS
 from bsap.runs.saved import read_run
+from bsap.runs.schema import Metrics, Results
 
 if TYPE_CHECKING:
-    from bsap.runs.recompute import Metrics
     from bsap.runs.rescore import Rescored
 
 DIFFERENT = 1
@@ -72,7 +72,7 @@ def _hit(scored: Rescored) -> str:
     return "IoU > 0.5" if scored.strict else "IoU >= 0.5"
 
 
-def _print(scored: Rescored, results: dict[str, Any] | None) -> None:
+def _print(scored: Rescored, results: Results | None) -> None:
     console = Console()
     title = f"{scored.folder}" + (f", a hit is {_hit(scored)}" if "rec" in scored.metrics else "")
     console.print(results_table(scored.metrics, title=title))

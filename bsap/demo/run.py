@@ -25,8 +25,9 @@ from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
 from bsap.prompts.banks import load_bank
 from bsap.reports.scene_picture import contact_sheet, draw_scene
-from bsap.runs.folder import RunConfig
-from bsap.runs.records import Record, Task, read_records
+from bsap.runs.records import read_predictions
+from bsap.runs.schema import Record, Task
+from bsap.runs.settings import RunConfig
 
 BANKS = ("coco_categories", "colours", "generic")
 SCORERS = ("clip", "bsap", "bsap_h")
@@ -73,7 +74,7 @@ def evaluate(root: Path, proposals: str, bank: str, *, runs: Path, limit: int | 
     trainer.test(model, data, verbose=False)
     folder = runs / name
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return Run(proposals, bank, folder, results, read_records(folder / "predictions.jsonl"), data)
+    return Run(proposals, bank, folder, results, read_predictions(folder / "predictions.jsonl"), data)
 
 
 def gain(run: Run, scorer: str) -> Interval | None:
@@ -141,7 +142,7 @@ def disagreements(run: Run, root: Path, *, count: int = 9) -> Image.Image | None
                     picture,
                     boxes=scene.proposals.boxes,
                     referent=record["referent"]["boxes"],
-                    choices={name: row["region"] for name, row in rows.items()},
+                    choices={name: row["region"] for name, row in rows.items() if row["region"] is not None},
                     hits={name: row["box_iou"] >= 0.5 for name, row in rows.items()},
                     title=record["text"],
                 )

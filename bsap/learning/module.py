@@ -27,10 +27,9 @@ from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
 from bsap.module import OPENAI
 from bsap.prompts.templates import Templates
-from bsap.runs.folder import RunConfig
-from bsap.runs.processes import one_of_each_node_first
+from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.results import versions
-from bsap.runs.settings import plain
+from bsap.runs.settings import RunConfig, plain
 from bsap.scoring import Similarities
 from bsap.views import View, make_view
 
@@ -182,7 +181,7 @@ class PromptLearner(LightningModule):
         self.ensemble.flush()
 
     def _load(self, precision: str) -> None:
-        encoder = one_of_each_node_first(self._trainer, lambda: Encoder(self.config))
+        encoder = local_rank_zero_first(self._trainer, lambda: Encoder(self.config))
         self._frozen = [encoder.to(self.device)]
         self.ensemble = Ensemble(
             [encoder],

@@ -15,11 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from bsap.errors import ConfigError, DataError
 from bsap.learning.files import write_bank
-from bsap.runs.folder import RunConfig
 from bsap.runs.identity import resolved_settings
 from bsap.runs.parts import write_atomic
-from bsap.runs.processes import on_first_rank
-from bsap.runs.settings import differences, digest, plain
+from bsap.runs.processes import on_rank_zero
+from bsap.runs.settings import RunConfig, differences, digest, plain
 
 if TYPE_CHECKING:
     from bsap.learning.module import PromptLearner
@@ -87,7 +86,7 @@ class LearningFolder(Callback):
         """Prepare the folder, once it is known whether training resumes; start the clock."""
         folder = self.folder
         assert folder is not None
-        on_first_rank(trainer, lambda: self._prepare(folder, resumed=trainer.ckpt_path is not None))
+        on_rank_zero(trainer, lambda: self._prepare(folder, resumed=trainer.ckpt_path is not None))
         self._started = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,11 +107,11 @@ class LearningFolder(Callback):
         """Load the best epoch on every process, and write its bank."""
         seconds = time.perf_counter() - self._started
         best: dict[str, Any] = {}
-        on_first_rank(trainer, lambda: best.update(self._best(trainer)))
+        on_rank_zero(trainer, lambda: best.update(self._best(trainer)))
         # Sent and not read again: whatever uses the module next is the same on every process.
         if best := trainer.strategy.broadcast(best, src=0):
             pl_module.load_state_dict(best)
-        on_first_rank(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
+        on_rank_zero(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
 
     def _best(self, trainer: Trainer) -> dict[str, Any]:
         """The weights of the best epoch, none where no checkpoint was kept."""
@@ -153,7 +152,7 @@ class LearningFolder(Callback):
 
 
 def _settings(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    settings = resolved_settings(trainer, module)
+    settings = resolved_settings(trainer, module.settings)  # type: ignore[arg-type]
     settings["trainer"] |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
     return dict(plain(settings))
 

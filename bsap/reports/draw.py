@@ -17,9 +17,8 @@ from bsap.metrics.functional import best_overlap, box_iou_pairs
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
 from bsap.reports.scene_picture import _REFERENT, choice_colour, contact_sheet, draw_scene
 from bsap.reports.shown_run import ShownRun, key_of
-from bsap.runs.records import Record
+from bsap.runs.schema import Record
 from bsap.views import VIEWS, View, make_view
-from bsap.views.kernels import Interpolation
 
 _INSIDE = {
     "global_local": (
@@ -46,7 +45,7 @@ class Look:
     view: View
     size: tuple[int, int]
     fill: tuple[float, float, float]
-    interpolation: Interpolation
+    interpolation: str
 
 
 def looks_of(run: ShownRun) -> list[Look]:
@@ -183,11 +182,12 @@ def _scored(name: str, row: Mapping[str, Any]) -> str:
 def _notes(run: ShownRun, record: Record, looks: Sequence[Look]) -> list[str]:
     query = run.model["templates"]["query"]
     queries = dict.fromkeys((look.view.template or query).format(record["text"]) for look in looks)
-    bank = run.results["protocol"].get("bank") or {}
+    info = run.results["protocol"]["bank"]
+    bank = info["name"] if info else "none"
     phrases = (run.model.get("phrases") or {}).get("weight")
     cut = " (cut at the context length)" if record.get("text_cut") else ""
     return [
-        f"{record['id']}   {record['picture']}   {record['n_regions']} proposals   bank: {bank.get('name', 'none')}",
+        f"{record['id']}   {record['picture']}   {record['n_regions']} proposals   bank: {bank}",
         "text as encoded: " + " | ".join(queries) + cut + (f", and its noun phrase by {phrases:g}" if phrases else ""),
     ]
 

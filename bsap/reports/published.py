@@ -59,9 +59,8 @@ def published_rows(runs: Sequence[SavedRun], methods: Sequence[Published] | None
     by_split: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         protocol = run.finished()["protocol"]
-        names = [protocol[key] for key in ("dataset", "split_by", "split")]
-        if None not in names:
-            by_split.setdefault("/".join(names), []).append(run.finished())
+        split = "/".join((protocol["dataset"], protocol["split_by"], protocol["split"]))
+        by_split.setdefault(split, []).append(run.finished())
     return [
         _row(method, split, [results for results in group if method.task in results["metrics"]])
         for split, group in by_split.items()

@@ -119,7 +119,8 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
     try:
         tables: Mapping[str, Mapping[str, Mapping[str, float]]] = results["metrics"]
         facts = {key: fact for key, make in SETTINGS.items() if (fact := make(results)) is not None}
-        used_by = (results["protocol"]["bank"] or {}).get("used_by")
+        bank = results["protocol"]["bank"]
+        used_by = None if bank is None else bank["used_by"]
         rows = []
         for scorer in dict.fromkeys(scorer for table in tables.values() for scorer in table):
             values = {task: table[scorer] for task, table in tables.items()}

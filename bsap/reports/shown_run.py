@@ -12,8 +12,9 @@ from typing import Any
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.runs.records import Record, read_records
+from bsap.runs.records import read_predictions
 from bsap.runs.saved import read_run, unfinished
+from bsap.runs.schema import Record
 
 
 class ShownRun:
@@ -39,7 +40,7 @@ class ShownRun:
         self.folder, self.results = folder, run.finished()
         if not (folder / "predictions.jsonl").exists():
             raise unfinished(folder, "predictions.jsonl")
-        self.records = read_records(folder / "predictions.jsonl")
+        self.records = read_predictions(folder / "predictions.jsonl")
         self.model: Mapping[str, Any] = run.settings["model"]
         self.tasks: list[str] = list(self.model["tasks"])
         moved = {"root": root, "images": images}

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from bsap.runs.recompute import Metrics
-    from bsap.runs.records import Record
+    from bsap.runs.schema import Metrics, Record
 
 TASKS = {"rec": "REC", "ris": "RIS"}
 COUNTS = ("n", "missing")
@@ -88,9 +87,8 @@ def print_choices(records: Sequence[Record]) -> None:
     for column in ("expression", "scorer", "region", "score", "box (xyxy)"):
         table.add_column(column, justify="right" if column in ("region", "score") else "left")
     for record in records:
-        rows: Mapping[str, dict[str, object]] = record["scorers"]
-        for number, (scorer, row) in enumerate(rows.items()):
-            box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])  # type: ignore[attr-defined]
+        for number, (scorer, row) in enumerate(record["scorers"].items()):
+            box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])
             score = "" if row["score"] is None else f"{row['score']:.4f}"
             table.add_row("" if number else record["text"], scorer, str(row["region"]), score, box)
     Console().print(table)

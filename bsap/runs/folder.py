@@ -1,403 +1,235 @@
 """The run folder: what ran, what every expression became, and the result, on disk as soon as it is known.
 
-``runs/<name>/`` holds ``config.yaml``, ``predictions.jsonl`` and ``results.json``; while a run is under way its records
-lie in ``parts/``, one file per process and attempt, so that a killed run continues where it was.
+``runs/<name>/`` holds ``config.yaml``, ``origin.json``, ``predictions.jsonl`` and ``results.json``; while a run is
+under way its records are in ``parts/``, one file per process and attempt, so that a killed run continues where it was.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bsap.datamodules.base import SceneDataModule, scene_data
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.runs.buckets import check_fields
-from bsap.runs.identity import identity, origin, resolved_settings
-from bsap.runs.parts import (
-    LOCK,
-    FolderLock,
-    PartFile,
-    next_attempt,
-    note_attempt,
-    read_attempts,
-    read_parts,
-    write_atomic,
-)
-from bsap.runs.processes import Meeting, Outcome, all_or_none, on_first_rank, take_children
-from bsap.runs.recompute import breakdowns, recompute
-from bsap.runs.records import Record, dump_records
-from bsap.runs.results import made_by, make_results
-from bsap.runs.settings import differences, digest
-from bsap.runs.signals import Stopped, StopSignals
+from bsap.runs.json_types import parse_json
+from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, note_attempt, read_parts, write_atomic
+from bsap.runs.records import dump_record, read_predictions
+from bsap.runs.saved import read_config, read_run
+from bsap.runs.schema import MadeBy, Record, Results, RunSettings
+from bsap.runs.settings import RunConfig, differences, identity
 
-if TYPE_CHECKING:
-    from bsap.module import BSAPModule
+RESTART = "To start again from nothing, add `--run.overwrite true`."
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Where a run is written.
+class RunFolder:
+    """Writes one run folder, continues an unfinished run, and refuses to mix two different runs.
 
-    Attributes:
-        root: the folder of all runs.
-        name: the run's own folder; by default a digest of the resolved configuration, never a clock.
-        overwrite: start anew where the folder already holds a run; otherwise the run is continued. A job that SLURM
-            requeues continues all the same: it has started anew once.
-        breakdown: fields by which results are also broken down: ``category``, ``words``, ``distractors``.
-        timeout: minutes that a process which has done its share waits for the others.
-    """
-
-    root: str = "runs"
-    name: str | None = None
-    overwrite: bool = False
-    breakdown: list[str] = field(default_factory=list)
-    timeout: float = 60.0
-
-
-class RunFolder(Callback):
-    """Writes the run folder of a test run, continues a killed one, and refuses one that ran something else.
-
-    SIGTERM and SIGUSR1 end a run in good order: all processes finish their batch, and exit with status 75.
+    Of several processes the first one calls :meth:`prepare` and :meth:`finish`; all of them write records.
 
     Args:
         config: where to write.
+        settings: the resolved settings of the run.
+
+    Attributes:
+        path: the folder.
+        attempt: the number of this attempt at the run; after :meth:`prepare`, the same on all processes.
 
     Raises:
-        ConfigError: if the folder holds a run with other settings, or cannot be written.
-        DataError: if at the end an expression was not seen, or seen twice.
+        ConfigError: if ``config.name`` would leave the folder of all runs.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.folder: Path | None = None
-        self._signals = StopSignals()
-        self._meeting: Meeting | None = None
+    def __init__(self, config: RunConfig, settings: RunSettings) -> None:
+        self.config, self.settings = config, settings
+        self.path = config.folder(identity(settings))
+        self.attempt = 0
         self._lock: FolderLock | None = None
         self._part: PartFile | None = None
-        self._settings: dict[str, Any] = {}
-        self._started = 0.0
-        self._resumed = 0
-        self._attempt = 0
+        self._found = Parts({}, 0, [])
 
-    # --- start ------------------------------------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Make the folder, lock it, and read what an earlier attempt left.
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prepare the folder and tell the data module what is already done."""
-        if stage != "test":
-            return
-        check_fields(self.config.breakdown)
-        _check_launcher(trainer)
-        children = take_children(trainer)
-        self._signals = StopSignals()
-        self._signals.catch()
-        _no_requeue(trainer)
-        self._settings = resolved_settings(trainer, pl_module)
-        self.folder = folder = Path(self.config.root) / (self.config.name or digest(identity(self._settings)))
-        done: dict[str, Record] = {}
-
-        def prepare() -> None:
-            _refuse_stray_checkpoints(Path(trainer.default_root_dir))
-            self._prepare(folder)
-            done.update(self._finished(scene_data(trainer)))
-
-        on_first_rank(trainer, prepare)
-        # Only the first process reads what is done: on a network's disk another node may see older files.
-        finished, self._attempt = trainer.strategy.broadcast((sorted(done), self._attempt), src=0)
-        self._resumed = len(finished)
-        scene_data(trainer).skip(finished)
-        pl_module.metrics.reset()  # type: ignore[operator, union-attr]
-        if done:
-            pl_module.metrics.update(list(done.values()))  # type: ignore[operator, union-attr]
-        failure = None
-        try:
-            self._part = PartFile(folder / "parts", self._attempt, trainer.global_rank)
-        except ConfigError as error:
-            failure = error
-        all_or_none(trainer, failure)
-        note = folder / "parts" / f"{self._attempt}.stop"
-        self._meeting = Meeting(note, self._signals, children, timeout=timedelta(minutes=self.config.timeout))
-
-    def _prepare(self, folder: Path) -> None:
-        config = folder / "config.yaml"
-        # What a start leaves behind that came no further, on a full disk for example, is no stranger's.
-        strange = [p for p in folder.iterdir() if not _own(p.name)] if folder.is_dir() else folder.exists()
-        if strange and not config.exists():
+        Raises:
+            ConfigError: if the folder cannot be written, is in use, or holds something else or a run with other
+                settings.
+            DataError: if the predictions of a finished run were changed or are damaged.
+        """
+        config = self.path / "config.yaml"
+        # A start that came no further, on a full disk for example, leaves only files of ours.
+        foreign = [p for p in self.path.iterdir() if not _ours(p.name)] if self.path.is_dir() else self.path.exists()
+        if foreign and not config.exists():
             raise ConfigError(
-                f"{folder} exists and is not a run folder (it has no config.yaml). Choose another `--run.name`."
+                f"{self.path} exists and is not a run folder (it has no config.yaml). Choose another `--run.name`."
             )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(folder)
-            (folder / "parts").mkdir(exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)
+            (self.path / "parts").mkdir(exist_ok=True)
             if self.config.overwrite and not _requeued():
-                # The configuration stays until it is replaced: without one, nobody could tell what folder this is.
-                for old in ("results.json", "predictions.jsonl", "origin.json"):
-                    (folder / old).unlink(missing_ok=True)
-                for part in (folder / "parts").iterdir():
-                    part.unlink()
-            self._attempt = next_attempt(folder)
+                self._remove_old()
+            self.attempt = next_attempt(self.path)
         except OSError as error:
-            raise ConfigError(f"Cannot write the run folder {folder}: {error}. Choose another `--run.root`.") from error
+            raise ConfigError(
+                f"Cannot write the run folder {self.path}: {error}. Choose another `--run.root`."
+            ) from error
+        self._found = self._read()
         # A run that failed before its first record has nothing that other settings could spoil.
-        if config.exists() and any(True for _ in read_parts(folder)):
-            lines = differences(identity(_read(config, yaml.safe_load)), identity(self._settings))
-            if lines:
+        if self._found.records and config.exists():
+            self._refuse("with other settings", identity(_old(read_config, config)), identity(self.settings))
+        text = yaml.safe_dump(self.settings | {"run": asdict(self.config)}, sort_keys=False)
+        write_atomic(config, text)
+
+    def _remove_old(self) -> None:
+        """Remove an earlier run. Its configuration stays until it is replaced: it marks the folder as ours."""
+        for part in (self.path / "parts").iterdir():
+            part.unlink()
+        for name in ("results.json", "predictions.jsonl", "origin.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _read(self) -> Parts:
+        """Records of a finished run and of unfinished attempts."""
+        parts = read_parts(self.path)
+        records: dict[str, Record] = {}
+        # Without results the predictions were not finished: their records are still in parts.
+        if (self.path / "results.json").exists() and (self.path / "predictions.jsonl").exists():
+            read_run(self.path).finished()
+            records = {record["id"]: record for record in read_predictions(self.path / "predictions.jsonl")}
+        return Parts(records | parts.records, parts.damaged, parts.attempts)
+
+    @property
+    def damaged(self) -> int:
+        """How many lines of an earlier attempt have a wrong checksum: their expressions are computed again."""
+        return self._found.damaged
+
+    def finished(self, scenes: Iterable[Sequence[str]]) -> list[Record]:
+        """The records of earlier attempts, of the scenes of which every expression has one.
+
+        Args:
+            scenes: the ids of each scene's expressions.
+        """
+        records = self._found.records
+        return [records[key] for keys in scenes if all(key in records for key in keys) for key in keys]
+
+    def check_origin(self, found: dict[str, Any], *, resumed: bool) -> None:
+        """Refuse to continue with other data or weights under the same settings, and write down those of this attempt.
+
+        Args:
+            found: digests of data, weights and bank.
+            resumed: whether records of an earlier attempt are kept.
+
+        Raises:
+            ConfigError: if they differ from those of the earlier attempt, or if nothing says what those were.
+        """
+        path = self.path / "origin.json"
+        if resumed:
+            if not path.exists():
                 raise ConfigError(
-                    f"{folder} holds a run with other settings:\n  "
-                    + "\n  ".join(lines)
-                    + "\nChoose another `--run.name`, or start anew with `--run.overwrite true`."
+                    f"{path} is missing: it says which data and weights the records in this folder come from, so that "
+                    f"the run cannot be continued without it. Restore the file. {RESTART}"
                 )
-        write_atomic(config, yaml.safe_dump(self._settings | {"run": asdict(self.config)}, sort_keys=False))
-
-    def _finished(self, data: SceneDataModule) -> dict[str, Record]:
-        """Records of an earlier attempt, of scenes that were finished whole."""
-        assert self.folder is not None
-        records = {record["id"]: record for record in read_parts(self.folder)}
-        ids = [[expression.id for expression in scene.expressions] for scene in data.scenes]
-        return {key: records[key] for keys in ids if all(key in records for key in keys) for key in keys}
-
-    # --- on the way -------------------------------------------------------------------------------------------------
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to continue a run of other data or weights, or with processes that read others; start the clock."""
-        self._signals.catch()  # Lightning sets handlers of its own between setup and here
-        if self.folder is not None:
-            folder = self.folder
-            found = origin(trainer, pl_module)  # type: ignore[arg-type]
-
-            def check() -> None:
-                self._check_origin(found)
-                note_attempt(folder, self._attempt, made_by(trainer, pl_module))  # type: ignore[arg-type]
-
-            on_first_rank(trainer, check)
-            first = trainer.strategy.broadcast(found, src=0)
-            lines = differences(first, found)
-            all_or_none(
-                trainer,
-                DataError(
-                    f"Rank {trainer.global_rank} read other data or weights than the first process:\n  "
-                    + "\n  ".join(lines)
-                    + "\nAll nodes must see the same files."
-                )
-                if lines
-                else None,
-            )
-        if self._meeting is not None:
-            self._meeting.open = True
-        self._started = time.perf_counter()
-
-    def _check_origin(self, found: dict[str, Any]) -> None:
-        """The same settings may name files that are not the same any more: their digests tell."""
-        assert self.folder is not None
-        path = self.folder / "origin.json"
-        if path.exists() and self._resumed:
-            lines = differences(_read(path, json.loads), found)
-            if lines:
-                raise ConfigError(
-                    f"{self.folder} holds a run of other data or weights under the same settings:\n  "
-                    + "\n  ".join(lines)
-                    + "\nStart anew with `--run.overwrite true`."
-                )
+            self._refuse("of other data or weights under the same settings", _old(_read_json, path), found)
         write_atomic(path, json.dumps(found, indent=2) + "\n")
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Put the batch's records on disk at once, and stop here if that is wished."""
-        if self._part is None or self._meeting is None:
-            return
-        self._part.write(dump_records(outputs["records"]))
-        self._meeting.check_family(trainer)
-        if self._meeting.called():
-            self._leave(trainer, self._meeting.meet(Outcome.STOPPED, self._meeting.reason()))
+    def _refuse(self, what: str, old: Any, new: Any) -> None:
+        if lines := differences(old, new):
+            raise ConfigError(
+                f"{self.path} holds a run {what}:\n  "
+                + "\n  ".join(lines)
+                + f"\nChoose another `--run.name`. {RESTART}"
+            )
 
-    def _leave(self, trainer: Trainer, outcome: Outcome) -> None:
-        """End this process early, as all others do.
+    def open_part(self, rank: int) -> None:
+        """Open the file that this process writes its records to.
 
         Raises:
-            Stopped: on all processes, if the run was asked to stop.
-            BSAPError: on the first process, if another one failed; that one tells what happened.
+            ConfigError: if it cannot be written.
         """
-        assert self._meeting is not None
-        assert self.folder is not None
-        self._close()
-        if outcome is Outcome.STOPPED:
-            self._meeting.wait_for_children()
-        if outcome is Outcome.FAILED:
-            if trainer.is_global_zero:
-                raise BSAPError(
-                    f"Another process failed: {self._meeting.reason()} Finished scenes are kept in {self.folder}."
-                )
-            raise SystemExit(2)
-        if trainer.is_global_zero:
-            done = len({record["id"] for record in read_parts(self.folder)})
-            print(
-                f"bsap: stopped by {self._meeting.reason()}; {done} expressions are done. Run the same command again"
-                f"{', without --run.overwrite,' if self.config.overwrite else ''} to continue.",
-                file=sys.stderr,
-            )
-        raise Stopped
+        self._part = PartFile(self.path / "parts", self.attempt, rank)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the other processes along, and leave what was written."""
-        pl_module.keep_features()  # type: ignore[operator, union-attr]
-        meeting, self._meeting = self._meeting, None
-        if meeting is None or not meeting.open or isinstance(exception, KeyboardInterrupt):
-            self._close()
-            return
-        if meeting.signals.received is not None:
-            # A signal to the whole job also ends the processes that decode pictures, and that looks like a failure.
-            self._meeting = meeting
-            self._leave(trainer, meeting.meet(Outcome.STOPPED, meeting.reason()))
-        text = f"rank {trainer.global_rank}: {type(exception).__name__}: {exception}"
-        with contextlib.suppress(BSAPError):  # what happened here says more
-            meeting.meet(Outcome.FAILED, text)
-        self._close()
+    def note_attempt(self, made_by: MadeBy) -> None:
+        """Write down what makes the records of this attempt."""
+        note_attempt(self.path, self.attempt, made_by)
 
-    # --- end --------------------------------------------------------------------------------------------------------
+    @property
+    def open(self) -> bool:
+        """Whether this process may write records."""
+        return self._part is not None
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the others before anything that needs them all."""
-        if self._meeting is None:
-            return
-        outcome = self._meeting.meet(Outcome.DONE)
-        if outcome is not Outcome.DONE:
-            self._leave(trainer, outcome)
+    def write(self, records: Iterable[Record]) -> None:
+        """Put records on disk at once."""
+        assert self._part is not None
+        self._part.write(records)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge all processes' records and write the result."""
-        if self.folder is None or self._part is None:
-            return
-        seconds = time.perf_counter() - self._started
-        self._part.close()
-        trainer.strategy.barrier("records written")
-        on_first_rank(trainer, lambda: self._finish(trainer, pl_module, seconds))  # type: ignore[arg-type]
-        if self._meeting is not None:
-            self._meeting.wait_for_children()
-        self._close()
+    def done(self) -> int:
+        """The number of expressions that have a record on disk."""
+        return len(self._read().records)
 
-    def _finish(self, trainer: Trainer, module: BSAPModule, seconds: float) -> None:
-        assert self.folder is not None
-        data = scene_data(trainer)
-        expected = data.expression_ids
-        records = {record["id"]: record for record in read_parts(self.folder)}
-        ordered = [records[key] for key in expected if key in records]
-        if len(ordered) != len(expected):
-            absent = [key for key in expected if key not in records]
+    def merge(self, expression_ids: Sequence[str]) -> tuple[list[Record], Parts]:
+        """All records in the order of the expressions, and what made them.
+
+        Raises:
+            DataError: if an expression has no record.
+        """
+        found = self._read()
+        absent = [key for key in expression_ids if key not in found.records]
+        if absent:
             raise DataError(
-                f"{len(absent)} of {len(expected)} expressions were not seen, among them {', '.join(absent[:5])}."
+                f"{len(absent)} of {len(expression_ids)} expressions were not seen, among them "
+                f"{', '.join(absent[:5])}. Run the same command again to compute them."
             )
-        again = recompute(ordered, strict=module.settings["strict"], tasks=module.tasks)
-        if json.dumps(again) != json.dumps(module.results):
-            raise DataError(
-                "The metrics counted during the run differ from those of its predictions: an expression was counted "
-                f"twice or lost. Counted {module.results}, predictions say {again}. "
-                f"The records are kept in {self.folder}."
-            )
-        attempts = read_attempts(self.folder)
-        write_atomic(self.folder / "predictions.jsonl", dump_records(ordered))
-        timing = {"seconds": round(seconds, 3), "resumed_expressions": self._resumed, "attempts": attempts}
-        results = make_results(trainer, module, ordered, summary=data.summary, settings=self._settings, timing=timing)
-        path = self.folder / "results.json"
-        if path.exists() and self._resumed == len(ordered):
-            # Nothing was left to do: what made the numbers is what made them then.
-            before = _read(path, json.loads)
-            results |= {name: before[name] for name in ("timing", "versions") if name in before}
-        if self.config.breakdown:
-            results["breakdown"] = breakdowns(ordered, self.config.breakdown, strict=module.settings["strict"])
+        return [found.records[key] for key in expression_ids], found
+
+    def finish(self, records: Sequence[Record], results: Results) -> None:
+        """Write ``predictions.jsonl`` and ``results.json``, and remove ``parts``.
+
+        Raises:
+            ConfigError: if they cannot be written; ``parts`` is kept.
+        """
+        lines = "".join(dump_record(record) + "\n" for record in records)
+        predictions, path = self.path / "predictions.jsonl", self.path / "results.json"
+        results = {**results, "predictions_sha256": sha256(lines.encode()).hexdigest()}
+        if not (path.exists() and predictions.exists() and predictions.read_bytes() == lines.encode()):
+            path.unlink(missing_ok=True)  # results without their predictions would be taken for damaged
+            write_atomic(predictions, lines)
         write_atomic(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)  # all of it is in the merged files now
+        shutil.rmtree(self.path / "parts", ignore_errors=True)  # all of it is in the merged files now
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave what was written.
-
-        Raises:
-            DataError: if Lightning passed over the test, which it does without a word when there is no batch.
-        """
-        skipped = self._part is not None
-        self._close()
-        if self.folder is not None:
-            scene_data(trainer).skip(())
-        if skipped:
-            raise DataError("The test did not run: its loader gave no batch. Is `--trainer.limit_test_batches` 0?")
-
-    def _close(self) -> None:
-        """Give back the part file, the lock and the signals."""
+    def close(self) -> None:
+        """Close the part file and release the lock."""
         if self._part is not None:
             self._part.close()
             self._part = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-        self._signals.release()
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """A file that an earlier attempt left.
+def _old(read: Any, path: Path) -> Any:
+    """Read a file that an earlier attempt left.
 
     Raises:
         ConfigError: if it is damaged.
     """
     try:
-        found = parse(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        reason: object = "it is empty" if found is None else "it holds no mapping"
-    except (ValueError, yaml.YAMLError) as error:
-        reason = error
-    raise ConfigError(f"{path} is damaged: {reason}. Start anew with `--run.overwrite true`.")
+        return read(path)
+    except BSAPError as error:
+        raise ConfigError(f"{path} is damaged: {error} {RESTART}") from error
 
 
-def _own(name: str) -> bool:
+def _read_json(path: Path) -> Any:
+    return parse_json(path.read_bytes(), str(path))
+
+
+def _ours(name: str) -> bool:
     return name in (LOCK, "parts") or name.startswith(".config.yaml.")
 
 
 def _requeued() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
-
-
-def _check_launcher(trainer: Trainer) -> None:
-    """Processes that know nothing of each other would each do the whole work, in one folder."""
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if "TORCHELASTIC_RUN_ID" in os.environ and started != trainer.world_size:
-        raise ConfigError(
-            f"torchrun started {started} processes, but the Trainer is set to {trainer.world_size}: set "
-            "`--trainer.devices` to torchrun's --nproc-per-node and `--trainer.num_nodes` to its --nnodes."
-        )
-
-
-def _no_requeue(trainer: Trainer) -> None:
-    """Lightning requeues a SLURM job by writing a checkpoint and loading it again: no way to continue a test."""
-    environment = getattr(getattr(trainer, "_accelerator_connector", None), "cluster_environment", None)
-    if isinstance(environment, SLURMEnvironment):
-        environment.auto_requeue = False
-
-
-def _refuse_stray_checkpoints(root: Path) -> None:
-    """Under SLURM, Lightning's test loads any such file it finds, and with it other weights."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return
-    stray = sorted(root.glob("hpc_ckpt_*"))
-    if stray:
-        raise ConfigError(
-            f"{stray[0]} would be loaded into the model under SLURM. Move it away, or set another default_root_dir."
-        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import DataError
 from bsap.metrics.functional import best_overlap
-from bsap.runs.records import Record, Task
+from bsap.runs.schema import Choice, Record, Task
 
 
 def make_record(
@@ -66,9 +66,9 @@ def make_record(
     if segment:
         record["referent"]["areas"] = [int(coco_mask.area(mask)) for mask in targets]
     for name, (region, score) in choices.items():
-        row: dict[str, Any] = {"region": None, "score": None, "box": None}
+        row: Choice = {"region": None, "score": None, "box": None}
         if found:
-            row.update(region=region, score=score, box=scene.proposals.boxes[region].tolist())
+            row = {"region": region, "score": score, "box": scene.proposals.boxes[region].tolist()}
         if "rec" in tasks and ious is not None:
             row["box_iou"] = float(ious[region]) if found else 0.0
         if segment:

@@ -1,4 +1,4 @@
-"""Files that survive their writer: whole or not at all, or record by record; and never two writers."""
+"""Files that survive the end of their writer: whole files, or lines with a checksum; and never two writers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from bsap.errors import ConfigError
-from bsap.runs.records import Record, read_records
+from bsap.errors import ConfigError, DataError
+from bsap.runs.json_types import checker, parse_json
+from bsap.runs.records import dump_record, parse_record
+from bsap.runs.schema import Attempt, MadeBy, Record
 
 LOCK = ".lock"
-"""In the run folder itself, not in ``parts``: a network's disk keeps an open file's folder from being removed."""
+"""In the run folder itself, not in ``parts``: on a network disk an open file keeps its folder from being removed."""
+
+
+_check_made_by = checker(MadeBy)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -34,16 +41,37 @@ def write_atomic(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise ConfigError(
-            f"Cannot write {path}: {error.strerror}. Mend that, or choose another `--run.root`; records written so "
-            "far are kept."
+            f"Cannot write {path}: {error.strerror}. Fix this (for example, free disk space) or choose another "
+            "folder, then run the same command again. Everything that was written before is kept."
         ) from error
+
+
+def seal(text: str) -> str:
+    """A line of text with its checksum after a tab: the first 16 hexadecimal digits of its SHA-256.
+
+    Example:
+        >>> seal("{}").split()
+        ['{}', '44136fa355b3678a']
+    """
+    return f"{text}\t{sha256(text.encode()).hexdigest()[:16]}\n"
+
+
+def unseal(line: bytes) -> bytes | None:
+    """The text of a line from :func:`seal` without its line break; None where the checksum is absent or wrong.
+
+    Example:
+        >>> unseal(seal("{}").encode().rstrip()), unseal(b"{}")
+        (b'{}', None)
+    """
+    text, _, checksum = line.rpartition(b"\t")
+    return text if sha256(text).hexdigest()[:16].encode() == checksum else None
 
 
 class PartFile:
     """A new file of records that grows batch by batch.
 
     Written without a buffer of its own: what was written once survives the process, and a failed write is not tried
-    again at the worst moment. A record cut off in the middle can only be the last one, and readers leave it out.
+    again at the worst moment. Readers leave out a line that was cut off or damaged, because its checksum is wrong.
 
     Args:
         folder: ``parts`` of a run folder.
@@ -61,31 +89,31 @@ class PartFile:
         except OSError as error:
             raise ConfigError(f"Cannot write {self.path}: {error.strerror}.") from error
 
-    def write(self, text: str) -> None:
-        """Append to the file, at once.
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records to the file, at once.
 
         Raises:
-            ConfigError: if it cannot be written, for example because the disk is full.
+            ConfigError: if they cannot be written, for example because the disk is full.
         """
-        rest = memoryview(text.encode("utf-8"))
+        rest = memoryview("".join(seal(dump_record(record)) for record in records).encode())
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
             raise ConfigError(
-                f"Cannot write {self.path}: {error.strerror}. What was written before is kept: mend that (make room on "
-                "the disk) and run the same command again to continue."
+                f"Cannot write {self.path}: {error.strerror}. Fix this (for example, free disk space) and run the same "
+                "command again to continue. Everything that was written before is kept."
             ) from error
 
     def close(self) -> None:
-        """Close the file; again is no error."""
+        """Close the file. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _attempt(path: Path) -> int:
-    """The attempt that a file in ``parts`` is of."""
+    """The attempt that a file in ``parts`` belongs to."""
     number = path.name.partition(".")[0].partition("-")[0]
     return int(number) if number.isdecimal() else 0
 
@@ -95,15 +123,52 @@ def next_attempt(folder: Path) -> int:
     return 1 + max(map(_attempt, (folder / "parts").iterdir()), default=0)
 
 
-def read_parts(folder: Path) -> Iterator[Record]:
-    """All records of a run folder, merged or not; ids may repeat, and then the last one is of the newest attempt."""
-    merged = folder / "predictions.jsonl"
-    for path in [merged] * merged.exists() + sorted((folder / "parts").glob("*.jsonl"), key=_attempt):
-        yield from read_records(path)
+@dataclass(frozen=True)
+class Parts:
+    """What lies in ``parts`` of a run folder.
+
+    Attributes:
+        records: all sound records by id, of each the newest.
+        damaged: the number of lines without a right checksum. A line without a line break at the end of a file was
+            being written when its process ended: it is not counted.
+        attempts: what made the records, attempt by attempt.
+    """
+
+    records: dict[str, Record]
+    damaged: int
+    attempts: list[Attempt]
 
 
-def note_attempt(folder: Path, attempt: int, made_by: dict[str, Any]) -> None:
-    """Leave beside an attempt's records what made them.
+def read_parts(folder: Path) -> Parts:
+    """Read the ``parts`` of a run folder."""
+    records: dict[str, Record] = {}
+    damaged = 0
+    seen: dict[int, set[str]] = {}
+    for path in sorted((folder / "parts").glob("*.jsonl"), key=_attempt):
+        *lines, _ = path.read_bytes().split(b"\n")
+        for line in lines:
+            text = unseal(line)
+            try:
+                record = None if text is None else parse_record(text, str(path))
+            except DataError:
+                record = None
+            if record is None:
+                damaged += 1
+                continue
+            records[record["id"]] = record
+            seen.setdefault(_attempt(path), set()).add(record["id"])
+    attempts: list[Attempt] = []
+    for path in sorted((folder / "parts").glob("*.json"), key=_attempt):
+        with contextlib.suppress(DataError):  # cut off when the machine went down
+            made_by = parse_json(path.read_bytes(), str(path))
+            if _check_made_by(made_by) is None:
+                found = len(seen.get(_attempt(path), ()))
+                attempts.append(cast(Attempt, {**made_by, "expressions": found}))
+    return Parts(records, damaged, attempts)
+
+
+def note_attempt(folder: Path, attempt: int, made_by: MadeBy) -> None:
+    """Write down beside an attempt's records what made them.
 
     Raises:
         ConfigError: if it cannot be written.
@@ -111,23 +176,11 @@ def note_attempt(folder: Path, attempt: int, made_by: dict[str, Any]) -> None:
     write_atomic(folder / "parts" / f"{attempt}.json", json.dumps(made_by) + "\n")
 
 
-def read_attempts(folder: Path) -> list[dict[str, Any]]:
-    """What made the records in ``parts``, attempt by attempt, with the number of ``expressions`` each recorded."""
-    counts: dict[int, set[str]] = {}
-    for path in (folder / "parts").glob("*.jsonl"):
-        counts.setdefault(_attempt(path), set()).update(record["id"] for record in read_records(path))
-    found = []
-    for path in sorted((folder / "parts").glob("*.json"), key=_attempt):
-        with contextlib.suppress(ValueError):  # the machine went down while it was written
-            found.append({**json.loads(path.read_bytes()), "expressions": len(counts.get(_attempt(path), ()))})
-    return found
-
-
 class FolderLock:
     """Keeps two runs from writing one folder at the same time.
 
-    A lock of the operating system, which goes when its process does, however that ends: no stale lock files, no host
-    names, no clocks. Where the file system knows no locks there is none.
+    It is a lock of the operating system and ends with its process, however that ends: there are no stale lock files, no
+    host names, no clocks. Where the file system has no locks, nothing is locked.
 
     Args:
         folder: a run folder.
@@ -154,7 +207,7 @@ class FolderLock:
                 ) from error
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Let other processes write the folder."""
         with contextlib.suppress(OSError):
             if self._descriptor >= 0:
                 os.close(self._descriptor)

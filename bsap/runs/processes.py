@@ -1,7 +1,8 @@
-"""Where the processes of a run come together: none goes on alone, none waits for one that is gone.
+"""How the processes of a run stay together: none continues alone, and none waits for one that has ended.
 
-Shares of scenes differ in length, so processes see nothing of each other until the end. Whoever has done its share, was
-asked to stop, or failed goes to the meeting. There they learn what the worst of them brought, and all do the same.
+Shares of scenes differ in length, so processes see nothing of each other until the end. A process that has done its
+share, was asked to stop, or failed goes to a rendezvous. There the processes exchange their states, and all act on the
+worst one.
 """
 
 from __future__ import annotations
@@ -27,31 +28,32 @@ from bsap.runs.signals import STOPPED, StopSignals
 T = TypeVar("T")
 
 _PAUSE = 0.05  # seconds between two looks at what the others do
-_GONE = (
-    "Another process of this run is gone or does not answer (seen by rank {rank} on {host}; its own message stands "
-    "above, if it left one). Finished scenes are kept: run the same command again to continue."
+_LOST = (
+    "Another process of this run has ended or does not answer (noticed by rank {rank} on {host}). If it left a message "
+    "of its own, read that first. Finished scenes are kept: run the same command again to continue."
 )
 
 
-class Outcome(IntEnum):
-    """How a process comes to the meeting; the greatest of all is what happens."""
+class State(IntEnum):
+    """The state in which a process comes to the rendezvous; all processes act on the greatest one."""
 
     DONE = 0
     STOPPED = 1
     FAILED = 2
 
 
-class Meeting:
-    """One meeting of all processes.
+class Rendezvous:
+    """A barrier at which all processes of a run learn whether to finish, to stop or to fail.
 
-    A process that waits still hears signals, because it waits in Python and not inside a collective. The processes have
-    a group of their own for it: a rank that dies closes its connection, which ends the waiting of the others at once.
+    A process that waits still receives signals, because it waits in Python and not inside a collective. The processes
+    use a group of their own for it: a rank that dies closes its connection, which ends the waiting of the others at
+    once.
 
     Args:
-        note: a file that calls the others in early, in a folder that all processes see.
-        signals: what this process was told.
-        children: the processes that this one started, from :func:`take_children`.
-        timeout: how long a process waits for one that is alive but does not come.
+        note: a file that asks the other processes to come early, in a folder that all of them see.
+        signals: the signals that this process received.
+        children: the processes that this one started, from :func:`detach_children`.
+        timeout: how long a process waits for another one that is alive but does not come.
 
     Attributes:
         open: whether the others will come: from the first batch on, until this process has been there.
@@ -65,33 +67,33 @@ class Meeting:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timeout)
 
-    def called(self) -> bool:
-        """Whether this process must come now, unfinished: it was told to, or somebody called."""
+    def requested(self) -> bool:
+        """Whether this process must come now, before its share is done: it or another one received a signal."""
         return self.signals.received is not None or (self._group is not None and self.note.exists())
 
-    def call(self, text: str) -> None:
-        """Ask all others to come after their batch."""
+    def request(self, reason: str) -> None:
+        """Ask all other processes to come after their batch."""
         try:
-            self.note.write_text(text, encoding="utf-8")
+            self.note.write_text(reason, encoding="utf-8")
         except OSError as error:
             # On a full disk the others come at the end of their share instead.
             print(f"bsap: cannot write {self.note}: {error}", file=sys.stderr)
 
-    def check_family(self, trainer: Trainer) -> None:
-        """A process that the first one started must not outlive it, nor the first one go on without it.
+    def check_parent_and_children(self, trainer: Trainer) -> None:
+        """Make sure that a process started by the first one does not outlive it, and that the first needs no dead one.
 
         Raises:
-            BSAPError: if the process that started this one is gone, or one that this one started.
+            BSAPError: if the process that started this one has ended, or one that this one started.
         """
         if trainer.local_rank > 0 and os.getppid() != self._parent:
             self.open = False
-            raise BSAPError("The process that started this one is gone. Run the same command again to continue.")
+            raise BSAPError("The process that started this one has ended. Run the same command again to continue.")
         for number, child in enumerate(self.children, start=1):
-            # A child that was told to stop ends with its own status, and has called the others before.
-            if child.poll() not in (None, 0, STOPPED) and not self.called():
+            # A child that was asked to stop ends with the status of a stopped run, and has asked the others before.
+            if child.poll() not in (None, 0, STOPPED) and not self.requested():
                 raise BSAPError(
-                    f"Process {number} of this run ended with status {child.returncode} (-9: killed, often for want of "
-                    "memory). Finished scenes are kept: run the same command again to continue."
+                    f"Process {number} of this run ended with status {child.returncode} (-9 means killed, often for "
+                    "lack of memory). Finished scenes are kept: run the same command again to continue."
                 )
 
     def wait_for_children(self, timeout: float = 10.0) -> None:
@@ -100,48 +102,48 @@ class Meeting:
             with contextlib.suppress(Exception):
                 child.wait(timeout=timeout)
 
-    def meet(self, outcome: Outcome, text: str = "") -> Outcome:
-        """Wait for all others.
+    def wait(self, state: State, reason: str = "") -> State:
+        """Wait for all other processes.
 
         Args:
-            outcome: what this process brings.
-            text: what the others are told if it is not ``DONE``.
+            state: of this process.
+            reason: for the messages of the others, if the state is not ``DONE``.
 
         Returns:
-            The greatest outcome.
+            The greatest state of all processes.
 
         Raises:
-            BSAPError: if a process is gone, or does not come within the timeout.
+            BSAPError: if a process has ended, or does not come within the timeout.
         """
         self.open = False
         if self._group is None:
-            return outcome
-        if outcome is not Outcome.DONE:
-            self.call(text)
-        worst = torch.tensor(int(outcome))
+            return state
+        if state is not State.DONE:
+            self.request(reason)
+        worst = torch.tensor(int(state))
         work = dist.all_reduce(worst, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
-        told = outcome is not Outcome.DONE
+        asked = state is not State.DONE
         while not work.is_completed():
-            if self.signals.received is not None and not told:
-                told = True
-                self.call(self.signals.received)
+            if self.signals.received is not None and not asked:
+                asked = True
+                self.request(self.signals.received)
             time.sleep(_PAUSE)
         try:
             work.wait()
         except RuntimeError as error:
-            raise BSAPError(_GONE.format(rank=dist.get_rank(), host=socket.gethostname())) from error
-        return Outcome(int(worst))
+            raise BSAPError(_LOST.format(rank=dist.get_rank(), host=socket.gethostname())) from error
+        return State(int(worst))
 
     def reason(self) -> str:
-        """Why the meeting was called."""
+        """Why a process asked the others to come."""
         try:
             return self.note.read_text(encoding="utf-8")
         except OSError:
             return self.signals.received or "unknown reason"
 
 
-def on_first_rank(trainer: Trainer, work: Callable[[], object]) -> None:
-    """Run ``work`` on the first process while the others wait; if it fails there, all end, and only the first speaks.
+def on_rank_zero(trainer: Trainer, work: Callable[[], object]) -> None:
+    """Run ``work`` on the first process while the others wait; if it fails, all end and only the first one speaks.
 
     Raises:
         Exception: on the first process, what ``work`` raised.
@@ -155,33 +157,33 @@ def on_first_rank(trainer: Trainer, work: Callable[[], object]) -> None:
             failure = caught
     failed = trainer.strategy.broadcast(failure is not None, src=0)
     if failure is not None:
-        take_children(trainer)
+        detach_children(trainer)
         raise failure
     if failed:
         raise SystemExit(2)
 
 
-def all_or_none(trainer: Trainer, failure: BSAPError | None) -> None:
-    """A check that every process makes for itself: if one fails, all end, and the failed ones speak.
+def raise_on_all_ranks(trainer: Trainer, failure: BSAPError | None) -> None:
+    """End all processes if one of them failed a check that each makes for itself.
 
     Raises:
-        BSAPError: on the processes whose check failed.
+        BSAPError: ``failure``, on the processes that have one.
         SystemExit: on all others.
     """
-    fine = trainer.strategy.reduce_boolean_decision(failure is None, all=True)
-    if fine:
+    passed = trainer.strategy.reduce_boolean_decision(failure is None, all=True)
+    if passed:
         return
-    take_children(trainer)
+    detach_children(trainer)
     if failure is not None:
         raise failure
     raise SystemExit(2)
 
 
-def one_of_each_node_first(trainer: Trainer | None, work: Callable[[], T]) -> T:
+def local_rank_zero_first(trainer: Trainer | None, work: Callable[[], T]) -> T:
     """Run ``work`` on all processes, on each node first in one of them, so that only that one downloads.
 
     Raises:
-        BSAPError: what ``work`` raised; where the first process of a node failed, its others end without a word.
+        BSAPError: what ``work`` raised; where the first process of a node failed, its others end without a message.
         SystemExit: on processes that end because another one failed.
     """
     if trainer is None:
@@ -194,14 +196,14 @@ def one_of_each_node_first(trainer: Trainer | None, work: Callable[[], T]) -> T:
                 found.append(work())
             except BSAPError as error:
                 failure = error
-        all_or_none(trainer, failure)
+        raise_on_all_ranks(trainer, failure)
     return found[0]
 
 
-def take_children(trainer: Trainer) -> list[Any]:
-    """The processes that the trainer started, out of the hands of Lightning's launcher.
+def detach_children(trainer: Trainer) -> list[Any]:
+    """The processes that the trainer started, which Lightning's launcher watches no longer.
 
-    The launcher watches them, and kills this process without a word when one of them ends with a status other than 0.
+    The launcher kills this process without a message when one of them ends with a status other than 0.
     """
     watched = getattr(trainer.strategy.launcher, "procs", None) or []
     children = list(watched)
@@ -210,11 +212,11 @@ def take_children(trainer: Trainer) -> list[Any]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """What a process says when another one is gone in the middle of something that needs them all.
+def distributed_errors() -> Iterator[None]:
+    """Turn the communication library's error about a lost process into a clear one.
 
     Raises:
-        BSAPError: in the place of the communication library's error.
+        BSAPError: if another process has ended in the middle of something that needs all of them.
     """
     try:
         yield
@@ -222,4 +224,4 @@ def together() -> Iterator[None]:
         text = str(error)
         if not isinstance(error, dist.DistError) and not any(word in text for word in ("gloo", "by peer", "NCCL")):
             raise
-        raise BSAPError(_GONE.format(rank=os.environ.get("RANK", "0"), host=socket.gethostname())) from error
+        raise BSAPError(_LOST.format(rank=os.environ.get("RANK", "0"), host=socket.gethostname())) from error

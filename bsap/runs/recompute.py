@@ -6,15 +6,14 @@ It needs torch but not torchmetrics, which takes seconds to import.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bsap.metrics.functional import rec_accuracy, ris_scores
 from bsap.runs.buckets import bucket, check_fields
-from bsap.runs.records import Record, Task
-
-Metrics = dict[str, dict[str, dict[str, float | int]]]
+from bsap.runs.schema import Metrics, Record, Task
 
 
 def tasks_of(records: Sequence[Record]) -> list[Task]:
@@ -88,7 +87,8 @@ def breakdowns(
     tables: dict[str, dict[str, Metrics]] = {}
     for name in fields:
         groups: dict[str, list[Record]] = {}
-        for record in sorted(records, key=lambda record: (record[name] is None, record[name] or 0)):
-            groups.setdefault(bucket(name, record[name]), []).append(record)
+        values = [(cast(Mapping[str, Any], record)[name], record) for record in records]
+        for value, record in sorted(values, key=lambda pair: (pair[0] is None, pair[0] or 0)):
+            groups.setdefault(bucket(name, value), []).append(record)
         tables[name] = {key: recompute(group, strict=strict, tasks=tasks) for key, group in groups.items()}
     return tables

@@ -1,48 +1,95 @@
 """Predictions as records: what ``predictions.jsonl`` holds, read and written without torch.
 
-A record is one line of ``predictions.jsonl``: one expression with what every scorer chose. It holds all that the
-metrics need, and metrics are fed from records only, whether they come from the model or from a file, so that
-recomputing and resuming give the same bits as the run itself.
+Metrics are fed from records only, whether they come from the model or from a file, so that recomputing and resuming
+give the same bits as the run itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 from bsap.errors import DataError
+from bsap.runs.json_types import checker, parse_json
+from bsap.runs.schema import Record, Task
 
-Task = Literal["rec", "ris"]
-Record = dict[str, Any]
+_check = checker(Record)
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read a file of records; a half-written last line, as a killed process leaves it, is left out.
+def record_problem(record: Any) -> str | None:
+    """What makes a value from a file no record, or None."""
+    if (problem := _check(record)) is not None:
+        return str(problem)
+    if not record["scorers"]:
+        return "it has no scorer"
+    regions = record["n_regions"]
+    for name, choice in record["scorers"].items():
+        region = choice["region"]
+        if (region is None) != (regions == 0) or (region is not None and region >= regions):
+            return f"scorer {name!r} has the region {region} of {regions}"
+        part, whole = choice.get("intersection", 0), choice.get("union", 1)
+        if not (part <= whole and 0 < whole < 2**40):
+            return f"scorer {name!r} has intersection {part} and union {whole}"
+    return None
+
+
+def read_predictions(path: Path, tasks: Sequence[Task] = ()) -> list[Record]:
+    """Read a whole ``predictions.jsonl``.
+
+    Args:
+        path: the file.
+        tasks: what the run measured: the fields that all records must hold.
 
     Raises:
-        DataError: if any other line is not a record; names the file and the line.
+        DataError: if a line is not a record, is cut off, repeats an expression, or holds other scorers or fields than
+            the run has; or if there is no record. Names the file and the line.
     """
-    records: list[Record] = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    *lines, last = path.read_bytes().split(b"\n")
+    records = [parse_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    if last:
+        where = f"{path}, line {len(lines) + 1}"
         try:
-            record = json.loads(line)
-            record["id"], record["scorers"]
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise DataError(
-                f"{path}, line {number}: not a prediction record ({error!r}). Remove the line, and "
-                "`bsap test` with the same settings computes it again."
-            ) from error
-        records.append(record)
+            records.append(parse_record(last, where))
+        except DataError as error:
+            raise DataError(f"{where}: the line is cut off in the middle.") from error
+    if not records:
+        raise DataError(f"{path} holds no record.")
+    line_of: dict[str, int] = {}
+    for number, record in enumerate(records, 1):
+        if (first := line_of.setdefault(record["id"], number)) != number:
+            raise DataError(f"{path}, line {number}: the expression {record['id']!r} is in line {first} already.")
+        if (problem := _differs(record, records[0], tasks)) is not None:
+            raise DataError(f"{path}, line {number}: not a prediction record of this run, {problem}.")
     return records
 
 
-def dump_records(records: Iterable[Record]) -> str:
-    """Records as JSON lines. Python writes the shortest text that reads back as the very same float64."""
-    return "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+def _differs(record: Record, first: Record, tasks: Sequence[Task]) -> str | None:
+    """What makes a record another than the run's others, or None."""
+    if list(record["scorers"]) != list(first["scorers"]):
+        return f"its scorers are {', '.join(record['scorers'])}, but those of line 1 are {', '.join(first['scorers'])}"
+    wanted = [] if "rec" not in tasks else ["box_iou"]
+    if "ris" in tasks and record["status"] != "no_mask":
+        wanted += ["intersection", "union"]
+    for name, choice in record["scorers"].items():
+        if missing := [field for field in wanted if field not in choice]:
+            return f"it lacks scorers.{name}.{missing[0]}"
+    return None
+
+
+def parse_record(line: bytes, where: str) -> Record:
+    """Read one line.
+
+    Raises:
+        DataError: if it is not a record; its message begins with ``where``.
+    """
+    record = parse_json(line, where)
+    if (problem := record_problem(record)) is not None:
+        raise DataError(f"{where}: not a prediction record, {problem}.")
+    return cast(Record, record)
+
+
+def dump_record(record: Record) -> str:
+    """A record as JSON in one line. Python writes the shortest text that reads back as the very same float64."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)

@@ -1,41 +1,26 @@
-"""Reading a run folder back: what ran and what came out, without torch, a model or the data."""
+"""Reading a run folder: what ran and what came out, without torch, a model or the data."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from types import UnionType
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import yaml
 
 from bsap.errors import DataError
+from bsap.runs.json_types import checker, parse_json
+from bsap.runs.schema import Results
 
-Kinds = dict[str, type | UnionType]
 
-NEEDED: Kinds = {
-    "metrics": dict,
-    "counts": dict,
-    "protocol": dict,
-    "settings": dict,
-    "models": list,
-    "precision": dict,
-    "complete": bool,
-    "partial": bool,
-    "transductive": bool,
-}
-PROTOCOL: Kinds = {
-    "dataset": str | None,
-    "split_by": str | None,
-    "split": str | None,
-    "proposals": dict | None,
-    "hit": str,
-    "bank": dict | None,
-    "encoders": list,
-    "views": list,
-}
-COUNTS: Kinds = {"seen": int, "selected": int, "skipped": int, "published": int | None}
+class _Config(TypedDict):
+    """What every ``config.yaml`` of a run folder has."""
+
+    model: dict[str, Any]
+
+
+_check_results, _check_config = checker(Results), checker(_Config)
 
 
 @dataclass(frozen=True)
@@ -45,22 +30,39 @@ class SavedRun:
     Attributes:
         folder: where it is.
         settings: the resolved settings, as ``config.yaml`` holds them.
-        results: ``results.json``, or None where the folder holds none.
+        results: ``results.json``, or None where the folder has none.
     """
 
     folder: Path
     settings: dict[str, Any]
-    results: dict[str, Any] | None
+    results: Results | None
 
-    def finished(self) -> dict[str, Any]:
+    def finished(self) -> Results:
         """The results.
 
         Raises:
-            DataError: if there are none.
+            DataError: if there are none, or if ``predictions.jsonl`` was changed since.
         """
         if self.results is None:
             raise unfinished(self.folder, "results.json")
+        if (problem := self.changed_predictions()) is not None:
+            raise DataError(
+                f"{self.folder / 'predictions.jsonl'} was changed after the run: {problem}. Restore the file, or run "
+                "`bsap test` again with `--run.overwrite true`. `bsap score` shows which numbers differ."
+            )
         return self.results
+
+    def changed_predictions(self) -> str | None:
+        """How the SHA-256 of ``predictions.jsonl`` differs from that in the results; None where it does not.
+
+        Runs of version 0.1.0 did not write one down, and a file that is not there cannot differ.
+        """
+        path = self.folder / "predictions.jsonl"
+        expected = None if self.results is None else self.results.get("predictions_sha256")
+        if expected is None or not path.exists():
+            return None
+        found = sha256(path.read_bytes()).hexdigest()
+        return None if found == expected else f"its SHA-256 is {found}, but results.json says {expected}"
 
 
 def read_run(folder: Path) -> SavedRun:
@@ -75,15 +77,16 @@ def read_run(folder: Path) -> SavedRun:
     results_file, config_file = folder / "results.json", folder / "config.yaml"
     if not (results_file.exists() or config_file.exists()):
         raise DataError(f"{folder} is no run folder: {_reason(folder)}")
-    results = _read_results(results_file) if results_file.exists() else None
-    settings = _read_config(config_file) if results is None else results["settings"]
-    return SavedRun(folder, settings, results)
+    if results_file.exists():
+        results = read_results(results_file)
+        return SavedRun(folder, cast(dict[str, Any], results["settings"]), results)
+    return SavedRun(folder, read_config(config_file), None)
 
 
 def unfinished(folder: Path, name: str) -> DataError:
     """The error for a run folder that lacks a file which a finished run has."""
     parts = len(list((folder / "parts").glob("*.jsonl")))
-    state = f", its records so far lie in {folder / 'parts'}" if parts else ""
+    state = f"; its records so far are in {folder / 'parts'}" if parts else ""
     return DataError(
         f"{folder} has no {name}: the run is not finished{state}. Run `bsap test` again with the same settings to "
         f"finish it, for example `bsap test -c {folder / 'config.yaml'}`."
@@ -101,51 +104,31 @@ def _reason(folder: Path) -> str:
     return "it has neither results.json nor config.yaml."
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> Results:
+    """Read ``results.json``.
+
+    Raises:
+        DataError: if it is not the results of a run; says what is missing or wrong.
+    """
     try:
-        results = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}).") from error
-    if (problem := _problem(results)) is not None:
+        results = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    if (problem := _check_results(results)) is not None:
         raise DataError(f"{path}: not the results of a run, {problem}.")
-    return dict(results)
+    return cast(Results, results)
 
 
-def _problem(results: Any) -> str | None:
-    """What keeps a file from being the results of a run, or None."""
-    faults = _faults(results, NEEDED, "") or [
-        *_faults(results["protocol"], PROTOCOL, "protocol."),
-        *_faults(results["counts"], COUNTS, "counts."),
-        *_faults(results["settings"], {"model": dict}, "settings."),
-        *_faults({"breakdown": {}, **results}, {"breakdown": dict}, ""),
-    ]
-    if faults:
-        return ", ".join(faults)
-    if not results["metrics"] or not all(results["metrics"].values()):
-        return "it holds no metric"
-    encoders = results["protocol"]["encoders"]
-    if not all(isinstance(encoder, dict) and "name" in encoder for encoder in encoders):
-        return f"its protocol.encoders is {json.dumps(encoders)[:40]}"
-    return None
+def read_config(path: Path) -> dict[str, Any]:
+    """Read ``config.yaml``.
 
-
-def _faults(value: Any, kinds: Kinds, prefix: str) -> list[str]:
-    """What a section lacks, or holds of another type than expected."""
-    lost = [prefix + key for key in kinds if not isinstance(value, dict) or key not in value]
-    if lost:
-        return [f"it lacks {', '.join(lost)}"]
-    return [
-        f"its {prefix}{key} is {json.dumps(value[key])[:40]}"
-        for key, kind in kinds.items()
-        if not isinstance(value[key], kind)
-    ]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
+    Raises:
+        DataError: if it is not the settings of a run; says what is missing or wrong.
+    """
     try:
         settings = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({error}).") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
-        raise DataError(f"{path}: not the settings of a run, it has no section `model`.")
-    return settings
+    if (problem := _check_config(settings)) is not None:
+        raise DataError(f"{path}: not the settings of a run, {problem}.")
+    return cast(dict[str, Any], settings)

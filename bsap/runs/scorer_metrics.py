@@ -8,8 +8,8 @@ from typing import cast
 from torch import nn
 
 from bsap.metrics import RECAccuracy, RISScores
-from bsap.runs.recompute import Metrics, as_numbers, metric_inputs
-from bsap.runs.records import Record, Task
+from bsap.runs.recompute import as_numbers, metric_inputs
+from bsap.runs.schema import Metrics, Record, Task
 
 
 class ScorerMetrics(nn.Module):

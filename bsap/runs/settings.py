@@ -1,4 +1,4 @@
-"""Settings as plain data: what YAML, JSON and digests are made from."""
+"""Settings: where a run is written, and all settings as plain data, of which YAML, JSON and digests are made."""
 
 from __future__ import annotations
 
@@ -7,10 +7,52 @@ import hashlib
 import json
 from collections.abc import Mapping
 from os import PathLike, fspath
+from pathlib import Path, PurePath
 from typing import Any
+
+from bsap.errors import ConfigError
 
 SPEED_SETTINGS = ("region_batch", "store")
 """Settings of the model that change how long a run takes and how much memory, never a number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run is written.
+
+    Attributes:
+        root: the folder of all runs; a ``~`` at its beginning means the home folder.
+        name: the folder of this run inside ``root``; by default a digest of the resolved configuration, never a clock.
+        overwrite: start again from nothing where the folder already holds a run; by default that run is continued. A
+            job that SLURM requeues is continued in any case: it has started from nothing once.
+        breakdown: fields by which results are also broken down: ``category``, ``words``, ``distractors``.
+        timeout: minutes that a process waits for the other processes, at the start and at the end.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    overwrite: bool = False
+    breakdown: list[str] = dataclasses.field(default_factory=list)
+    timeout: float = 60.0
+
+    def folder(self, settings: Any) -> Path:
+        """The run's folder.
+
+        Args:
+            settings: what the default name is a digest of.
+
+        Raises:
+            ConfigError: if ``name`` is not the name of a folder inside ``root``.
+        """
+        root = Path(self.root).expanduser()
+        name = digest(settings) if self.name is None else self.name
+        path = PurePath(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ConfigError(
+                f"Expected `run.name` to be the name of a folder inside `run.root` ({root}), but got {name!r}. Choose "
+                "a plain name, for example `--run.name first`."
+            )
+        return root / name
 
 
 def plain(value: Any) -> Any:
@@ -38,6 +80,20 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return [plain(item) for item in value]
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change a number, without those of speed and memory: runs with equal ones are the same run."""
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    kept.pop("run", None)
+    for section, names in (("data", ("num_workers", "batch_size")), ("model", SPEED_SETTINGS)):
+        for name in names:
+            kept.get(section, {}).pop(name, None)
+    kept["model"]["encoders"] = [
+        {key: value for key, value in encoder.items() if key not in ("compile", "channels_last")}
+        for encoder in kept["model"].get("encoders") or ()
+    ]
+    return kept
 
 
 def digest(settings: Any) -> str:

@@ -30,7 +30,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """While nothing is under way, imports and annotations for example, a wish to stop is followed at once.
 
     A run takes the signals over for its own time (:class:`StopSignals`).

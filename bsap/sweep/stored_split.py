@@ -18,7 +18,7 @@ from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.prompts.banks import Bank
 from bsap.runs.overlaps import referent_ious
-from bsap.runs.records import Task
+from bsap.runs.schema import Task
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from bsap.cli import main
 from bsap.errors import DataError
 from bsap.runs.buckets import BUCKETS, bucket
-from bsap.runs.rescore import read_predictions, rescore
+from bsap.runs.records import read_predictions
+from bsap.runs.rescore import rescore
 
 FIELDS = ["category", "words", "distractors"]
 Edit = Callable[[list[Any]], Any]
@@ -205,24 +206,24 @@ SPOILED: dict[str, tuple[Edit, int, str]] = {
     "not JSON": (lambda records: records.__setitem__(2, "{nonsense}"), 3, "not JSON"),
     "blank line": (lambda records: records.insert(2, ""), 3, "not JSON"),
     "a list": (lambda records: records.__setitem__(0, [1]), 1, "it is [1]"),
-    "no id": (lambda records: records[1].pop("id"), 2, "it has no 'id'"),
-    "no words": (lambda records: records[1].pop("words"), 2, "it has no 'words'"),
-    "words of another type": (set_record(7, words="two"), 8, "its 'words' is 'two'"),
-    "a flag for a number": (set_record(7, n_regions=True), 8, "its 'n_regions' is True"),
-    "status": (set_record(3, status="fine"), 4, "its 'status' is 'fine'"),
-    "twice": (lambda records: records.__setitem__(4, records[1]), 5, "'refcoco/unc/val/1' stands in line 2 already"),
+    "no id": (lambda records: records[1].pop("id"), 2, "it lacks id"),
+    "no words": (lambda records: records[1].pop("words"), 2, "it lacks words"),
+    "words of another type": (set_record(7, words="two"), 8, 'its words is "two"'),
+    "a flag for a number": (set_record(7, n_regions=True), 8, "its n_regions is true"),
+    "status": (set_record(3, status="fine"), 4, 'its status is "fine"'),
+    "twice": (lambda records: records.__setitem__(4, records[1]), 5, "'refcoco/unc/val/1' is in line 2 already"),
     "no scorer": (set_record(0, scorers={}), 1, "it has no scorer"),
     "fewer scorers": (lambda records: records[6]["scorers"].pop("bsap"), 7, "its scorers are clip, bsap_h"),
     "region too large": (set_row(0, region=3), 1, "the region 3 of 3"),
-    "region below": (set_row(0, region=-1), 1, "the region -1 of 3"),
+    "region below": (set_row(0, region=-1), 1, "its scorers.bsap.region is -1"),
     "region of nothing": (set_row(4, region=0), 5, "the region 0 of 0"),
     "no region": (set_row(0, region=None), 1, "the region None of 3"),
-    "no IoU": (lambda records: records[0]["scorers"]["bsap"].pop("box_iou"), 1, "the box_iou None"),
-    "IoU not a number": (set_row(0, box_iou=float("nan")), 1, "the box_iou nan"),
-    "IoU above one": (set_row(0, box_iou=1.5), 1, "the box_iou 1.5"),
+    "no IoU": (lambda records: records[0]["scorers"]["bsap"].pop("box_iou"), 1, "it lacks scorers.bsap.box_iou"),
+    "IoU not a number": (set_row(0, box_iou=float("nan")), 1, "its scorers.bsap.box_iou is NaN"),
+    "IoU above one": (set_row(0, box_iou=1.5), 1, "its scorers.bsap.box_iou is 1.5"),
     "intersection above union": (set_row(0, intersection=401), 1, "intersection 401 and union 400"),
     "empty union": (set_row(0, intersection=0, union=0), 1, "intersection 0 and union 0"),
-    "half pixels": (set_row(0, intersection=1.5), 1, "intersection 1.5"),
+    "half pixels": (set_row(0, intersection=1.5), 1, "its scorers.bsap.intersection is 1.5"),
 }
 
 
@@ -304,13 +305,14 @@ def test_a_run_under_way(copy: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("results.json", '{"metrics": {', "cannot be read as JSON"),
-        ("results.json", "[1]", "it lacks metrics"),
+        ("results.json", '{"metrics": {', "not JSON"),
+        ("results.json", "[1]", "it is [1]"),
         ("results.json", '{"metrics": {}}', "it lacks counts"),
         ("config.yaml", "model: [", "cannot be read as YAML"),
-        ("config.yaml", "model: 3", "it has no section `model`"),
+        ("config.yaml", "model: 3", "its model is 3"),
         ("config.yaml", "model: {strict: true, tasks: 5}", "do not say `model.strict`"),
         ("config.yaml", "model: {strict: true, tasks: [[]]}", "do not say `model.strict`"),
+        ("config.yaml", "data: 3", "it lacks model"),
         ("config.yaml", "model: {strict: 1}", "do not say `model.strict`"),
     ],
 )
@@ -344,11 +346,11 @@ def test_damaged_results_are_named_by_every_reader(
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
-        ("metrics", "rec", {}, "it holds no metric"),
+        ("metrics", "rec", {}, "its metrics.rec is {}"),
         ("counts", "published", "all", 'its counts.published is "all"'),
         ("counts", "seen", None, "its counts.seen is null"),
         ("protocol", "proposals", [5], "its protocol.proposals is [5]"),
-        ("protocol", "encoders", [5], "its protocol.encoders is [5]"),
+        ("protocol", "encoders", [5], "its protocol.encoders[0] is 5"),
         ("settings", "model", [], "its settings.model is []"),
     ],
 )

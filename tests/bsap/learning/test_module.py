@@ -20,7 +20,7 @@ from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextC
 from bsap.learning.regions import stored_regions
 from bsap.models.encoder import Encoder
 from bsap.prompts.templates import Templates
-from bsap.runs.folder import RunConfig
+from bsap.runs.settings import RunConfig
 from bsap.views import make_view
 
 Fit = Callable[..., int]

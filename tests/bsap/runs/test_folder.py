@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from lightning.pytorch import Trainer
 
 from bsap.cli import main
 from bsap.errors import ConfigError, DataError
-from bsap.runs.parts import FolderLock, PartFile, next_attempt, read_parts, write_atomic
+from bsap.runs.parts import FolderLock, PartFile, Parts, next_attempt, read_parts, write_atomic
+from bsap.runs.records import read_predictions
+from bsap.runs.schema import Record
 
 Run = Callable[..., int]
 
@@ -33,6 +36,35 @@ def run(planted: Any, tmp_path: Path) -> Run:
         return main(["test", "-c", str(tmp_path / "config.yaml"), *flags])
 
     return start
+
+
+def record(id: str, *, words: int = 1) -> Record:
+    """The record of an expression about a picture without proposals."""
+    return {
+        "id": id,
+        "picture": "1.jpg",
+        "image_id": "1",
+        "text": "word",
+        "n_regions": 0,
+        "status": "no_proposals",
+        "referent": {"id": "1", "ann_ids": ["1"], "boxes": [[0.0, 0.0, 1.0, 1.0]]},
+        "category": None,
+        "text_cut": False,
+        "words": words,
+        "distractors": None,
+        "scorers": {"clip": {"region": None, "score": None, "box": None, "box_iou": 0.0}},
+    }
+
+
+def unfinish(folder: Path, count: int) -> None:
+    """Make a finished run one that was killed after its first records."""
+    records = read_predictions(folder / "predictions.jsonl")[:count]
+    (folder / "parts").mkdir()
+    part = PartFile(folder / "parts", 1, 0)
+    part.write(records)
+    part.close()
+    for name in ("predictions.jsonl", "results.json"):
+        (folder / name).unlink()
 
 
 def test_another_configuration_is_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +117,7 @@ def test_other_files_under_the_same_settings_are_refused(
     copy = tmp_path / "proposals.json"
     copy.write_bytes(planted.proposals.read_bytes())
     assert run(data={"proposals": {"source": "detections", "path": str(copy)}}) == 0
-    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "run" / "predictions.jsonl").write_text("".join(lines[:3]))  # the first scene, whole
+    unfinish(tmp_path / "run", 3)  # the first scene, whole
     copy.write_text(json.dumps(json.loads(copy.read_text())[:-1]))
     assert run(data={"proposals": {"source": "detections", "path": str(copy)}}) == 2
     message = capsys.readouterr().err
@@ -174,7 +205,12 @@ def test_a_record_of_nonsense_is_named(run: Run, tmp_path: Path, capsys: pytest.
     path = tmp_path / "run" / "predictions.jsonl"
     path.write_text("nonsense\n" + path.read_text())
     assert run() == 2
-    assert f"{path}, line 1: not a prediction record" in capsys.readouterr().err
+    assert f"{path} was changed after the run" in capsys.readouterr().err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    del results["predictions_sha256"]  # as in runs of version 0.1.0
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    assert run() == 2
+    assert f"{path}, line 1: not JSON" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -194,7 +230,7 @@ def test_a_disk_that_is_full_at_the_end(run: Run, small_disk: Path, capsys: pyte
     assert run(run={"root": str(small_disk)}) == 2
     assert f"Cannot write {small_disk / 'run'}" in capsys.readouterr().err
     assert not (small_disk / "run" / "results.json").exists()
-    assert len(list(read_parts(small_disk / "run"))) == 8
+    assert len(read_parts(small_disk / "run").records) == 8
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     assert run(run={"root": str(small_disk)}) == 0
     results = json.loads((small_disk / "run" / "results.json").read_text())
@@ -241,7 +277,7 @@ def test_plain_python_leaves_the_same_folder(planted: Any, run: Run, tmp_path: P
     from bsap.models.encoder import EncoderConfig
     from bsap.module import BSAPModule
     from bsap.prompts.templates import Templates
-    from bsap.runs.folder import RunConfig
+    from bsap.runs.settings import RunConfig
 
     assert run() == 0
     config = planted.config()
@@ -283,12 +319,15 @@ def test_part_files_and_lock(tmp_path: Path) -> None:
     assert next_attempt(tmp_path) == 1
     first, second = PartFile(tmp_path / "parts", 9, 3), PartFile(tmp_path / "parts", 10, 0)
     assert next_attempt(tmp_path) == 11
-    first.write('{"id": "a", "scorers": {"clip": 9}}\n{"id": "b", "scorers": {"clip": 9}}\n')
-    second.write('{"id": "b", "scorers": {"clip": 10}}\n{"id": "c", "sco')
+    first.write([record("a", words=9), record("b", words=9)])
+    second.write([record("b", words=10), record("c", words=10)])
+    second.path.write_bytes(second.path.read_bytes()[:-5])
     first.close()
     first.close()
-    records = {record["id"]: record["scorers"]["clip"] for record in read_parts(tmp_path)}
-    assert records == {"a": 9, "b": 10}, "the newest attempt's record stands"
+    found = read_parts(tmp_path)
+    words = {key: found.records[key]["words"] for key in found.records}
+    assert words == {"a": 9, "b": 10}, "the newest attempt's record stands"
+    assert found.damaged == 0, "the end of a file that was being written"
     with pytest.raises(ConfigError, match="Cannot write"):
         PartFile(tmp_path / "absent", 1, 0)
     FolderLock(tmp_path).release()
@@ -318,7 +357,12 @@ def test_a_test_that_lightning_passes_over_is_an_error(
 
 def test_missing_expressions_are_an_error(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when another node's file is not seen."""
+
+    def one_less(folder: Path) -> Parts:
+        found = read_parts(folder)
+        return replace(found, records={key: found.records[key] for key in list(found.records)[1:]})
+
     monkeypatch.setenv("BSAP_TRACEBACK", "1")
-    monkeypatch.setattr("bsap.runs.folder.read_parts", lambda folder: list(read_parts(folder))[1:])
+    monkeypatch.setattr("bsap.runs.folder.read_parts", one_less)
     with pytest.raises(DataError, match=r"1 of 8 expressions were not seen, among them refcoco/unc/val/0"):
         run()

@@ -97,7 +97,7 @@ def test_a_process_that_fails_takes_the_others_along(ranks: Any, drawn: Any, tmp
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize("place", ["bsap.module.Encoder", "bsap.runs.folder.RunFolder.on_test_end"])
+@pytest.mark.parametrize("place", ["bsap.module.Encoder", "bsap.runs.callback.RunCallback.on_test_end"])
 def test_a_process_that_dies_outside_of_the_batches_ends_the_others(
     ranks: Any, drawn: Any, tmp_path: Path, place: str
 ) -> None:

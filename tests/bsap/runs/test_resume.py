@@ -53,7 +53,7 @@ def on_disk(folder: Path, rank: str = "*") -> list[dict[str, Any]]:
     for path in (folder / "parts").glob(f"*-{rank}.jsonl"):
         for line in path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
-                records.append(json.loads(line))
+                records.append(json.loads(line.rpartition(b"\t")[0]))
     return records
 
 

@@ -1,0 +1,48 @@
+"""What the run folder needs of a module: an interface, so that ``runs`` does not depend on the module that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from bsap.prompts.banks import Bank
+from bsap.runs.schema import Metrics, Task
+from bsap.runs.scorer_metrics import ScorerMetrics
+from bsap.scoring import Scorer
+from bsap.views import View
+
+
+class Evaluated(Protocol):
+    """A LightningModule whose tests a run folder can keep; :class:`~bsap.module.BSAPModule` is one.
+
+    Attributes:
+        settings: every argument of the module, as plain values.
+        tasks: what is measured.
+        encoders: the models, each a :class:`~bsap.models.encoder.Encoder`.
+        views: how regions are shown to them.
+        bank: the auxiliary prompts, where a scorer needs them; set in ``setup``.
+        scorers: by name.
+        metrics: is fed with records: by the module with new ones, by the run folder with those of earlier attempts.
+        results: the metrics at the end of a test.
+    """
+
+    settings: dict[str, Any]
+    tasks: Sequence[Task]
+    encoders: nn.ModuleList
+    views: Sequence[View]
+    bank: Bank | None
+    scorers: Mapping[str, Scorer]
+    metrics: ScorerMetrics
+    results: Metrics
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the encoders run on."""
+        ...
+
+    def keep_features(self) -> None:
+        """Write stored features that are still in memory; called when a test ends early."""
+        ...

@@ -1,0 +1,198 @@
+"""What a run folder's files hold, as types: all writers build these, and all readers check against them.
+
+``predictions.jsonl`` holds a :class:`Record` a line, ``results.json`` one :class:`Results`. A class whose name ends in
+``Fields`` holds what every file has; the class derived from it adds what some files have.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Annotated, Any, Literal, TypedDict
+
+Task = Literal["rec", "ris"]
+Scores = Annotated[dict[str, dict[str, float | int]], bool]
+Metrics = Annotated[dict[str, Scores], bool]
+"""``{task: {scorer: {metric: value}}}``, at least one of each."""
+
+Count = Annotated[int, lambda value: 0 <= value < 2**63]
+Finite = Annotated[float, isfinite]
+Share = Annotated[float, lambda value: 0 <= value <= 1]
+Box = Annotated[list[Finite], lambda box: len(box) == 4]
+
+
+# --- predictions.jsonl ------------------------------------------------------------------------------------------------
+
+
+class ChoiceFields(TypedDict):
+    """What one scorer chose; all None where the picture has no proposal."""
+
+    region: Count | None
+    score: Finite | None
+    box: Box | None
+
+
+class Choice(ChoiceFields, total=False):
+    """A choice with its overlap with the referent: for REC ``box_iou``, for RIS pixels."""
+
+    box_iou: Share
+    intersection: Count
+    union: Count
+
+
+class ReferentFields(TypedDict):
+    """The object that an expression means."""
+
+    id: str
+    ann_ids: list[str]
+    boxes: list[Box]
+
+
+class RecordedReferent(ReferentFields, total=False):
+    """A referent with the pixels of each annotation's mask, for RIS."""
+
+    areas: list[Count]
+
+
+class Record(TypedDict):
+    """One expression with what every scorer chose: all that the metrics need."""
+
+    id: str
+    picture: str
+    image_id: str
+    text: str
+    n_regions: Count
+    status: Literal["ok", "no_proposals", "no_mask"]
+    referent: RecordedReferent
+    category: str | None
+    text_cut: bool
+    words: Count
+    distractors: Count | None
+    scorers: dict[str, Choice]
+
+
+# --- results.json -----------------------------------------------------------------------------------------------------
+
+
+class Counts(TypedDict):
+    """Expressions, scenes and regions of a run; see :class:`~bsap.datamodules.scene.SplitSummary`."""
+
+    seen: Count
+    selected: Count
+    published: Count | None
+    no_proposals: Count
+    no_mask: Count
+    skipped: Count
+    texts_cut: Count
+    scenes: Count
+    regions: Count
+
+
+class BankInfo(TypedDict):
+    """The auxiliary prompts; ``prompts`` counts them."""
+
+    name: str
+    prompts: Count | None
+    prompts_digest: str | None
+    transductive: bool
+    source: str
+    used_by: list[str]
+
+
+class EncoderSettings(TypedDict):
+    """The settings of one encoder; more keys than these."""
+
+    name: str
+
+
+class Protocol(TypedDict):
+    """How numbers were made: data, proposals, bank, and every setting of the model that changes a number."""
+
+    dataset: str
+    split_by: str
+    split: str
+    proposals: dict[str, Any]
+    hit: str
+    bank: BankInfo | None
+    encoders: list[EncoderSettings]
+    views: list[Any]
+
+
+class ModelInfo(TypedDict):
+    """One encoder, as :meth:`~bsap.models.encoder.Encoder.describe` tells it; more keys than these."""
+
+    label: str
+    weights_sha256: str
+    size: list[int]
+    mean: list[Finite]
+    interpolation: str
+
+
+class Precision(TypedDict):
+    """The precision of the encoders: as given to the Trainer, and as it ran."""
+
+    requested: str
+    effective: str
+
+
+class RunSettings(TypedDict):
+    """The resolved settings: what ``config.yaml`` holds without its section ``run``."""
+
+    seed_everything: int
+    trainer: dict[str, Any]
+    data: dict[str, Any]
+    model: dict[str, Any]
+
+
+class MadeBy(TypedDict):
+    """What computed the numbers."""
+
+    processes: Count
+    device: str
+    versions: dict[str, str]
+
+
+class Attempt(MadeBy):
+    """One attempt at a run, with the number of expressions that it recorded."""
+
+    expressions: Count
+
+
+class Timing(TypedDict):
+    """Seconds of the last attempt, and what every attempt ran on."""
+
+    seconds: Finite
+    resumed_expressions: Count
+    attempts: list[Attempt]
+    processes: Count
+    device: str
+
+
+class ResultsFields(TypedDict):
+    """The metrics of a run and everything that made them.
+
+    ``complete``: all published expressions were seen. ``partial``: something was left out. ``transductive``: the bank
+    was made from the evaluated split.
+    """
+
+    metrics: Metrics
+    counts: Counts
+    complete: bool
+    partial: bool
+    selection: dict[str, Any]
+    protocol: Protocol
+    transductive: bool
+    models: list[ModelInfo]
+    precision: Precision
+    settings: RunSettings
+    versions: dict[str, str]
+    timing: Timing
+
+
+class Results(ResultsFields, total=False):
+    """Results with the SHA-256 of ``predictions.jsonl`` and the tables of ``run.breakdown``.
+
+    ``breakdown`` is ``{field: {value: metrics}}``. Runs of version 0.1.0 have no ``predictions_sha256``.
+    """
+
+    predictions_sha256: str
+    breakdown: dict[str, dict[str, Metrics]]
