@@ -1,7 +1,7 @@
 """Scores: CLIP, BSAP, BSAP-H and their relatives as pure functions over tensors.
 
-Nothing here knows files, models or Lightning. :class:`Similarities` go in, a :class:`Scorer` makes :class:`Scores`;
-``SCORERS`` holds the ready-made settings of the literature.
+This package does not depend on files, models or Lightning. A :class:`Scorer` turns :class:`Similarities` into
+:class:`Scores`; ``SCORERS`` holds ready-made scorers with the settings of the literature.
 """
 
 from bsap.scoring.functional import (

@@ -40,7 +40,7 @@ def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before") 
         cosines: ``(..., N, E, R)``, or ``(..., N, K, R)`` for a bank.
         tau: ``(N,)``, the logit scale of each member.
         aggregate: ``"before"`` is the mean over members of tau_m s_m, as sharp as one member; ``"sum"`` is their sum,
-            N times sharper. CLIP chooses the same region with both, a softmax over texts does not.
+            N times sharper. CLIP chooses the same region with both; a softmax over texts does not.
 
     Returns:
         ``(..., E, R)``.
@@ -77,23 +77,23 @@ def _reduce(x: Tensor, mask: Tensor | None, reduce: Reduce, top_k: int) -> Tenso
 def reduce_bank(
     bank_logits: Tensor, mask: Tensor | None = None, *, reduce: Reduce = "logsumexp", top_k: int | None = None
 ) -> Tensor:
-    """What the bank says about each region: the term that a correction subtracts.
+    """The bank reduced to one number for each region: the term that a correction subtracts.
 
-    Without a mask the answer is the same for all expressions, and costs ``K * R``. With one, only the expressions that
-    lose a prompt are reduced apart, in chunks, so that ``E * K * R`` never exists at once.
+    Without a mask the result is the same for all expressions and costs ``K * R``. With a mask, only the expressions
+    that lose a prompt are reduced separately, in chunks, so that ``E * K * R`` is never in memory at once.
 
     Args:
         bank_logits: ``(..., K, R)``.
         mask: ``(..., E, K)``, True where a prompt counts for an expression. An expression left without any prompt is
             not corrected: its term is 0.
         reduce: ``"mean"``, ``"topk"`` (mean of the ``top_k`` largest), ``"logsumexp"`` or ``"max"``.
-        top_k: for ``"topk"`` alone; all prompts where fewer are left.
+        top_k: for ``"topk"`` only; all prompts where fewer are left.
 
     Returns:
         ``(..., 1, R)`` without a mask, else ``(..., E, R)``.
 
     Raises:
-        ValueError: unknown ``reduce``, ``top_k`` missing or out of place, or no prompts at all.
+        ValueError: unknown ``reduce``, ``top_k`` missing or given for another ``reduce``, or no prompts.
 
     Example:
         >>> bank = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
@@ -112,25 +112,25 @@ def reduce_bank(
 
     prompts, regions = bank.shape[-2:]
     rows = mask.flatten(0, -2)
-    some = rows.any(-1)
-    # Most expressions of a drawn bank lose nothing and share one reduction; only the others are worth E * K * R.
-    apart = (some & ~rows.all(-1)).nonzero().squeeze(-1)
+    remaining = rows.any(-1)
+    # Most expressions lose no prompt and share one reduction; only the others cost E * K * R.
+    partial = (remaining & ~rows.all(-1)).nonzero().squeeze(-1)
     shared = _reduce(bank, None, reduce, k).unsqueeze(-2).expand(*mask.shape[:-1], regions).flatten(0, -2)
-    if apart.numel():
+    if partial.numel():
         scenes, expressions = bank.unsqueeze(0).flatten(0, -3), mask.shape[-2]
         parts = [
             _reduce(scenes[part // expressions], rows[part], reduce, k)
-            for part in torch.split(apart, max(1, _CHUNK // max(1, prompts * regions)))
+            for part in torch.split(partial, max(1, _CHUNK // max(1, prompts * regions)))
         ]
-        shared = shared.index_copy(0, apart, torch.cat(parts))
-    return shared.masked_fill(~some.unsqueeze(-1), 0.0).reshape(*mask.shape[:-1], regions)
+        shared = shared.index_copy(0, partial, torch.cat(parts))
+    return shared.masked_fill(~remaining.unsqueeze(-1), 0.0).reshape(*mask.shape[:-1], regions)
 
 
 def check_reduce(reduce: object, top_k: int | None) -> None:
-    """Raise a ``ValueError`` for an unknown reduction, or a ``top_k`` that is missing, idle or not positive."""
+    """Raise a ``ValueError`` for an unknown reduction, or a ``top_k`` that is missing, unused or not positive."""
     one_of("reduce", reduce, Reduce)
     if (reduce == "topk") != (top_k is not None):
-        raise ValueError(f"Expected argument `top_k` to be given with `reduce='topk'` alone, but got {top_k}.")
+        raise ValueError(f"Expected argument `top_k` to be given with `reduce='topk'` only, but got {top_k}.")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise ValueError(f"Expected argument `top_k` to be a whole number, at least 1, but got {top_k!r}.")
 

@@ -1,4 +1,4 @@
-"""Scorers by name: ready-made settings under the names of the literature, and how a configuration spells others."""
+"""Scorers by name: ready-made scorers under the names of the literature, and scorers from a configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class NamedScorer:
 
 
 NAMED_SCORERS: tuple[NamedScorer, ...] = (
-    NamedScorer("clip", CLIP(), "CLIP's own similarity, softmax over regions", "Radford et al. 2021, arXiv 2103.00020"),
+    NamedScorer(
+        "clip", CLIP(), "CLIP's similarity, as a softmax over regions", "Radford et al. 2021, arXiv 2103.00020"
+    ),
     NamedScorer("bsap", BSAP(), "softmax over the query and the bank, region by region", "arXiv 2402.18400"),
     NamedScorer("bsap_h", BSAPH(), "half BSAP and half CLIP, summed as distributions over regions", "arXiv 2402.18400"),
     NamedScorer(

@@ -1,7 +1,7 @@
 """Scorers: from the similarities of a scene to one score for each expression and region.
 
-A scorer says how to rank; the base class does the rest: temperatures, ensembles, padding, probabilities. A new one
-overrides :meth:`Scorer.rank`, and :meth:`Scorer.value` where what it shows is not its softmax over regions.
+A scorer defines how to rank; the base class handles temperatures, ensembles, padding and probabilities. A new scorer
+overrides :meth:`Scorer.rank`, and :meth:`Scorer.value` where the value it shows is not the softmax over regions.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Scorer:
     """Base of all scorers.
 
     Args:
-        tau: the bank's temperature: scales queries and bank where they are compared. None is the model's own logit
-            scale; a number, or a tensor (scalar or one for each ensemble member) that may be learned, replaces it.
+        tau: the temperature that scales queries and bank where they are compared. None: the model's own logit scale; a
+            number, or a tensor (scalar or one for each ensemble member) that may be learned, replaces it.
         tau_clip: the same for CLIP's softmax over regions.
 
     Raises:
-        ValueError: a temperature that is not positive, or one that this scorer has no use for.
+        ValueError: a temperature that is not positive, or one that this scorer does not use.
     """
 
     needs_bank: ClassVar[bool] = True
@@ -89,11 +89,11 @@ class Scorer:
                 )
 
     def rank(self, logits: Logits) -> Tensor:
-        """The quantity to argmax, ``(..., E, R)``; what stands at padding must be finite and is ignored."""
+        """The quantity to argmax, ``(..., E, R)``; values at padding must be finite and are ignored."""
         raise NotImplementedError
 
     def value(self, rank: Tensor, logits: Logits) -> Tensor:
-        """What is shown, ``(..., E, R)``; the softmax of ``rank`` over regions unless a scorer says otherwise."""
+        """The value to show, ``(..., E, R)``; by default the softmax of ``rank`` over regions."""
         return log_softmax_regions(rank, logits.valid).exp()
 
     def __call__(self, similarities: Similarities, aggregate: Aggregate = "before") -> Scores:
@@ -158,7 +158,7 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class CLIP(Scorer):
-    """CLIP's own choice: q_r, the softmax over regions of tau_clip s_rt (Radford et al. 2021, arXiv 2103.00020)."""
+    """CLIP: q_r, the softmax over regions of tau_clip s_rt (Radford et al. 2021, arXiv 2103.00020)."""
 
     needs_bank: ClassVar[bool] = False
     temperatures: ClassVar[tuple[str, ...]] = ("tau_clip",)
@@ -172,12 +172,12 @@ class CLIP(Scorer):
 class Correction(Scorer):
     """The family that nearly every known correction belongs to: tau s_rt - alpha * reduce_k(tau s_r,a_k).
 
-    Ranks in logits; what is shown is their softmax over regions.
+    It ranks by logits; the value is their softmax over regions.
 
     Args:
         reduce: ``"mean"``, ``"topk"`` (mean of the ``top_k`` largest), ``"logsumexp"`` or ``"max"`` over the bank.
         alpha: weight of the correction; 0 is CLIP.
-        top_k: for ``"topk"`` alone.
+        top_k: for ``"topk"`` only.
         gate: correct an expression only if its best region is the best region of some bank text (the dynamic inverted
             softmax of QB-Norm, arXiv 2112.12777).
         tau: as for every scorer.

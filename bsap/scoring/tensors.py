@@ -1,4 +1,4 @@
-"""What scorers take and give: similarities of an ensemble, and scores."""
+"""The input and output of scorers: similarities of an ensemble, and scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 class Similarities:
     """Cosines of one scene's regions with its expressions and with the bank, for each member of an ensemble.
 
-    "..." is nothing for one scene, or ``B`` for scenes padded to common E and R. A scene without regions is fine.
+    "..." is empty for one scene, or ``B`` for scenes padded to the same E and R. A scene may have no regions.
 
     Attributes:
         query: ``(..., N, E, R)`` cosines, N members (models x views), E expressions, R regions.
@@ -22,7 +22,7 @@ class Similarities:
         valid: ``(..., R)`` bool, True where the region is real and False where it is padding; None: all are real.
 
     Raises:
-        ValueError: shapes that do not fit, a mask that is not boolean, NaN or infinite values.
+        ValueError: shapes that do not match, a mask that is not boolean, NaN or infinite values.
     """
 
     query: Tensor
@@ -47,7 +47,9 @@ class Similarities:
                 if mask.dtype != torch.bool:
                     raise ValueError(f"Expected argument `{name}` to be boolean, but got {mask.dtype}.")
         parts = {"query": self.query, "bank": self.bank, "tau": self.tau}
-        if not bool(torch.stack([x.isfinite().all() for x in parts.values()]).all()):  # the host waits once, not thrice
+        if not bool(
+            torch.stack([x.isfinite().all() for x in parts.values()]).all()
+        ):  # the host waits for the device only once
             name, x = next((name, x) for name, x in parts.items() if not bool(x.isfinite().all()))
             bad = x.numel() - int(x.isfinite().sum())
             raise ValueError(f"Expected argument `{name}` to be finite, but got {bad} NaN or infinite values.")
@@ -59,7 +61,7 @@ class Scores:
 
     Attributes:
         rank: ``(..., E, R)``, the quantity to argmax; -inf where the region is padding.
-        value: ``(..., E, R)``, what is shown and written; 0 where the region is padding.
+        value: ``(..., E, R)``, the value to show and write; 0 where the region is padding.
     """
 
     rank: Tensor
@@ -69,7 +71,7 @@ class Scores:
     def choice(self) -> Tensor:
         """``(..., E)`` int64, the region of highest rank, the lowest index on ties.
 
-        0, an index that means nothing, where a scene has no region at all: such expressions count as missed.
+        0 where a scene has no region; such expressions count as wrong.
         """
         if self.rank.shape[-1] == 0:
             return torch.zeros(self.rank.shape[:-1], dtype=torch.int64, device=self.rank.device)

@@ -1,13 +1,14 @@
-"""The ways to show a region of a picture to CLIP, each with its source."""
+"""The ways to show a region of a picture to an image encoder, each with its source."""
 
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.global_local import GlobalLocal
-from bsap.views.highlights import Blur, BlurMask, BlurWindow, Dim, Gray, Shade
+from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.registry import VIEWS, make_view
 from bsap.views.view import View
 
 __all__ = [
+    "CPT",
     "VIEWS",
     "Blur",
     "BlurMask",
@@ -20,7 +21,6 @@ __all__ = [
     "MaskedCrop",
     "RedBox",
     "RedCircle",
-    "Shade",
     "View",
     "make_view",
 ]

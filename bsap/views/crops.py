@@ -31,7 +31,7 @@ class Crop(View):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedCrop(Crop):
-    """The region's mask cut out along its box, on the encoder's mean colour.
+    """The region's mask on the encoder's mean colour, cut out along its box.
 
     Attributes:
         margin: background around the box, as a fraction of the box's own width and height on each side.

@@ -1,10 +1,10 @@
-"""Global-Local CLIP: a region seen within its picture and by itself.
+"""Global-Local CLIP: features of a region within its picture, and of the region alone.
 
 Yu, Seo, Son: Zero-shot Referring Image Segmentation with Global-Local Context Features, CVPR 2023
-(https://github.com/Seonghoon-Yu/Zero-shot-RIS). The global feature lets a ViT see the whole picture and fades the
-tokens outside the mask in its last blocks; the local feature is the masked crop. Published settings: ViT-B/32,
+(https://github.com/Seonghoon-Yu/Zero-shot-RIS). The global feature lets a ViT see the whole picture and scales
+down the tokens outside the mask in its last blocks; the local feature is the masked crop. Published settings: ViT-B/32,
 ``block`` 9 of 12, ``v`` 0.85 on RefCOCOg and 0.95 elsewhere, pictures normalised with ImageNet's mean and standard
-deviation and resized bilinearly. The sentences' side is in :mod:`bsap.prompts.phrases`.
+deviation and resized bilinearly. Its text features are in :mod:`bsap.prompts.phrases`.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class GlobalLocal(View):
     block: int = 9
 
     def __post_init__(self) -> None:
-        """Check the parameters, but for the number of blocks, which only the encoder knows."""
+        """Check the parameters; only :meth:`check` knows how many blocks the encoder has."""
         super().__post_init__()
         if self.v > 1:
-            raise ConfigError(f"v of the view 'global_local' lies between 0 and 1, but is {self.v}.")
+            raise ConfigError(f"v of the view 'global_local' must be between 0 and 1, but is {self.v}.")
         if type(self.block) is not int or self.block < 0:
             raise ConfigError(
-                f"block of the view 'global_local' is a whole number of at least 0, but is {self.block!r}."
+                f"block of the view 'global_local' must be a whole number of at least 0, but is {self.block!r}."
             )
 
     def check(self, encoder: ImageEncoder, *, resize: str) -> None:
         """Refuse another resize than ``squash``, and towers that have no such block or no tokens to fade."""
         if resize != "squash":
             raise ConfigError(
-                f"The view {self.name!r} looks into the encoder and knows `resize: squash` only, not {resize!r}. Leave "
-                "`model.resize` at squash, or choose views that draw, such as crop or blur."
+                f"The view {self.name!r} works inside the encoder and supports `resize: squash` only, not {resize!r}. "
+                "Leave `model.resize` at squash, or choose views that draw, such as crop or blur."
             )
         masked_blocks(encoder, self.block)
 
@@ -238,7 +238,7 @@ def _masked(blocks: Sequence[nn.Module], weights: Tensor) -> Iterator[None]:
 
 def _check_masks(masks: Sequence[RLE] | None, count: int, size: tuple[int, int]) -> Sequence[RLE]:
     if masks is None:
-        raise DataError("Global-Local features need masks, but the proposals are boxes only; use proposals with masks.")
+        raise DataError("Global-Local features need masks, but the proposals are boxes only. Use proposals with masks.")
     if len(masks) != count:
         raise DataError(f"Global-Local features need one mask for each of {count} boxes, but got {len(masks)}.")
     for index, mask in enumerate(masks):

@@ -1,4 +1,4 @@
-"""Views that show the region's surroundings, set apart: blurred, without colour, dark, or the region shaded."""
+"""Views that show the whole picture with the region highlighted: the rest blurred, gray or dark, the region shaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bsap.views.view import Colour, Fill, View, check_colour
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SetApart(View):
+class _Highlight(View):
     """Views that show the picture inside a shape and something else outside.
 
     Attributes:
@@ -27,10 +27,10 @@ class _SetApart(View):
     shape: Literal["box", "ellipse"] = "box"
 
     def __post_init__(self) -> None:
-        """Check the shape too."""
+        """Check the shape as well."""
         super().__post_init__()
         if self.shape not in ("box", "ellipse"):
-            raise ConfigError(f"The shape of the view {self.kind!r} is box or ellipse, not {self.shape!r}.")
+            raise ConfigError(f"shape of the view {self.kind!r} must be box or ellipse, but is {self.shape!r}.")
 
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
         """The box or the ellipse."""
@@ -40,7 +40,7 @@ class _SetApart(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blur(_SetApart):
+class Blur(_Highlight):
     """The whole picture, blurred outside the box.
 
     Attributes:
@@ -68,7 +68,7 @@ class BlurWindow(Blur):
     Attributes:
         shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
         std: standard deviation of the blur in pixels of the picture.
-        margin: what the window shows around the box, as a fraction of the box's width and height on each side.
+        margin: context around the box, as a fraction of the box's own width and height on each side.
     """
 
     kind = "blur_window"
@@ -82,7 +82,7 @@ class BlurWindow(Blur):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gray(_SetApart):
+class Gray(_Highlight):
     """The whole picture, without colour outside the box.
 
     Attributes:
@@ -101,12 +101,12 @@ class Gray(_SetApart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dim(_SetApart):
+class Dim(_Highlight):
     """The whole picture, darkened outside the box.
 
     Attributes:
         shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
-        brightness: what is left of the light outside, 0 to 1.
+        brightness: share of the light that is left outside, 0 to 1.
     """
 
     kind = "dim"
@@ -115,10 +115,10 @@ class Dim(_SetApart):
     brightness: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the brightness too."""
+        """Check the brightness as well."""
         super().__post_init__()
         if self.brightness > 1:
-            raise ConfigError(f"brightness of the view 'dim' lies between 0 and 1, but is {self.brightness}.")
+            raise ConfigError(f"brightness of the view 'dim' must be between 0 and 1, but is {self.brightness}.")
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on the darkened picture, as PIL's ``ImageEnhance.Brightness`` computes it."""
@@ -126,16 +126,16 @@ class Dim(_SetApart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shade(_SetApart):
-    """The whole picture, the box shaded red, and the text saying so.
+class CPT(_Highlight):
+    """The whole picture with the box shaded red, and a text template that names the colour.
 
-    CPT colours proposals and asks for the colour; the tint, its opacity and the template are those of ReCLIP's
-    comparison, which carries CPT over to CLIP.
+    CPT colours proposals and asks for the colour. The colour, its opacity and the template are those of ReCLIP's
+    comparison, which applies CPT to CLIP.
 
     Attributes:
         shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
         colour: red, green, blue of the shade, 0..255.
-        opacity: of the shade, 0 to 1, in steps of 1/255.
+        opacity: of the shade, 0 to 1, rounded to steps of 1/255.
     """
 
     kind = "cpt"
@@ -146,11 +146,11 @@ class Shade(_SetApart):
     opacity: float = 127 / 255
 
     def __post_init__(self) -> None:
-        """Check colour and opacity too."""
+        """Check colour and opacity as well."""
         super().__post_init__()
         check_colour(self.kind, self.colour)
         if self.opacity > 1:
-            raise ConfigError(f"opacity of the view 'cpt' lies between 0 and 1, but is {self.opacity}.")
+            raise ConfigError(f"opacity of the view 'cpt' must be between 0 and 1, but is {self.opacity}.")
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The shaded picture on the picture, as PIL's ``alpha_composite`` computes it."""
@@ -165,8 +165,8 @@ class BlurMask(View):
     """The whole picture, blurred outside the mask (blur reverse mask).
 
     Attributes:
-        std: standard deviation of the blur in pixels of the picture. FGVP blurs the picture after bringing its shorter
-            side to the encoder's size; at 100 both leave hardly more than the picture's colours.
+        std: standard deviation of the blur in pixels of the picture. FGVP blurs the picture after it has resized its
+            shorter side to the encoder's size; at 100 both leave little more than the picture's colours.
     """
 
     kind = "blur_mask"

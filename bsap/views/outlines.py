@@ -17,14 +17,14 @@ class _Outline(View):
 
     Attributes:
         colour: red, green, blue of the line, 0..255.
-        thickness: of the line, as a fraction of the picture's shorter side; never less than a pixel.
+        thickness: of the line, as a fraction of the picture's shorter side; at least one pixel.
     """
 
     colour: Colour = (255, 0, 0)
     thickness: float = 2 / 336
 
     def __post_init__(self) -> None:
-        """Check the colour too."""
+        """Check the colour as well."""
         super().__post_init__()
         check_colour(self.kind, self.colour)
 
@@ -45,7 +45,7 @@ class RedCircle(_Outline):
 
     Attributes:
         colour: red, green, blue of the line, 0..255.
-        thickness: of the line, as a fraction of the picture's shorter side; never less than a pixel.
+        thickness: of the line, as a fraction of the picture's shorter side; at least one pixel.
     """
 
     kind = "red_circle"
@@ -62,7 +62,7 @@ class RedBox(_Outline):
 
     Attributes:
         colour: red, green, blue of the line, 0..255.
-        thickness: of the line, as a fraction of the picture's shorter side; never less than a pixel.
+        thickness: of the line, as a fraction of the picture's shorter side; at least one pixel.
     """
 
     kind = "red_box"
@@ -79,7 +79,7 @@ class Contour(_Outline):
 
     Attributes:
         colour: red, green, blue of the line, 0..255.
-        thickness: of the line, as a fraction of the picture's shorter side; never less than a pixel.
+        thickness: of the line, as a fraction of the picture's shorter side; at least one pixel.
     """
 
     kind = "contour"

@@ -8,7 +8,7 @@ from typing import Any
 from bsap.registry import Registry
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.global_local import GlobalLocal
-from bsap.views.highlights import Blur, BlurMask, BlurWindow, Dim, Gray, Shade
+from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.view import View
 
@@ -23,7 +23,7 @@ VIEWS: dict[str, View] = {
     "dim": Dim(),
     "red_box": RedBox(),
     "red_circle": RedCircle(),
-    "cpt": Shade(),
+    "cpt": CPT(),
     "masked_crop": MaskedCrop(),
     "blur_mask": BlurMask(),
     "contour": Contour(),

@@ -1,7 +1,7 @@
-"""Boxes and masks on the grid of a picture's pixels: which pixels a region has, and which its outline.
+"""Boxes and masks on the grid of a picture's pixels: which pixels belong to a region and to its outline.
 
-Boxes are continuous, pixels are not. The literature's two ways of rounding live here by name; both leave at least one
-pixel.
+Boxes are continuous, pixels are not. :func:`pixel_boxes` and :func:`drawn_boxes` are the two ways of rounding found in
+published code; both leave at least one pixel.
 """
 
 from __future__ import annotations

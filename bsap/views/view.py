@@ -1,7 +1,7 @@
 """What a view is: a way to show a region of a picture to an image encoder, and how it is drawn.
 
-Every view is one sentence: *inside* a shape show one thing, outside it another, then cut out a window. A view states
-its parts of that sentence, and rendering, resizing, batching and devices come from :class:`View`. One's own::
+Every view shows one thing *inside* a shape and another outside it, and then cuts out a window. A view defines these
+three parts; rendering, resizing, batching and devices come from :class:`View`. A view of your own::
 
     @dataclass(frozen=True, kw_only=True)
     class Inverted(View):
@@ -15,8 +15,8 @@ its parts of that sentence, and rendering, resizing, batching and devices come f
         def paint(self, picture, fill, method):
             return picture, 255 - picture
 
-and from a configuration ``class_path: my_package.Inverted``. A view's parameters are fields of its dataclass, so that
-its name and the key of its stored features hold them all.
+In a configuration it is ``class_path: my_package.Inverted``. A view's parameters are fields of its dataclass, so that
+its name and the key of its stored features contain all of them.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ Fill = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """What all regions of one picture share while they are drawn.
+    """What all regions of one picture have in common while they are drawn.
 
     Attributes:
         picture: ``(3, H, W)`` uint8, RGB.
-        inner: what is shown inside of shapes, from :func:`bsap.views.resample.layer`.
+        inner: what is shown inside shapes, from :func:`bsap.views.resample.layer`.
         outer: what is shown outside.
         fill: the mean colour, 0..255.
         method: how views are computed.
@@ -68,22 +68,22 @@ class View:
     """A way to show a region to an image encoder. The fields of a subclass are its parameters."""
 
     kind: ClassVar[str]
-    """First part of the name."""
+    """The first part of the name."""
     source: ClassVar[str] = ""
     """Where the view was published."""
     needs_masks: ClassVar[bool] = False
-    """Whether boxes alone are not enough."""
+    """Whether the view needs masks; otherwise boxes are enough."""
     template: ClassVar[str | None] = None
-    """A text template that belongs to the view and stands in for the configured ones, or None."""
+    """A text template that belongs to the view and replaces the configured ones, or None."""
 
     def __post_init__(self) -> None:
-        """Check the parameters, and make equal ones the same: 50 becomes 50.0 and a list of YAML a tuple."""
+        """Check the parameters, and give equal ones one form: 50 becomes 50.0, and a list from YAML becomes a tuple."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, float):
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                     raise ConfigError(
-                        f"{field.name} of the view {self.kind!r} is a number of at least 0, but is {value!r}."
+                        f"{field.name} of the view {self.kind!r} must be a number of at least 0, but is {value!r}."
                     )
                 object.__setattr__(self, field.name, float(value))
             elif isinstance(value, list):
@@ -91,7 +91,7 @@ class View:
 
     @property
     def name(self) -> str:
-        """Unique for the view and its parameters: the kind, and every parameter that is not its default."""
+        """Unique for the view and its parameters: the kind, and every parameter that differs from its default."""
         values = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
         changed = [
             f"{name}={value:.10g}" if isinstance(value, float) else f"{name}={value}"
@@ -108,7 +108,7 @@ class View:
 
     @property
     def summary(self) -> str:
-        """One line for a list of views: the first of the class's documentation, and what is not its default."""
+        """One line for a list of views: the first line of the class's docstring, and what differs from the defaults."""
         first = first_line(self)
         changed = self.name.removeprefix(self.kind)
         return f"{first.removesuffix('.')} {changed}." if changed else first
@@ -176,7 +176,7 @@ class View:
         return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
 
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The shape that sets each region apart.
+        """The shape of each region.
 
         Args:
             boxes: ``(R, 4)`` float32, xyxy.
@@ -190,7 +190,7 @@ class View:
         return None
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """What to show inside and outside of the shape; called once for all regions of a picture.
+        """What to show inside and outside the shape; called once for all regions of a picture.
 
         Args:
             picture: ``(3, H, W)`` uint8.
@@ -226,7 +226,7 @@ class View:
 
         Args:
             picture: ``(3, H, W)`` uint8, RGB.
-            boxes: see :meth:`draw`, as all that follow.
+            boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device; see :meth:`draw`.
             size: ``(h, w)`` of the encoder's input.
             masks: R encodings of the picture's size.
             resize: see :func:`bsap.views.resample.resample`.
@@ -244,7 +244,7 @@ class View:
         return self.draw(layers, boxes, size, masks=masks, resize=resize, interpolation=interpolation)
 
     def layers(self, picture: Tensor, *, fill: Fill = (0.0, 0.0, 0.0), method: Method = "auto") -> Layers:
-        """What all regions of a picture share: what is shown inside and outside of their shapes, a blur for example.
+        """What all regions of a picture have in common: what is shown inside and outside their shapes.
 
         Args:
             picture: ``(3, H, W)`` uint8, RGB.
@@ -272,7 +272,7 @@ class View:
             boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device. Parts outside the picture are cut off;
                 a box without a pixel shows the nearest one.
             size: ``(h, w)`` of the encoder's input.
-            masks: R encodings of the picture's size; needed where :attr:`needs_masks`, else not looked at.
+            masks: R encodings of the picture's size; needed where :attr:`needs_masks`, otherwise ignored.
             resize: see :func:`bsap.views.resample.resample`.
             interpolation: see :func:`bsap.views.resample.resample`.
 
@@ -280,7 +280,7 @@ class View:
             ``(R, 3, h, w)`` uint8 on the picture's device.
 
         Raises:
-            DataError: if the view needs masks and there are none, or their number or size is not the regions'.
+            DataError: if the view needs masks and there are none, or their number or size does not fit the regions.
         """
         picture, fill, method = layers.picture, layers.fill, layers.method
         height, width = picture.shape[-2:]
@@ -302,7 +302,7 @@ class View:
         if masks is None:
             raise DataError(
                 f"The view {self.name!r} needs a mask for every proposal, but these proposals have boxes only. "
-                "Choose a source of proposals with masks, or views that work with boxes, such as crop or blur."
+                "Use proposals with masks, or choose views that work with boxes, such as crop or blur."
             )
         if len(masks) != count:
             raise DataError(f"The view {self.name!r} got {len(masks)} masks for {count} proposals.")
@@ -318,7 +318,7 @@ class View:
 def check_colour(kind: str, colour: object) -> None:
     """Raise a ConfigError unless ``colour`` is three whole numbers of 0..255."""
     if not (isinstance(colour, tuple) and len(colour) == 3 and all(type(c) is int and 0 <= c <= 255 for c in colour)):
-        raise ConfigError(f"colour of the view {kind!r} is three whole numbers of 0 to 255, but is {colour!r}.")
+        raise ConfigError(f"colour of the view {kind!r} must be three whole numbers from 0 to 255, but is {colour!r}.")
 
 
 def colour_layer(colour: Sequence[float], picture: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ def resnet(folder):
 
 
 def test_what_does_not_fit_is_found_before_the_first_batch(tmp_path, encoder):
-    with pytest.raises(ConfigError, match="knows `resize: squash` only, not 'longest'"):
+    with pytest.raises(ConfigError, match="supports `resize: squash` only, not 'longest'"):
         Ensemble([encoder], [GlobalLocal(block=2)], resize="longest")
     with pytest.raises(ModelError, match="has the blocks 0 to 3, but `block` of the view 'global_local' is 99"):
         Ensemble([encoder], [GlobalLocal(block=99)])

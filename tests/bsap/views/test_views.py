@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 
 import bsap.views.view
 from bsap.errors import DataError
-from bsap.views import VIEWS, Blur, Contour, Crop, Dim, GlobalLocal, RedCircle, Shade, View, make_view
+from bsap.views import CPT, VIEWS, Blur, Contour, Crop, Dim, GlobalLocal, RedCircle, View, make_view
 from bsap.views.resample import chunks
 from bsap.views.shapes import edges, ellipses, grow, pixel_boxes, rings
 
@@ -183,7 +183,7 @@ def test_every_grey_level_is_mixed_as_pil_mixes_it(share):
     image = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
     _, dark = Dim(brightness=share).paint(tensor(image), FILL, "native")
     assert torch.equal(dark, tensor(ImageEnhance.Brightness(image).enhance(share)))
-    shade, _ = Shade(opacity=share).paint(tensor(image), FILL, "native")
+    shade, _ = CPT(opacity=share).paint(tensor(image), FILL, "native")
     overlay = Image.new("RGBA", image.size, (240, 0, 30, round(255 * share)))
     assert torch.equal(shade, tensor(Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")))
 
@@ -330,7 +330,7 @@ def test_views_are_values():
 def test_masks_are_decoded_only_when_needed(monkeypatch):
     monkeypatch.setattr(bsap.views.view, "_decode", lambda *_: pytest.fail("decoded"))
     image = tensor(pictures()[0])
-    Shade().render(image, torch.tensor(BOXES), (8, 8), masks=encode(masks()))
+    CPT().render(image, torch.tensor(BOXES), (8, 8), masks=encode(masks()))
 
 
 @pytest.mark.gpu
