@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,15 @@ from bsap.datamodules.scene import Boxes
 from bsap.errors import DataError
 
 ROUNDING = 2.0
-"""How far, in pixels, a box may reach over the picture's edge and still count as rounded: it is clipped."""
+"""How far, in pixels, a box may reach beyond the picture's edge and still count as rounded: it is clipped."""
+
+UNIT = 1.5
+"""Boxes whose numbers are all smaller are not in pixels. Above 1, because normalised boxes may reach beyond 0..1."""
+
+NORMALISED = (
+    "These look normalised to 0..1 (GroundingDINO and YOLO write them so, often as centre x, centre y, width, height). "
+    "Convert them to [x, y, width, height] in pixels of the original picture."
+)
 
 
 def read_xywh(rows: Sequence[object], where: Sequence[str]) -> NDArray[np.float64]:
@@ -46,7 +54,7 @@ def read_xywh(rows: Sequence[object], where: Sequence[str]) -> NDArray[np.float6
     return boxes
 
 
-def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[str], *, mend: str = "") -> Boxes:
+def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[str], *, fix: str = "") -> Boxes:
     """The same boxes by their corners, clipped to the picture.
 
     Args:
@@ -54,7 +62,7 @@ def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[
         width: W of the picture in pixels.
         height: H of the picture in pixels.
         where: N places, for errors.
-        mend: what to do about a box without area, for errors.
+        fix: what to do about a box without area, for errors.
 
     Returns:
         (N, 4) float32, xyxy, with 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
@@ -86,5 +94,25 @@ def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[
     if flat.any():
         n = int(flat.argmax())
         about = f"the box {xywh[n].tolist()} has no area in its picture of {width} x {height} pixels."
-        raise DataError(f"{where[n]}: {about} {mend}".rstrip())
+        raise DataError(f"{where[n]}: {about} {fix}".rstrip())
     return clipped
+
+
+def look_normalised(rows: Iterable[object]) -> bool:
+    """Whether boxes seem to be normalised to 0..1: there are boxes, and none reaches beyond the first pixel or so.
+
+    Args:
+        rows: boxes as their file wrote them, in any order of coordinates; None stands for no box.
+
+    Example:
+        >>> look_normalised([[0.5, 0.5, 0.25, 0.1]]), look_normalised([[0.5, 0.5, 0.25, 0.1], [3, 7, 1, 1]])
+        (True, False)
+    """
+    found = False
+    for row in rows:
+        if row is None:
+            continue
+        if not isinstance(row, (list, tuple)) or not all(type(v) in (int, float) and abs(v) < UNIT for v in row):
+            return False
+        found = found or any(row[2:])
+    return found

@@ -12,7 +12,7 @@ from bsap.datamodules.fields import Record
 from bsap.datamodules.masks import encode_mask, encode_masks, is_empty
 from bsap.datamodules.picture_files import PictureFolder
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords
-from bsap.datamodules.refer import MEND, Instances, make_split, read_instances, read_refs, splits_of
+from bsap.datamodules.refer import WHERE_TO_GET, Instances, make_split, read_instances, read_refs, splits_of
 from bsap.errors import DataError
 
 
@@ -86,7 +86,9 @@ def check_root(
     errors: list[str] = []
     files = sorted(root.glob("*/refs(*).p"))
     if not files:
-        errors.append(f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {MEND}")
+        errors.append(
+            f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {WHERE_TO_GET}"
+        )
     read: dict[Path, Instances] = {}
     for file in files:
         if progress is not None:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
 import reprlib
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from bsap.errors import DataError
@@ -154,71 +147,3 @@ class Record:
         if not isinstance(value, list):
             raise DataError(f"{self.where}: {key!r} must be a list, but got {shown(value)}.")
         return value
-
-
-def read_bytes(path: Path, *, what: str, mend: str) -> bytes:
-    """The content of a file that has to be there.
-
-    Args:
-        path: the file.
-        what: what it holds, for the error message.
-        mend: what to do when it is missing.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"No {what} at {path}. {mend}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read the {what} at {path}: {error}.") from error
-
-
-@contextmanager
-def paused_gc() -> Iterator[None]:
-    """No garbage collection inside: reading millions of objects that all stay, it only costs time, about a third."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def sha256(data: bytes) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def parse_json(
-    data: bytes | str, where: str, *, hook: Callable[[dict[str, Any]], Any] | None = None, unique: bool = False
-) -> Any:
-    """JSON, with errors that name the place.
-
-    Args:
-        data: the text.
-        where: the place, for errors.
-        hook: may replace each object as soon as it is read.
-        unique: whether an object that names a field twice is an error; JSON keeps the last one. Excludes ``hook``.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise DataError(f"{where}: the field {shown(twice)} occurs twice in one object. Merge what they hold.")
-        return values
-
-    try:
-        return json.loads(data, object_hook=hook, object_pairs_hook=once if unique else None)
-    except RecursionError:
-        raise DataError(f"{where}: not readable as JSON: nested too deeply.") from None
-    except ValueError as error:  # JSON syntax, encoding, numbers with too many digits
-        raise DataError(f"{where}: not readable as JSON: {error}.") from None
-
-
-def json_lines(data: bytes, name: str) -> Iterator[tuple[int, Record]]:
-    """Line numbers, counted from 1, and records of a JSONL file; blank lines are passed over."""
-    for n, line in enumerate(data.splitlines(), start=1):
-        if line.strip():
-            where = f"{name}, line {n}"
-            yield n, Record(parse_json(line, where), where)

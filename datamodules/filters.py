@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bsap.datamodules.fields import read_bytes
+from bsap.datamodules.files import read_bytes, text_lines
 from bsap.datamodules.records import ExpressionRecord
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_number, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         for name in ("limit", "min_words", "max_words", "min_distractors", "max_distractors"):
-            value = getattr(self, name)
-            least = 1 if name == "limit" else 0
-            if value is not None and (type(value) is not int or value < least):
-                raise ConfigError(f"`{name}` must be a whole number, at least {least}, but got {value!r}.")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), least=int(name == "limit"), whole=True)
         for low, high in (("min_words", "max_words"), ("min_distractors", "max_distractors")):
             a, b = getattr(self, low), getattr(self, high)
             if a is not None and b is not None and a > b:
@@ -109,12 +107,8 @@ class Selection:
 
 
 def _read_ids(file: Path) -> tuple[str, ...]:
-    mend = "Give ids of this split, or a text file with one per line."
-    data = read_bytes(file, what="id of this split and no file of ids", mend=mend)
-    try:
-        return tuple(line.strip() for line in data.decode().splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text file of expression ids: {error}.") from None
+    fix = "Give ids of this split, or a text file with one per line."
+    return tuple(text_lines(read_bytes(file, what="id of this split and no file of ids", fix=fix), str(file)))
 
 
 def _within(value: int, low: int | None, high: int | None) -> bool:

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
-from bsap.datamodules.fields import Record, json_lines, read_bytes, sha256
+from bsap.datamodules.fields import Record
+from bsap.datamodules.files import json_records, read_bytes, sha256
 from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
@@ -52,8 +53,8 @@ def read_jsonl(
         DataError: for a file that is missing or malformed.
         ConfigError: for an unknown split.
     """
-    data = read_bytes(file, what="annotations", mend="Set `data.annotations` to a JSONL file that exists.")
-    lines = list(json_lines(data, str(file)))
+    data = read_bytes(file, what="annotations", fix="Set `data.annotations` to a JSONL file that exists.")
+    lines = list(json_records(data, str(file)))
     split_by = split_by or DEFAULT_SPLIT_BY.get(dataset, "own")
     expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
     proposals = None

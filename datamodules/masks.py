@@ -1,27 +1,26 @@
 """Masks as files write them, checked and turned into COCO run-length encodings.
 
-pycocotools trusts its input: a run-length encoding that is cut short, or whose runs do not add up to the picture, is
-read or written beyond its memory. So every encoding is checked here before it may reach that code.
+pycocotools does not check its input: a run-length encoding that is cut short, or whose runs do not add up to the
+picture, makes it read or write outside its memory. So every encoding is checked here first.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import islice
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from bsap.datamodules.boxes import ROUNDING
+from bsap.datamodules.boxes import NORMALISED, ROUNDING, UNIT
 from bsap.datamodules.fields import shown, whole
 from bsap.datamodules.records import RegionRecord
 from bsap.datamodules.scene import RLE
 from bsap.errors import DataError
 
 _NUMBERS = {int, float}
+_FEWEST = 6  # numbers of a polygon; shorter lists may be corners
 _LONGEST_RUN = 7  # characters of 5 bits: enough for 32-bit runs
 
 
@@ -29,7 +28,8 @@ def encode_mask(segmentation: object, width: int, height: int, where: str) -> RL
     """A mask as a compressed run-length encoding of the picture's size.
 
     Args:
-        segmentation: a list of polygons ``[x1, y1, x2, y2, ...]`` whose union is the mask, or a run-length encoding
+        segmentation: a polygon, a run-length encoding, or a list of them whose union is the mask. A polygon is
+            ``[x1, y1, x2, y2, ...]`` or ``[[x1, y1], [x2, y2], ...]``. A run-length encoding is
             ``{"size": [H, W], "counts": ...}``, compressed (text or bytes) or not (a list). None and [] mean no mask.
         width: W of the picture in pixels.
         height: H of the picture in pixels.
@@ -39,18 +39,22 @@ def encode_mask(segmentation: object, width: int, height: int, where: str) -> RL
         The encoding, or None where there is no mask.
 
     Raises:
-        DataError: if it is none of these, or of another size than the picture.
+        DataError: if it is none of these, of another size than the picture, or normalised to 0..1.
 
     Example:
         >>> square = encode_mask([[1, 1, 3, 1, 3, 3, 1, 3]], 5, 4, "annotation 1")
         >>> square["size"], int(coco.area(square))
         ([4, 5], 4)
+        >>> encode_mask([[1, 1], [3, 1], [3, 3], [1, 3]], 5, 4, "annotation 1") == square
+        True
+        >>> encode_mask([square, square], 5, 4, "annotation 1") == square
+        True
     """
     return encode_masks([segmentation], width, height, [where])[0]
 
 
 def encode_masks(segmentations: Sequence[object], width: int, height: int, where: Sequence[str]) -> list[RLE | None]:
-    """The masks of one picture, as :func:`encode_mask` gives them: its polygons are checked and drawn in one go.
+    """The masks of one picture, as :func:`encode_mask` gives them: all polygons are checked and drawn together.
 
     Args:
         segmentations: N masks, in any of the forms.
@@ -64,36 +68,26 @@ def encode_masks(segmentations: Sequence[object], width: int, height: int, where
     Raises:
         DataError: as :func:`encode_mask`.
     """
-    masks: list[RLE | None] = [None] * len(segmentations)
+    parts: list[list[RLE]] = [[] for _ in segmentations]
     polygons: list[NDArray[np.float64]] = []
-    drawn: list[tuple[int, int]] = []  # a mask and how many of the polygons are its parts
+    owners: list[int] = []  # of each polygon, the mask
     for n, (segmentation, place) in enumerate(zip(segmentations, where, strict=True)):
-        if segmentation is None:
-            continue
-        if isinstance(segmentation, (list, tuple)):
-            if segmentation:
-                polygons += _polygons(segmentation, place)
-                drawn.append((n, len(segmentation)))
-        elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-            masks[n] = _run_lengths(segmentation, width, height, place)
-        else:
-            raise DataError(
-                f"{place}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}."
-            )
-    if not polygons:
-        return masks
-    if not _inside(np.concatenate(polygons), width, height):
-        _raise_outside(polygons, width, height, [where[n] for n, parts in drawn for _ in range(parts)])
-    encoded = iter(coco.frPyObjects(polygons, height, width))
-    for n, count in drawn:
-        parts = list(islice(encoded, count))
-        merged = coco.merge(parts) if count > 1 else parts[0]
-        masks[n] = RLE(size=[height, width], counts=merged["counts"])
-    return masks
+        for part in _parts(segmentation, place):
+            if isinstance(part, dict):
+                parts[n].append(_run_lengths(part, width, height, place))
+            else:
+                polygons.append(_polygon(part, place))
+                owners.append(n)
+    if polygons:
+        _check_corners(polygons, owners, width, height, where)
+        _check_scale(polygons, [n if not parts[n] else None for n in owners], width, height, where)
+        for n, drawn in zip(owners, coco.frPyObjects(polygons, height, width), strict=True):
+            parts[n].append(drawn)
+    return [_union(encoded, width, height) if encoded else None for encoded in parts]
 
 
 class PictureMasks:
-    """The masks of one picture's annotated objects and proposals, each encoded once, whoever asks for it.
+    """The masks of one picture's annotated objects and proposals, each encoded once.
 
     Args:
         width: W of the picture in pixels.
@@ -113,10 +107,12 @@ class PictureMasks:
 
 
 def pack_polygons(segmentation: object) -> object:
-    """Polygons in a quarter of the memory, for files with millions of corners; anything else as it is."""
+    """Polygons in a quarter of the memory, for files with millions of corners; anything else unchanged."""
     if type(segmentation) is not list or not segmentation:
         return segmentation
-    if any(type(part) is not list or not set(map(type, part)) <= _NUMBERS for part in segmentation):
+    if any(
+        type(part) is not list or len(part) < _FEWEST or not set(map(type, part)) <= _NUMBERS for part in segmentation
+    ):
         return segmentation
     try:
         return tuple(array("d", part) for part in segmentation)
@@ -142,36 +138,77 @@ def whole_mask(width: int, height: int) -> RLE:
     return RLE(size=[height, width], counts=counts)
 
 
-def _polygons(parts: Sequence[object], where: str) -> list[NDArray[np.float64]]:
-    polygons = []
-    for part in parts:
-        packed = isinstance(part, array)
-        plain = isinstance(part, list) and set(map(type, part)) <= _NUMBERS
-        if not (packed or plain) or len(part) < 6 or len(part) % 2:  # type: ignore[arg-type]
-            raise DataError(f"{where}: a polygon must be a list of at least three x, y pairs, but got {shown(part)}.")
-        try:
-            polygons.append(np.asarray(part, dtype=np.float64))
-        except OverflowError:
-            polygons.append(np.full(len(part), np.inf))  # type: ignore[arg-type]
-    return polygons
+def _parts(segmentation: object, where: str) -> Sequence[object]:
+    """The polygons and run-length encodings of a mask, none where there is no mask."""
+    if segmentation is None:
+        return ()
+    if isinstance(segmentation, dict):
+        return (segmentation,)
+    if isinstance(segmentation, (list, tuple)):
+        single = segmentation and (type(segmentation[0]) in _NUMBERS or _are_pairs(segmentation))
+        return (segmentation,) if single else segmentation
+    raise DataError(f"{where}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}.")
+
+
+def _are_pairs(values: Sequence[object]) -> bool:
+    return all(type(v) in (list, tuple) and len(v) == 2 and set(map(type, v)) <= _NUMBERS for v in values)  # type: ignore[arg-type]
+
+
+def _polygon(part: object, where: str) -> NDArray[np.float64]:
+    """One polygon as flat corners."""
+    if isinstance(part, (list, tuple)) and part and _are_pairs(part):
+        part = [value for pair in part for value in pair]
+    plain = isinstance(part, array) or (isinstance(part, (list, tuple)) and set(map(type, part)) <= _NUMBERS)
+    if not plain or len(part) < _FEWEST or len(part) % 2:  # type: ignore[arg-type]
+        raise DataError(
+            f"{where}: a polygon must be a list of at least three x, y pairs, and a run-length encoding must have "
+            f"'size' and 'counts', but got {shown(part)}."
+        )
+    try:
+        return np.asarray(part, dtype=np.float64)
+    except OverflowError:  # an integer that no float holds
+        return np.full(len(part), np.inf)  # type: ignore[arg-type]
+
+
+def _check_corners(
+    polygons: list[NDArray[np.float64]], owners: list[int], width: int, height: int, where: Sequence[str]
+) -> None:
+    if not _inside(np.concatenate(polygons), width, height):
+        n = next(n for n, polygon in enumerate(polygons) if not _inside(polygon, width, height))
+        raise DataError(
+            f"{where[owners[n]]}: a polygon reaches beyond its picture of {width} x {height} pixels: "
+            f"{shown(polygons[n].tolist())}. Give polygons in pixels of the original picture."
+        )
+
+
+def _check_scale(
+    polygons: list[NDArray[np.float64]], owners: list[int | None], width: int, height: int, where: Sequence[str]
+) -> None:
+    """Raise for a mask of polygons alone, none of which reaches beyond the first pixel or so."""
+    starts = np.cumsum([0, *map(len, polygons[:-1])])
+    small = np.maximum.reduceat(np.concatenate(polygons), starts) < UNIT
+    if not small.any() or min(width, height) <= 2 * UNIT:
+        return
+    large = {owner for owner, tiny in zip(owners, small.tolist(), strict=True) if not tiny}
+    for polygon, owner in zip(polygons, owners, strict=True):
+        if owner is not None and owner not in large:
+            raise DataError(f"{where[owner]}: the mask is {shown(polygon.tolist())}. {NORMALISED}")
 
 
 def _inside(corners: NDArray[np.float64], width: int, height: int) -> bool:
     pairs = corners.reshape(-1, 2)
     limit = np.array([width, height]) + ROUNDING
-    return bool((pairs >= -ROUNDING).all() and (pairs <= limit).all())  # so that NaN fails, too
+    return bool((pairs >= -ROUNDING).all() and (pairs <= limit).all())  # NaN fails, too
 
 
-def _raise_outside(polygons: list[NDArray[np.float64]], width: int, height: int, where: list[str]) -> NoReturn:
-    n = next(n for n, corners in enumerate(polygons) if not _inside(corners, width, height))
-    corners = shown(polygons[n].tolist())
-    raise DataError(
-        f"{where[n]}: a polygon reaches beyond its picture of {width} x {height} pixels: {corners}. "
-        "Polygons are in pixels of the original picture: are these of another picture size?"
-    )
+def _union(parts: list[RLE], width: int, height: int) -> RLE:
+    merged = coco.merge(parts) if len(parts) > 1 else parts[0]
+    return RLE(size=[height, width], counts=merged["counts"])
 
 
 def _run_lengths(segmentation: dict[object, object], width: int, height: int, where: str) -> RLE:
+    if not {"size", "counts"} <= segmentation.keys():
+        raise DataError(f"{where}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}.")
     size, counts = segmentation["size"], segmentation["counts"]
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise DataError(
@@ -184,17 +221,15 @@ def _run_lengths(segmentation: dict[object, object], width: int, height: int, wh
             raise DataError(f"{where}: run lengths must be whole numbers of pixels, but got {shown(counts)}.")
         runs = np.array(lengths, dtype=np.int64)
     else:
-        given = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-        data = given if isinstance(given, bytes) else b""
-        decoded = _decode_runs(data)
+        data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        decoded = _decode_runs(data) if isinstance(data, bytes) else None
         if decoded is None:
-            raise DataError(f"{where}: the mask's counts are no run-length encoding: {shown(counts)}.")
+            raise DataError(f"{where}: the mask's 'counts' are not a run-length encoding: {shown(counts)}.")
         runs = decoded
     if (runs < 0).any() or runs.sum() != width * height:
         raise DataError(f"{where}: the mask's runs cover {int(runs.sum())} pixels, its picture has {width} x {height}.")
     if isinstance(counts, list):
-        encoded = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
-        return RLE(size=[height, width], counts=encoded["counts"])
+        data = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)["counts"]
     return RLE(size=[height, width], counts=data)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.boxes import ROUNDING
-from bsap.datamodules.fields import is_text, number, parse_json, read_bytes, shown
+from bsap.datamodules.fields import is_text, number, shown
+from bsap.datamodules.files import parse_json, read_bytes
 from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.picture_files import picture_size
 from bsap.datamodules.proposal_readers import region
@@ -69,7 +70,7 @@ class PictureDataModule(SceneDataModule):
         name = "`boxes`"
         if isinstance(items, str):
             name = items
-            items = parse_json(read_bytes(Path(items), what="boxes", mend="Set `data.boxes` to a JSON file."), name)
+            items = parse_json(read_bytes(Path(items), what="boxes", fix="Set `data.boxes` to a JSON file."), name)
         if not isinstance(items, list) or not items:
             raise DataError(f"{name}: expected a list of boxes [x1, y1, x2, y2], not empty, but got {shown(items)}.")
         regions = [_region(item, f"{name}, box {n}", width, height) for n, item in enumerate(items, start=1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bsap.datamodules.boxes import read_xywh, to_xyxy
-from bsap.datamodules.fields import number, read_bytes, sha256
+from bsap.datamodules.boxes import NORMALISED, UNIT, look_normalised, read_xywh, to_xyxy
+from bsap.datamodules.fields import number, shown
+from bsap.datamodules.files import below, read_bytes, sha256
 from bsap.datamodules.masks import PictureMasks, boxes_of_masks, whole_mask
+from bsap.datamodules.picture_names import by_picture
 from bsap.datamodules.proposal_readers import read_proposals
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.scene import RLE, Proposals
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_number, unknown
 
 Source = Literal["ground_truth", "detections", "masks"]
 Empty = Literal["miss", "whole_image", "skip"]
@@ -62,12 +63,10 @@ class ProposalConfig:
             raise unknown("source of proposals", self.source, ("ground_truth", "detections", "masks"))
         if self.empty not in ("miss", "whole_image", "skip"):
             raise unknown("policy for pictures without proposals", self.empty, ("miss", "whole_image", "skip"))
-        for name in ("min_score", "min_area"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"`proposals.{name}` must be a number, at least 0, but got {value!r}.")
-        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
-            raise ConfigError(f"`proposals.top_k` must be a whole number, at least 1, but got {self.top_k!r}.")
+        check_number("proposals.min_score", self.min_score)
+        check_number("proposals.min_area", self.min_area)
+        if self.top_k is not None:
+            check_number("proposals.top_k", self.top_k, least=1, whole=True)
         if self.source == "ground_truth":
             given = [n for n in ("path", "min_score", "top_k") if getattr(self, n)]
             if given:
@@ -89,6 +88,7 @@ class ProposalSource:
     Attributes:
         file: the file that holds the proposals.
         sha256: its SHA-256.
+        named_by: how the file names pictures, see :func:`~bsap.datamodules.picture_names.by_picture`.
     """
 
     def __init__(self, config: ProposalConfig, records: SplitRecords, root: Path, *, masks: bool = True) -> None:
@@ -97,10 +97,14 @@ class ProposalSource:
         self.config = config
         self._masks = masks
         self.file, self.sha256 = records.source, records.sha256
+        self.named_by = "image_id"
         self._regions: Mapping[str, Sequence[RegionRecord]] | None = None
+        self._listed: Mapping[str, Sequence[RegionRecord]] = {}
         if config.source != "ground_truth":
-            self._regions = self._read(config, records, root)
-        self._has_masks = masks and any(r.segmentation for rs in self.regions.values() for r in rs)
+            self._listed = self._read(config, records, root)
+            self._regions, self.named_by = by_picture(self._listed, records.pictures.values(), self.file)
+            _check_scale(self._regions, self.file)
+        self._has_masks = masks and any(r.segmentation for rs in self._listed.values() for r in rs)
         if (config.source == "masks" or config.masked_only) and self._regions is not None and not self._has_masks:
             setting = "`proposals.source` is masks" if config.source == "masks" else "`proposals.masked_only` is true"
             raise DataError(f"{self.file}: {setting}, but no proposal of this file has a mask.")
@@ -122,8 +126,8 @@ class ProposalSource:
         given = config.path
         for name, value in names.items():  # not format(): other braces are a file's own
             given = given.replace(f"{{{name}}}", value)
-        path = Path(given) if Path(given).exists() else root / given
-        data = read_bytes(path, what="proposals", mend="Set `proposals.path` to a file that exists.")
+        path = below(root, given)
+        data = read_bytes(path, what="proposals", fix="Set `proposals.path` to a file that exists.")
         self.file, self.sha256 = str(path), sha256(data)
         return read_proposals(data, str(path))
 
@@ -144,7 +148,7 @@ class ProposalSource:
         lost = [image_id for image_id in image_ids if image_id not in self._regions]
         known = sum(image_id in self._regions for image_id in split)
         if 2 * len(lost) > len(image_ids) and 2 * known < len(split):
-            own = ", ".join(list(self._regions)[:3]) or "none at all"
+            own = ", ".join(list(self._listed)[:3]) or "none at all"
             raise DataError(
                 f"{self.file} has no proposals for {len(lost)} of {len(image_ids)} pictures, first "
                 f"{', '.join(lost[:5])}; it has pictures such as {own}. Is it the file of another dataset or split?"
@@ -173,13 +177,22 @@ class ProposalSource:
 
     def describe(self, *, absent: int, without: int) -> dict[str, Any]:
         """What ``results.json`` records: the settings, the file and how many pictures had nothing."""
-        return {
+        found = {
             **asdict(self.config),
             "path": self.file,
             "sha256": self.sha256,
             "pictures_not_in_file": absent,
             "pictures_without_proposals": without,
         }
+        return found if self.named_by == "image_id" else found | {"pictures_named_by": self.named_by}
+
+
+def _check_scale(regions: Mapping[str, Sequence[RegionRecord]], file: str) -> None:
+    """Raise if the boxes of most pictures look normalised: one picture may hold a single tiny box."""
+    boxed = [[r.bbox for r in rs] for rs in regions.values() if any(r.bbox is not None for r in rs)]
+    small = sum(map(look_normalised, boxed))
+    if 2 * small > len(boxed):
+        raise DataError(f"{file}: the boxes of {small} of {len(boxed)} pictures lie within one pixel. {NORMALISED}")
 
 
 def make_proposals(
@@ -214,12 +227,14 @@ def make_proposals(
         large = np.flatnonzero(xywh[:, 2] * xywh[:, 3] >= config.min_area)
         keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
         masks = None if masks is None else [masks[i] for i in large.tolist()]
-    mend = "Leave out proposals without area with `--data.proposals.min_area 1`, the smallest area in square pixels."
+    fix = "Leave out proposals without area with `--data.proposals.min_area 1`, the smallest area in square pixels."
+    if look_normalised(xywh.tolist()) and min(picture.width, picture.height) > 2 * UNIT:
+        raise DataError(f"{kept[0].where}: the box is {shown(xywh[0].tolist())}. {NORMALISED} {fix}")
     for i in np.flatnonzero(xywh[:, 2] == 0).tolist():
         if kept[i].bbox is None:  # the box is the mask's own
-            raise DataError(f"{kept[i].where}: the mask has no pixel, and there is no box. {mend}")
+            raise DataError(f"{kept[i].where}: the mask has no pixel, and there is no box. {fix}")
     return Proposals(
-        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept], mend=mend),
+        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept], fix=fix),
         masks=None if masks is None else tuple(masks),
         scores=None if scores is None else scores[keep].astype(np.float32),
     )

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from bsap.datamodules.assemble import LoadedSplit, build_split
 from bsap.datamodules.base import SceneDataModule
-from bsap.datamodules.fields import paused_gc
+from bsap.datamodules.files import paused_gc
 from bsap.datamodules.filters import Selection
 from bsap.datamodules.jsonl import read_jsonl
 from bsap.datamodules.picture_files import PictureFolder

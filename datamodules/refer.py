@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
-from bsap.datamodules.fields import Record, identity, parse_json, read_bytes, sha256, shown
+from bsap.datamodules.fields import Record, identity, shown
+from bsap.datamodules.files import parse_json, read_bytes, sha256
 from bsap.datamodules.masks import pack_polygons
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.unpickle import load_plain_pickle
 from bsap.errors import DataError, unknown
 
-MEND = "docs/data.md says where to get the annotations and how the folder must look."
+WHERE_TO_GET = "docs/data.md says where to get the annotations and how the folder must look."
 
 
 def read_refer(
@@ -88,7 +89,9 @@ def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
     """The partition to read, checked against the files that are there."""
     datasets = {path.parent.name for path in root.glob("*/refs(*).p")}
     if not datasets:
-        raise DataError(f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {MEND}")
+        raise DataError(
+            f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {WHERE_TO_GET}"
+        )
     if dataset not in datasets:
         raise unknown(f"dataset under {root}", dataset, datasets)
     known = {path.name[len("refs(") : -len(").p")] for path in (root / dataset).glob("refs(*).p")}
@@ -102,7 +105,7 @@ def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
 
 def read_refs(file: Path) -> list[Record]:
     """All referents of a ``refs(*).p`` file."""
-    data = read_bytes(file, what="referents", mend=MEND)
+    data = read_bytes(file, what="referents", fix=WHERE_TO_GET)
     refs = load_plain_pickle(data, str(file))
     if not isinstance(refs, list):
         raise DataError(f"{file}: expected a list of referents, but got {shown(refs)}.")
@@ -113,7 +116,7 @@ def select_split(refs: Iterable[Record], split: str, file: Path) -> list[Record]
     """The referents of one split, in the file's order."""
     refs = list(refs)
     if not refs:
-        raise DataError(f"{file}: the list of referents is empty. {MEND}")
+        raise DataError(f"{file}: the list of referents is empty. {WHERE_TO_GET}")
     chosen = [ref for ref in refs if ref.text("split") == split]
     if not chosen:
         raise unknown(f"split of {file}", split, splits_of(refs))
@@ -147,7 +150,7 @@ def read_instances(file: Path, wanted: set[str] | None = None) -> Instances:
         file: the file.
         wanted: ids of the pictures to read; None reads all.
     """
-    data = read_bytes(file, what="COCO annotations", mend=MEND)
+    data = read_bytes(file, what="COCO annotations", fix=WHERE_TO_GET)
     name, digest = str(file), sha256(data)
     content = Record(parse_json(data, name, hook=_pack), name)
     del data  # as large as what was read from it

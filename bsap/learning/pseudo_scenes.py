@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bsap.datamodules.fields import read_bytes
+from bsap.datamodules.files import read_bytes
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError, unknown
 from bsap.learning.batch import Example
@@ -81,7 +81,7 @@ def read_texts(file: Path) -> list[TextScene]:
     Raises:
         DataError: if it cannot be read, a line is empty, or there are fewer than two sentences.
     """
-    data = read_bytes(file, what="text file", mend="Set `--data.text_file` to a file that exists.")
+    data = read_bytes(file, what="text file", fix="Set `--data.text_file` to a file that exists.")
     try:
         lines = data.decode("utf-8-sig").splitlines()  # editors on Windows put a mark before the first line
     except UnicodeDecodeError as error:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import gc
 from array import array
-from pathlib import Path
 
 import pytest
 
-from bsap.datamodules.fields import Record, identity, json_lines, number, parse_json, paused_gc, read_bytes, shown
+from bsap.datamodules.fields import Record, identity, number, shown
 from bsap.errors import DataError
 
 
@@ -55,32 +53,3 @@ def test_shown_is_short_whatever_the_value() -> None:
 def test_packed_polygons_are_shown_as_the_file_writes_them() -> None:
     packed = (array("d", [1, 2, 3]), array("d", range(9)))
     assert shown(packed) == "([1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, ...])"
-
-
-def test_json_errors_name_the_line() -> None:
-    lines = json_lines(b'{"a": 1}\n\n{"a": }\n', "x.jsonl")
-    assert next(lines)[0] == 1
-    with pytest.raises(DataError, match=r"x\.jsonl, line 3: not readable as JSON"):
-        next(lines)
-    for data in (b"[" * 200_000, b"\xff\xfe\xfa", b'{"a": ' + b"9" * 5000 + b"}", b"", b"{", b"\x00"):
-        with pytest.raises(DataError, match="not readable as JSON"):
-            parse_json(data, "x.json")
-
-
-def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"No list at .*gone.* Make one"):
-        read_bytes(tmp_path / "gone", what="list", mend="Make one.")
-    with pytest.raises(DataError, match="Cannot read the list"):
-        read_bytes(tmp_path, what="list", mend="")
-    with pytest.raises(DataError, match="Cannot read the list"):
-        read_bytes(Path("a\0b"), what="list", mend="")
-
-
-def test_collection_is_resumed() -> None:
-    assert gc.isenabled()
-    with paused_gc():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    with pytest.raises(ZeroDivisionError), paused_gc():
-        _ = 1 // 0
-    assert gc.isenabled()

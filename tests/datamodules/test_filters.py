@@ -54,7 +54,10 @@ def test_ids_from_a_file(expressions: tuple[ExpressionRecord, ...], tmp_path: Pa
     file.write_text("\n")
     with pytest.raises(ConfigError, match=r"`ids` names no expression, the file .*ids\.txt holds none"):
         Selection(ids=str(file)).apply(expressions)
-    file.write_bytes(b"\xff\xfe")
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        file.write_bytes("103\r\n100\r\n".encode(encoding))
+        assert keys(Selection(ids=str(file)).apply(expressions)) == ["100", "103"], encoding
+    file.write_bytes(b"\xff\xfa")
     with pytest.raises(DataError, match="not a text file"):
         Selection(ids=str(file)).apply(expressions)
     with pytest.raises(DataError, match="No id of this split and no file of ids at"):

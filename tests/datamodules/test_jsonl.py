@@ -231,7 +231,8 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     for lines, message in [
         ([], "the first line is neither"),
         ([{"a": 1}], "the first line is neither"),
-        (["[1, 2]"], "line 1: expected an object"),
+        (["[1, 2]"], "record 1: expected an object"),
+        (["5"], "line 1: expected an object"),
         ([OWN, "{"], "line 2: not readable as JSON"),
         ([{**OWN, "expressions": []}], "no line holds an expression"),
         ([OWN, RECLIP[0]], "line 2: unknown field"),

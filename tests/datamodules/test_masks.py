@@ -66,6 +66,31 @@ def test_polygons_are_united_not_subtracted() -> None:
     assert packed == rle
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), count=st.integers(1, 4))
+def test_forms_of_the_same_mask(data: st.DataObject, count: int) -> None:
+    """Polygons as flat numbers, as pairs, and as run-length encodings, alone or several: always the same union."""
+    number = st.integers(0, 13)
+    corners = [data.draw(st.lists(st.tuples(number, number), min_size=3, max_size=6)) for _ in range(count)]
+    corners[0] += [(0, 0), (13, 0), (13, 3)]  # not within one pixel
+    flat = [[value for corner in polygon for value in corner] for polygon in corners]
+    expected = np.zeros((H, W), dtype=np.uint8)
+    for drawn in coco.frPyObjects([[float(v) for v in polygon] for polygon in flat], H, W):
+        expected |= coco.decode(drawn)
+    parts = coco.frPyObjects([[float(v) for v in polygon] for polygon in flat], H, W)
+    texts = [{"size": p["size"], "counts": p["counts"].decode()} for p in parts]
+    plain = [{"size": [H, W], "counts": runs_of(coco.decode(p))} for p in parts]
+    forms: list[object] = [flat, [[list(c) for c in polygon] for polygon in corners], parts, texts, plain]
+    forms.append([texts[0], *flat[1:]])
+    if count == 1:
+        forms += [flat[0], [list(c) for c in corners[0]], texts[0]]
+    for form in forms:
+        for given_as in (form, pack_polygons(form)):
+            encoded = encode_mask(given_as, W, H, "x")
+            assert encoded is not None
+            np.testing.assert_array_equal(coco.decode(encoded), expected)
+
+
 def test_none_and_whole() -> None:
     assert encode_mask(None, W, H, "x") is None
     assert encode_mask([], W, H, "x") is None
@@ -85,20 +110,27 @@ def test_none_and_whole() -> None:
         ({"size": [H, W], "counts": [True, W * H - 1]}, "whole numbers"),
         ({"size": [H, W], "counts": [1.5, W * H - 1.5]}, "whole numbers"),
         ({"size": [H, W], "counts": [2**62, 2**62, 2**62, 2**62]}, "whole numbers"),
-        ({"size": [H, W], "counts": ""}, "no run-length encoding"),
-        ({"size": [H, W], "counts": "`"}, "no run-length encoding"),  # "more follows", but nothing does
-        ({"size": [H, W], "counts": "PPPPPPPPPPPPPPPP0"}, "cover|no run-length"),
-        ({"size": [H, W], "counts": "é"}, "cover|no run-length"),
-        ({"size": [H, W], "counts": "o" * 40 + "0"}, "no run-length encoding"),
-        ({"size": [H, W], "counts": None}, "no run-length encoding"),
-        ({"size": [H, W], "counts": 7}, "no run-length encoding"),
+        ({"size": [H, W], "counts": ""}, "not a run-length encoding"),
+        ({"size": [H, W], "counts": "`"}, "not a run-length encoding"),  # "more follows", but nothing does
+        ({"size": [H, W], "counts": "PPPPPPPPPPPPPPPP0"}, "cover|not a run-length"),
+        ({"size": [H, W], "counts": "é"}, "cover|not a run-length"),
+        ({"size": [H, W], "counts": "o" * 40 + "0"}, "not a run-length encoding"),
+        ({"size": [H, W], "counts": None}, "not a run-length encoding"),
+        ({"size": [H, W], "counts": 7}, "not a run-length encoding"),
         ({"size": "17x23", "counts": [1]}, "size"),
         ({"counts": [W * H]}, "must be polygons or a run-length encoding"),
         ("gUW3", "must be polygons"),
         (7, "must be polygons"),
         ([[1, 2, 3, 4]], "at least three"),
         ([[1, 2, 3, 4, 5, 6, 7]], "at least three"),
-        ([1, 2, 3, 4, 5, 6], "at least three"),
+        ([1, 2, 3, 4, 5, 6, 7], "at least three"),
+        ([[1, 2], [3, 4]], "at least three"),
+        ([[1, 2], [3, 4], [5]], "at least three"),
+        ([[1, 2], [3, 4], [5, None]], "at least three"),
+        ([[[1, 2], [3, 4]]], "at least three"),
+        ([{"size": [H, W], "counts": [W * H]}, {"size": [W, H], "counts": [W * H]}], "size"),
+        ([[0.2, 0.2, 0.6, 0.2, 0.6, 0.9]], "normalised"),
+        ([[0.2, 0.2], [0.6, 0.2], [0.6, 0.9]], "normalised"),
         ([[1, 2, 3, 4, 5, "6"]], "at least three"),
         ([[1, 2, 3, 4, 5, None]], "at least three"),
         ([[1, 2, 3, 4, 5, float("nan")]], "beyond its picture"),

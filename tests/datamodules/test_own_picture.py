@@ -59,7 +59,8 @@ def test_boxes_from_a_file(picture: Path) -> None:
         ([[1, 2, 10, 20], [10, 20, 5, 5]], "box 2: the corners .*Is this .x, y, width, height"),
         ([[1, 2, float("nan"), 20]], "box 1: expected a finite number"),
         ([[1, 2, 100, 20]], r"box 1: the corners \[1.0, 2.0, 100.0, 20.0\] reach beyond the picture of 40 x 30"),
-        ([{"box": [1, 2, 3, 4]}], "box 1: a proposal needs"),
+        ([{"score": 1.0}], "box 1: a proposal needs"),
+        ([[0.1, 0.2, 0.5, 0.9]], "box 1: .* normalised"),
     ],
 )
 def test_bad_boxes(picture: Path, boxes: Any, message: str) -> None:

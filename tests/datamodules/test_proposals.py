@@ -83,7 +83,7 @@ def test_every_form_gives_the_same_boxes() -> None:
     [
         (b"", "not readable as JSON"),
         (b"5", "expected a dictionary"),
-        (b'{"images": [], "annotations": {}}', "picture 'annotations': expected a dictionary"),
+        (b'{"images": [], "annotations": {}}', "picture annotations: expected a dictionary"),
         (b'{"7": [[1, 2, 3]]}', "picture 7, proposal 1: a box must be four numbers"),
         (b'{"7": [[1, 2, 3, 4]], "8": [], "7": [[5, 6, 7, 8]]}', "the field '7' occurs twice"),
         (b'[{"image_id": 7}]', "record 1: a proposal needs a 'bbox'"),
