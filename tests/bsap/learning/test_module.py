@@ -316,7 +316,7 @@ def test_what_learned_nothing_is_no_bank(
     scenes = LearningDataModule(**data)
     scenes.setup("fit")
     both: list[Any] = [*scenes.train_items, *scenes.val_items]
-    far = [{"image_id": s.image_id, "bbox": [0, 0, 1, 1], "score": 0.5} for s in both]
+    far = [{"image_id": s.image_id, "bbox": [0, 0, 2, 2], "score": 0.5} for s in both]
     (tmp_path / "far.json").write_text(json.dumps(far))
     text = {"text": {"gap": "none", "regions": 2}}
     assert fit(data_=changes, model_=text, **trainer_) == 2
