@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import json
 import logging
-import pickle
+import tarfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from bsap.models.architecture import plain_text_config
 from bsap.errors import ModelError
-from bsap.models.hub import offline, reachable
+from bsap.models.hub import hub_file, offline, reachable
 
 if TYPE_CHECKING:
     from bsap.models.weights import Located
 
+_OPENAI_EXTRA = ("input_resolution", "context_length", "vocab_size")  # numbers beside the weights
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
@@ -38,7 +42,7 @@ def build(located: Located, *, seed: int = 0) -> Any:
     """
     import open_clip
 
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), _quiet(), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(
@@ -47,7 +51,10 @@ def build(located: Located, *, seed: int = 0) -> Any:
                 force_quick_gelu=located.quickgelu,
                 force_preprocess_cfg=dict(located.preprocess),
                 pretrained_text=False,
+                **_towers(located, Path(folder)),
             )
+        except ModelError:
+            raise
         except Exception as error:  # a configuration can fail anywhere in open_clip, timm or transformers
             raise ModelError(f"Model {located.label!r} cannot be built: {error}") from error
         if located.file is not None:
@@ -55,18 +62,31 @@ def build(located: Located, *, seed: int = 0) -> Any:
     return model
 
 
+def _towers(located: Located, folder: Path) -> dict[str, Any]:
+    # What was checked, not what the file says when open_clip opens it again. A Hugging Face text tower is built from a
+    # plain copy of its configuration, because `transformers` takes code from some.
+    keys = ("vision_cfg", "text_cfg", "multimodal_cfg")
+    towers = {key: dict(located.architecture[key]) for key in keys if key in located.architecture}
+    if "timm_model_name" in towers["vision_cfg"]:
+        towers["vision_cfg"]["timm_model_pretrained"] = False
+    if name := towers["text_cfg"].get("hf_model_name"):
+        file = hub_file(name, ("config.json",), model=located.label)
+        config = plain_text_config(json.loads(file.read_text(encoding="utf-8")), name)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        towers["text_cfg"].update(hf_model_name=str(folder), hf_model_pretrained=False)
+    return towers
+
+
 def _load(model: nn.Module, located: Located, file: Path) -> None:
-    import open_clip
+    from open_clip.convert import load_big_vision_weights
 
     try:
-        if not located.paired:
-            _check_positions(model, _shapes(file), file)
-        # torch refuses `weights_only` for TorchScript archives, and hands them to a reader that runs no pickles.
-        open_clip.load_checkpoint(model, str(file), strict=True, weights_only=not is_torchscript(file))
+        if file.suffix in (".npz", ".npy"):
+            load_big_vision_weights(model, str(file))  # NumPy refuses pickled objects unless asked for them
+        else:
+            _fit(model, _read_state(located, file), file, stretch=located.paired)
     except ModelError:
         raise
-    except pickle.UnpicklingError as error:
-        raise _unreadable(file) from error
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"Weights {file} do not fit model {located.label!r}: {reason[:400]}") from error
@@ -86,25 +106,82 @@ def _unreadable(file: Path) -> ModelError:
     )
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> None:
+    """What ``open_clip.load_checkpoint`` does with a state dictionary.
+
+    That function reads the file, too, and falls back to unpickling all of it.
+    """
+    from open_clip import model as towers
+    from open_clip.convert import convert_state_dict
+
+    if not stretch:
+        _check_positions(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, file)
+    state = convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = towers.convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and getattr(model, name) is not None:
+            state[name] = state[name].reshape(getattr(model, name).shape)
+    if model.logit_bias is not None:
+        state.setdefault("logit_bias", torch.zeros_like(state["logit_scale"]))
+    positions = "text.transformer.embeddings.position_ids"  # older versions of `transformers` stored them
+    if not hasattr(model, positions):
+        state.pop(positions, None)
+    towers.resize_pos_embed(state, model)
+    towers.resize_text_pos_embed(state, model)
+    model.load_state_dict(state, strict=True)
+
+
+def read_plain(file: Path) -> Any:
+    """What a file of safetensors or of :func:`torch.save` holds, tensors and plain values; nothing in it is executed.
+
+    Raises:
+        ModelError: the file is damaged, holds anything else, or is a TorchScript archive.
+    """
     try:
-        return _read_shapes(file)
-    except Exception as error:  # torch, pickle, safetensors and open_clip raise what they like
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        if _is_tar(file):
+            raise ValueError("torch before 2.6 unpickles what is in a tar, also with `weights_only`")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on archives and protocols that are refused in a moment
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zip archives and safetensors raise what they like
+        if "TorchScript" in str(error):
+            raise ModelError(
+                f"Weight file {file} is a TorchScript archive, which is a program. Only OpenAI's own files are read in "
+                "that form. Save `model.state_dict()` as safetensors."
+            ) from error
         raise _unreadable(file) from error
 
 
-def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    from open_clip.factory import load_state_dict
-    from safetensors import safe_open
+def _is_tar(file: Path) -> bool:
+    # Without decompressing, as torch opens it: a small file could fill the memory.
+    try:
+        with tarfile.open(file, "r:"):
+            return True
+    except tarfile.ReadError:
+        return False
 
-    if file.suffix in (".npz", ".npy"):
-        return {}  # big_vision's own format, whose conversion refuses positions of another size
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    torchscript = is_torchscript(file)
-    state = load_state_dict(str(file), "cpu" if torchscript else "meta", weights_only=not torchscript)
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+def _read_state(located: Located, file: Path) -> dict[str, Tensor]:
+    if located.openai and file.suffix != ".safetensors":
+        data = file.read_bytes()  # once, so that what is loaded is what was hashed
+        if hashlib.sha256(data).hexdigest() != located.sha256:
+            raise ModelError(f"Weight file {file} changed while it was read; start again.")
+        state: Any = torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict()
+        return {name: state[name] for name in state if name not in _OPENAI_EXTRA}
+    state = read_plain(file)
+    if isinstance(state, dict) and "state_dict" in state:
+        state = state["state_dict"]  # as training writes it
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise _unreadable(file)
+    names = [str(name) for name in state]
+    if names[0].startswith("module."):  # as a model on several devices is saved
+        names = [name.removeprefix("module.") for name in names]
+    return dict(zip(names, state.values(), strict=True))
 
 
 def _check_positions(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
@@ -124,17 +201,23 @@ def make_tokenizer(located: Located) -> Any:
     """The model's tokenizer: CLIP's own, or a Hugging Face one from the model's folder, the cache or the hub.
 
     Raises:
-        ModelError: the tokenizer's files or the `transformers` package are missing.
+        ModelError: the tokenizer's files or the `transformers` package are missing, or the files name code to run.
     """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     text = located.architecture["text_cfg"]
     context_length, options = text.get("context_length", 77), dict(text.get("tokenizer_kwargs") or {})
     if located.tokenizer is None:
+        options.pop("strip_sep_token", None)  # CLIP's own tokenizer has none
         return SimpleTokenizer(context_length=context_length, **options) if options else _clip_tokenizer(context_length)
     options.update(context_length=context_length, tokenizer_mode=text.get("tokenizer_mode"))
+    options["trust_remote_code"] = False  # otherwise `transformers` asks on the terminal
     try:
+        if Path(located.tokenizer).is_dir():
+            _check_tokenizer(Path(located.tokenizer))
         return HFTokenizer(located.tokenizer, local_files_only=True, **options)
+    except ModelError:
+        raise
     except ImportError as error:
         raise ModelError(f"The tokenizer of model {located.label!r} needs `pip install transformers`.") from error
     except Exception as error:
@@ -146,6 +229,16 @@ def make_tokenizer(located: Located) -> Any:
         return HFTokenizer(located.tokenizer, **options)
     except Exception as error:
         raise ModelError(f"Tokenizer {located.tokenizer} of model {located.label!r}: {error}") from error
+
+
+def _check_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer_config.json", "config.json"):
+        path = folder / name
+        if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+            raise ModelError(
+                f"{path} names Python code by `auto_map`, which is not executed; remove the key if a class of "
+                "`transformers` reads this tokenizer."
+            )
 
 
 @functools.cache
@@ -172,14 +265,6 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def is_torchscript(file: Path) -> bool:
-    """Whether a file is a TorchScript archive, the form in which OpenAI publishes its weights."""
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(Path(entry).name == "constants.pkl" for entry in archive.namelist())
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bsap.errors import ConfigError, ModelError, unknown
-from bsap.models.checkpoint import file_sha256, is_torchscript
+from bsap.models.architecture import check_architecture
+from bsap.models.checkpoint import file_sha256
 from bsap.models.config import EncoderConfig, check_preprocess
 from bsap.models.hub import hub_file
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
+_CONFIG_BYTES = 1 << 20
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 _TAGGED = ("mean", "std", "interpolation")
 
@@ -51,6 +53,7 @@ class Located:
         preprocess: ``mean``, ``std`` and ``interpolation`` that replace the architecture's own.
         tokenizer: folder or hub name of a Hugging Face tokenizer, None for CLIP's own.
         paired: whether file and architecture are published as one.
+        openai: whether the file is one of OpenAI's, byte for byte: only these are read as TorchScript archives.
     """
 
     model: str
@@ -62,6 +65,7 @@ class Located:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     paired: bool = False
+    openai: bool = False
 
 
 def locate(config: EncoderConfig) -> Located:
@@ -98,7 +102,8 @@ def _folder(config: EncoderConfig, name: str) -> Located:
 
 def _weights_in(folder: Path) -> Path:
     found = [folder / file for file in _FILES if (folder / file).is_file()]
-    found = found or sorted(path for kind in ("*.safetensors", "*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+    kinds = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # a pipe or a device would be read for ever
+    found = found or sorted(path for kind in kinds for path in folder.glob(kind) if path.is_file())
     if not found:
         raise ModelError(f"Model folder {folder} holds no weights; put {_FILES[0]} beside {_CONFIG}.")
     if len(found) > 1 and found[0].name not in _FILES:
@@ -177,8 +182,7 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     import open_clip
 
     sha256, label = file_sha256(file), f"{name}:{file.stem}"
-    if sha256 in OPENAI or is_torchscript(file):
-        # Only OpenAI publishes TorchScript archives, and all of their models use QuickGELU and one preprocessing.
+    if sha256 in OPENAI:  # all of their models use QuickGELU and one preprocessing
         if config.quickgelu is False:
             raise ConfigError(f"Weight file {file} is one of OpenAI's, which use QuickGELU; drop `quickgelu: false`.")
         architecture = {**architecture, "quick_gelu": True}
@@ -246,15 +250,18 @@ def _settled(
         preprocess={**(preprocess or {}), **(config.preprocess or {})},
         tokenizer=(tokenizer or hugging_face) if hugging_face else None,
         paired=paired,
+        openai=sha256 in OPENAI,
     )
 
 
 def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _CONFIG_BYTES):
+            raise OSError(f"it is not a file of at most {_CONFIG_BYTES} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"Model folder {path.parent} has no readable {path.name}: {error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}.") from error
     model = content.get("model_cfg") if isinstance(content, dict) else None
     parts = (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict))
@@ -262,6 +269,7 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise ModelError(
             f"{path} needs a `model_cfg` with `embed_dim`, a whole number, and `vision_cfg` and `text_cfg`, mappings."
         )
+    check_architecture(model, path)
     preprocess = content.get("preprocess_cfg") or {}
     if not isinstance(preprocess, dict):
         raise ModelError(f"`preprocess_cfg` in {path} is a mapping, but is {preprocess!r}.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bsap.errors import ConfigError, ModelError, unknown
-from bsap.models.checkpoint import file_sha256, state_sha256
+from bsap.models.checkpoint import file_sha256, read_plain, state_sha256
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
 
@@ -166,21 +166,7 @@ def _from_hub(name: str, file: Path, digits: str, url: str) -> Iterator[None]:
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # torch's message advises to run the file's code
-        raise ModelError(
-            f"Weights {file} are not a plain state dictionary of tensors, and no other content of a pickle is read: it "
-            "could run any program. Convert the file to safetensors where you trust it, or get it as safetensors."
-        ) from None
-    except Exception as error:  # zip archives and safetensors have errors of their own
-        reason = " ".join(str(error).split())
-        raise ModelError(f"Weights {file} cannot be read: {reason[:300]}") from error
+    state = read_plain(file)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]  # as torchvision's own training scripts write it
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):

@@ -498,8 +498,8 @@ def test_offline_without_weights_says_which_file_where(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no weights", "not a plain state dictionary"),
-        (b"", "cannot be read"),
+        (b"no weights", "is not a state dictionary, or is damaged"),
+        (b"", "is not a state dictionary, or is damaged"),
         (None, "there is no weight file"),
         ({"x": torch.ones(1)}, "do not fit"),
     ],
@@ -520,7 +520,7 @@ def test_a_weight_file_cannot_run_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     torch.save({"w": Payload()}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"w\.pth are not a plain state dictionary.*safetensors") as caught:
+    with pytest.raises(ModelError, match=r"w\.pth is not a state dictionary.*safetensors") as caught:
         load_detector(FASTER, weights=tmp_path / "w.pth")
     assert "weights_only" not in str(caught.value), "torch's advice"
     assert not (tmp_path / "ran").exists()
