@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from rich.console import Console
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
-from bsap.errors import ConfigError
+from bsap.errors import ConfigError, ModelError
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.run_folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
+from bsap.models.checkpoint import read_plain
 from bsap.runs.processes import distributed_errors
 
 HELP = (
@@ -49,8 +51,11 @@ def run(argv: list[str]) -> int:
         trainer=("accelerator", "devices", "num_nodes", "precision", "max_epochs"),
         trainer_defaults={"max_epochs": 40, "num_sanity_val_steps": 0},
     )
+    options: dict[str, Any] = {"ckpt_path": checkpoint(cli.config["ckpt_path"], cli.model)}
+    if "weights_only" in inspect.signature(cli.trainer.fit).parameters:  # since Lightning 2.6
+        options["weights_only"] = True
     with distributed_errors():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint(cli.config["ckpt_path"], cli.model))
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, **options)
     if cli.trainer.is_global_zero:
         report(cli.trainer, cli.model, cli.datamodule)
     return 0
@@ -58,13 +63,23 @@ def run(argv: list[str]) -> int:
 
 def checkpoint(given: str | None, model: PromptLearner) -> str | None:
     """The checkpoint to continue from; ``last`` is that of the run's folder."""
-    if given != "last":
-        return given
-    if model.run is None or model.run.name is None:
-        raise ConfigError("`--ckpt_path last` looks into the run's folder: set `--run.name`, or give the file's path.")
-    path = Path(model.run.root) / model.run.name / "checkpoints" / "last.ckpt"
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    if given == "last":
+        if model.run is None or model.run.name is None:
+            raise ConfigError(
+                "`--ckpt_path last` looks into the run's folder: set `--run.name`, or give a file's path."
+            )
+        path = Path(model.run.root) / model.run.name / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise ConfigError(f"`--ckpt_path last`: {path} does not exist; start without it.")
+        raise ConfigError(f"`--ckpt_path {given}`: {path} does not exist; start without it.")
+    try:
+        read_plain(path)  # before Lightning does, which unpickles whatever it is given in some versions
+    except ModelError as error:
+        raise ConfigError(
+            f"`--ckpt_path {given}`: {path} is no checkpoint that `bsap fit` wrote; name another."
+        ) from error
     return str(path)
 
 

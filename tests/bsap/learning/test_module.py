@@ -193,6 +193,22 @@ def test_a_run_folder_is_not_written_over(fit: Fit, capsys: pytest.CaptureFixtur
     assert fit("--model.lr", "0.5", "--run.overwrite", "true") == 0
 
 
+def test_a_run_is_continued_from_its_own_checkpoint_and_from_no_other_pickle(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    assert fit() == 0
+    assert fit("--ckpt_path", "last") == 0
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
+    capsys.readouterr()
+    assert fit("--ckpt_path", str(tmp_path / "evil.ckpt")) == 2
+    assert "evil.ckpt is no checkpoint that `bsap fit` wrote; name another." in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
 def test_missing_features_name_a_command_that_stores_them(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
