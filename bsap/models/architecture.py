@@ -87,6 +87,10 @@ def check_architecture(model: Mapping[str, Any], path: Path) -> None:
     Raises:
         ModelError: an unknown key, a value of another kind, or towers that no computer can hold.
     """
+    text = model.get("text_cfg")
+    if isinstance(text, dict) and text.get("hf_model_name") == str(path.parent):
+        # The model's own folder may hold the text tower's configuration; no other folder is read.
+        model = {**model, "text_cfg": {key: value for key, value in text.items() if key != "hf_model_name"}}
     _check(model, _MODEL, "model_cfg", path)
     towers = [model.get(key) or {} for key in ("vision_cfg", "text_cfg", "multimodal_cfg")]
     if sum(_parameters(tower, model["embed_dim"]) for tower in towers) > _PARAMETERS:

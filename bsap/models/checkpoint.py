@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bsap.models.architecture import plain_text_config
 from bsap.errors import ModelError
+from bsap.models.architecture import plain_text_config
+from bsap.models.config import Located
 from bsap.models.hub import hub_file, offline, reachable
-
-if TYPE_CHECKING:
-    from bsap.models.weights import Located
 
 _OPENAI_EXTRA = ("input_resolution", "context_length", "vocab_size")  # numbers beside the weights
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
@@ -70,7 +68,8 @@ def _towers(located: Located, folder: Path) -> dict[str, Any]:
     if "timm_model_name" in towers["vision_cfg"]:
         towers["vision_cfg"]["timm_model_pretrained"] = False
     if name := towers["text_cfg"].get("hf_model_name"):
-        file = hub_file(name, ("config.json",), model=located.label)
+        own = Path(name) / "config.json"
+        file = own if own.is_file() else hub_file(name, ("config.json",), model=located.label)
         config = plain_text_config(json.loads(file.read_text(encoding="utf-8")), name)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         towers["text_cfg"].update(hf_model_name=str(folder), hf_model_pretrained=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from bsap.errors import BSAPError, ConfigError, unknown
@@ -81,13 +82,42 @@ class EncoderConfig:
             return cls(value)
         if not isinstance(value, Mapping):
             raise ConfigError(f"A model is a name, or a mapping of `name` and other settings, but not {value!r}.")
-        known = [field.name for field in fields(cls)]
+        known = [f.name for f in fields(cls)]
         for key in value:
             if key not in known:
                 raise unknown("key of a model", key, known)
         if "name" not in value:
             raise ConfigError(f"A model needs a `name`, got {dict(value)}.")
         return cls(**value)
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a configuration resolves to.
+
+    Attributes:
+        model: what open_clip builds: an architecture's name or ``local-dir:FOLDER``.
+        label: short name of model and weights.
+        architecture: the model's own configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``, ...).
+        quickgelu: whether the activation is QuickGELU.
+        file: the weights, None for random initialisation.
+        sha256: of the file, "" without one.
+        preprocess: ``mean``, ``std`` and ``interpolation`` that replace the architecture's own.
+        tokenizer: folder or hub name of a Hugging Face tokenizer, None for CLIP's own.
+        paired: whether file and architecture are published as one.
+        openai: whether the file is one of OpenAI's, byte for byte: only these are read as TorchScript archives.
+    """
+
+    model: str
+    label: str
+    architecture: Mapping[str, Any]
+    quickgelu: bool
+    file: Path | None = None
+    sha256: str = ""
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    paired: bool = False
+    openai: bool = False
 
 
 def check_preprocess(preprocess: Mapping[str, Any], where: str, error: type[BSAPError]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.models.architecture import check_architecture
 from bsap.models.checkpoint import file_sha256
-from bsap.models.config import EncoderConfig, check_preprocess
+from bsap.models.config import EncoderConfig, Located, check_preprocess
 from bsap.models.hub import hub_file
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -37,35 +36,6 @@ OPENAI = {
     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02": "ViT-L-14-336",
 }
 """SHA-256 of OpenAI's published weight files, as their download addresses state it, and what each holds."""
-
-
-@dataclass(frozen=True)
-class Located:
-    """What a configuration resolves to.
-
-    Attributes:
-        model: what open_clip builds: an architecture's name or ``local-dir:FOLDER``.
-        label: short name of model and weights.
-        architecture: the model's own configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``, ...).
-        quickgelu: whether the activation is QuickGELU.
-        file: the weights, None for random initialisation.
-        sha256: of the file, "" without one.
-        preprocess: ``mean``, ``std`` and ``interpolation`` that replace the architecture's own.
-        tokenizer: folder or hub name of a Hugging Face tokenizer, None for CLIP's own.
-        paired: whether file and architecture are published as one.
-        openai: whether the file is one of OpenAI's, byte for byte: only these are read as TorchScript archives.
-    """
-
-    model: str
-    label: str
-    architecture: Mapping[str, Any]
-    quickgelu: bool
-    file: Path | None = None
-    sha256: str = ""
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: str | None = None
-    paired: bool = False
-    openai: bool = False
 
 
 def locate(config: EncoderConfig) -> Located:

@@ -29,15 +29,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bsap import checkpoint, weights
-from bsap.architecture import check_architecture, plain_text_config
 from bsap.cli import main
-from bsap.commands.fit import checkpoint as fit_checkpoint
-from bsap.detectors import load_detector
-from bsap.encoder import Encoder
-from bsap.encoder_config import EncoderConfig
+from bsap.cli.fit import checkpoint as fit_checkpoint
 from bsap.errors import BSAPError, ConfigError, ModelError
-from bsap.weights import locate
+from bsap.models import checkpoint, weights
+from bsap.models.architecture import check_architecture, plain_text_config
+from bsap.models.config import EncoderConfig
+from bsap.models.encoder import Encoder
+from bsap.models.weights import locate
+from bsap.propose.detectors import load_detector
 
 MODEL: dict[str, Any] = {
     "embed_dim": 8,
