@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from bsap.cli.arguments import Arguments
 
 if TYPE_CHECKING:
     from bsap.datamodules.check import RootReport, SplitReport
@@ -21,7 +22,7 @@ UNSOUND = 1
 
 def run(argv: list[str]) -> int:
     """Print what is found against what is published."""
-    parser = argparse.ArgumentParser(prog="bsap data", description="Look after a folder of annotations and pictures.")
+    parser = Arguments(prog="bsap data", description="Look after a folder of annotations and pictures.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser(
         "check",

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from bsap.cli.arguments import Arguments, at_least, path
 
 
 def run(argv: list[str]) -> int:
     """Parse the options and run the demo."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="bsap demo",
-        description="Draw a small world in RefCOCO's file format, evaluate the shipped tiny CLIP on it with three "
-        "banks, print one table and write one contact sheet. Needs no network and no data.",
+        description="Draw pictures with expressions in RefCOCO's file format, evaluate the tiny CLIP of the package on "
+        "them with three banks, print a table and write a contact sheet. It needs no network and no data.",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N expressions")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--limit", type=at_least(1), metavar="N", help="evaluate only the first N expressions; by default all"
+    )
+    parser.add_argument(
+        "--output",
+        type=path,
+        default=Path("runs/demo"),
+        metavar="FOLDER",
+        help="where run folders and the sheet are written (default: %(default)s)",
+    )
     options = parser.parse_args(argv[1:])
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit must be at least 1")
     from bsap.cli.progress import quiet
     from bsap.demo.run import run_demo
 

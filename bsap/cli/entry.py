@@ -11,23 +11,20 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("bsap.cli.demo", "run the main job on the embedded drawn world; needs nothing"),
+    "demo": ("bsap.cli.demo", "evaluate a tiny model on drawn pictures; needs no data and no network"),
     "test": ("bsap.cli.evaluate", "evaluate scorers on a split: bsap test -c config.yaml"),
-    "predict": ("bsap.cli.evaluate", "choose regions of a picture of your own"),
+    "predict": ("bsap.cli.evaluate", "choose regions in your own picture"),
     "fit": ("bsap.cli.fit", "learn auxiliary prompts and write them as a bank"),
     "score": ("bsap.cli.score", "compute the metrics of a saved run again, without a model"),
     "table": ("bsap.cli.table", "put many runs into one table: md, csv, json or latex"),
     "sweep": ("bsap.cli.sweep", "try many scorers, banks and temperatures on a run's stored features"),
-    "propose": ("bsap.cli.propose", "find regions in pictures by an object detector, for a run to choose from"),
-    "show": ("bsap.cli.show", "draw what a run chose: expressions one by one, or a contact sheet"),
+    "propose": ("bsap.cli.propose", "find regions in pictures with an object detector"),
+    "show": ("bsap.cli.show", "draw what a run chose: single expressions, or a contact sheet"),
     "data": ("bsap.cli.data", "check a folder of annotations and pictures: bsap data check ROOT"),
-    "explain": ("bsap.cli.explain", "say what the auxiliary prompts of a bank mean"),
-    "list": ("bsap.cli.list", "list banks, views, scorers or models"),
+    "explain": ("bsap.cli.explain", "show what the auxiliary prompts of a bank mean"),
+    "list": ("bsap.cli.list", "list the names of banks, views, scorers or models"),
 }
 """Command: module with ``run(argv) -> int``, and one line of help."""
-
-FAILED = 2
-"""Exit status for a mistake that the message says how to mend."""
 
 
 def usage() -> str:
@@ -42,7 +39,7 @@ def usage() -> str:
             "commands:",
             *(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()),
             "",
-            "`bsap COMMAND --help` tells more of each; `bsap --version` prints the version.",
+            "`bsap COMMAND --help` explains a command; `bsap --version` prints the version.",
         ]
     )
 
@@ -54,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command and its options; by default those of the process.
 
     Returns:
-        Exit status: 0, or 2 for a mistake that the printed message says how to mend.
+        Exit status: 0, or 2 for a mistake of the user, which the printed message says how to fix.
     """
     argv = list(sys.argv[1:] if args is None else args)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -65,6 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"bsap {version('bsap')}")
         return 0
+    from bsap.cli.arguments import FAILED, complain
     from bsap.cli.help_text import STORED, help_file
     from bsap.errors import BSAPError, unknown
 
@@ -79,7 +77,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except BSAPError as error:
         if os.environ.get("BSAP_TRACEBACK"):
             raise
-        print(f"bsap: {error}", file=sys.stderr)
+        complain(error)
+        return FAILED
+    except OSError as error:  # a file of the user that no reader expected to fail
+        if error.filename is None or os.environ.get("BSAP_TRACEBACK"):
+            raise
+        complain(f"{error.filename}: {error.strerror}.")
         return FAILED
 
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from bsap.cli.arguments import Arguments, at_least, path
 from bsap.errors import ConfigError
+from bsap.reports.text import cell, say
 
 
 def run(argv: list[str]) -> int:
     """Print a table of the prompts and write it as JSON."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="bsap explain",
-        description="For each auxiliary prompt: vocabulary words near its learned context, expressions near its "
-        "feature, and the share of the expressions for which the scorer (BSAP, or the one that a learned bank was "
+        description="For each auxiliary prompt, show vocabulary words near its learned context, expressions near its "
+        "feature, and the share of expressions for which the scorer (BSAP, or the scorer that a learned bank was "
         "learned with) leaves CLIP's choice because of it.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run folder: its data, model and views")
-    parser.add_argument("--bank", metavar="BANK", help="for example learned:runs/x/bank; by default the run's bank")
     parser.add_argument(
-        "--nearest", type=int, default=3, metavar="N", help="words and expressions; default: %(default)s"
+        "run", type=path, metavar="RUN", help="a finished run folder; its data, model and views are used"
     )
-    parser.add_argument("--rows", type=int, default=30, metavar="N", help="prompts to print; default: %(default)s")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/explain.json")
+    parser.add_argument(
+        "--bank",
+        metavar="BANK",
+        help="the bank to explain, for example learned:runs/x/bank; by default that of the run",
+    )
+    parser.add_argument(
+        "--nearest",
+        type=at_least(1),
+        default=3,
+        metavar="N",
+        help="number of nearest words and expressions for each prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rows", type=at_least(1), default=30, metavar="N", help="number of prompts to print (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="the JSON file to write (default: RUN/explain.json)"
+    )
     options = parser.parse_args(argv[1:])
 
     from bsap.learning.context import FrozenTower
@@ -53,18 +66,17 @@ def run(argv: list[str]) -> int:
     tower = None if file is None else FrozenTower(Encoder(EncoderConfig.of(model["encoders"][0])))
     meanings = explain(sweep.split, bank, scorer=make_scorer(scorer), file=file, tower=tower, nearest=options.nearest)
     title = f"{bank.name} on {sweep.data.split}, by {scorer_name(scorer)}: {len(meanings)} prompts"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("prompt")
     if file is not None:
         table.add_column("words near it", min_width=13, max_width=20)
     table.add_column("expressions near it", overflow="ellipsis", no_wrap=True, max_width=22)
-    for name in ("explains", "mended", "broken"):
+    for name in ("explains", "fixed", "broken"):
         table.add_column(name, justify="right", no_wrap=True)
     for prompt, words, expressions, *shares in rows_of(meanings)[: options.rows]:
         texts = (prompt, expressions) if file is None else (prompt, words, expressions)
-        table.add_row(*map(escape, texts), *(f"{100 * share:.2f}" for share in shares))
-    console = Console()
-    console.print(table)
+        table.add_row(*map(cell, texts), *(f"{100 * share:.2f}" for share in shares))
+    Console().print(table)
     output = options.output or options.run / "explain.json"
     document = {
         "run": str(options.run),
@@ -75,6 +87,6 @@ def run(argv: list[str]) -> int:
     try:
         output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"Cannot write {output}: {error}. Choose another --output.") from error
-    console.print(f"Shares in per cent of the expressions. Written to {output}", highlight=False, soft_wrap=True)
+        raise ConfigError(f"Cannot write {output}: {error}. Choose another file with `--output`.") from error
+    say(f"Shares are in per cent of the expressions. Written to {output}")
     return 0

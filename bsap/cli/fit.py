@@ -1,4 +1,4 @@
-"""``bsap fit``: learn auxiliary prompts, write them as a bank, and say how to test with it."""
+"""``bsap fit``: learn auxiliary prompts, write them as a bank, and print how to test it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
-from rich.console import Console
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
@@ -18,6 +17,7 @@ from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.run_folder import LearningFolder
 from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
 from bsap.models.checkpoint import read_plain
+from bsap.reports.text import say
 from bsap.runs.processes import distributed_errors
 
 HELP = (
@@ -27,13 +27,16 @@ HELP = (
 
 
 class FitLine(CommandLine):
-    """The command line with the key ``ckpt_path``, too."""
+    """The command line with the additional key ``ckpt_path``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings that belong to neither data nor model."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="continue from it; `last`: the run's own"
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="continue from this checkpoint; `last` is the one in the run's folder; by default from the start",
         )
 
 
@@ -84,21 +87,18 @@ def checkpoint(given: str | None, model: PromptLearner) -> str | None:
 
 
 def report(trainer: Trainer, model: PromptLearner, data: LearningDataModule) -> None:
-    """Say what was learned and the command that tests it."""
-    console = Console()
+    """Print what was learned and the command that tests it."""
     folders: list[Any] = [c for c in trainer.callbacks if isinstance(c, LearningFolder)]  # type: ignore[attr-defined]
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)
     if score is not None:
         what = "stand-in" if data.text_only else "region"
-        console.print(
+        say(
             f"Best validation accuracy {100 * float(score):.2f} % in {trainer.current_epoch} epochs; "
             f"{model.bank_meta()['skipped_expressions']} expressions were skipped: no right {what} to learn from.",
-            highlight=False,
-            soft_wrap=True,
         )
     if folders and (bank := folders[0].bank) is not None:
-        console.print(f"Written to {bank}/ (bank.safetensors, bank.json).", soft_wrap=True)
-        console.print(how_to_test(trainer, model, data, bank), soft_wrap=True, highlight=False, markup=False)
+        say(f"Written to {bank}/ (bank.safetensors, bank.json).")
+        say(how_to_test(trainer, model, data, bank))
 
 
 def how_to_test(trainer: Trainer, model: PromptLearner, data: LearningDataModule, bank: Path) -> str:

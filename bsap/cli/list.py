@@ -1,15 +1,16 @@
-"""``bsap list banks|views|scorers|models``: what can be named in a configuration."""
+"""``bsap list banks|views|scorers|models``: the names that a configuration may use."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from bsap.cli.arguments import Arguments
 from bsap.errors import unknown
+from bsap.reports.text import cell
 
 if TYPE_CHECKING:
     from bsap.views import View
@@ -47,14 +48,14 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def _parameters(view: View) -> str:
     """A view as ``class_path`` and ``init_args`` would make it, for changing them."""
     values = [(f.name, getattr(view, f.name)) for f in dataclasses.fields(view)]
-    said = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values]
-    return f"{type(view).__name__}({', '.join(said)})"
+    texts = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values]
+    return f"{type(view).__name__}({', '.join(texts)})"
 
 
 def run(argv: list[str]) -> int:
-    """Print a table of what is known."""
-    parser = argparse.ArgumentParser(prog="bsap list", description="List what can be named in a configuration.")
-    parser.add_argument("kind", help=", ".join(KINDS))
+    """Print a table of names."""
+    parser = Arguments(prog="bsap list", description="List the names that a configuration may use.")
+    parser.add_argument("kind", help=f"what to list: {', '.join(KINDS)}")
     kind = parser.parse_args(argv[1:]).kind
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
@@ -62,7 +63,7 @@ def run(argv: list[str]) -> int:
     table = Table(*columns)
     table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"  # names are there to be copied
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(cell, row))
     console = Console()
     if not console.is_terminal:  # one line for each, however long, for grep
         console.width = console.measure(table, options=console.options.update(width=_ENDLESS)).maximum

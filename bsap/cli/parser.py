@@ -1,44 +1,51 @@
-"""LightningCLI as the package's commands use it, with help that starts with what is the command's own."""
+"""LightningCLI as the commands of the package use it: its help, its errors and its defaults."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import difflib
 import re
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
+from bsap.cli.arguments import FAILED, complain, unrecognized
 from bsap.cli.progress import LineProgress
-from bsap.errors import unknown
+from bsap.errors import ConfigError, unknown
 from bsap.runs.settings import RunConfig
 
 HELP = {
-    "print_config": "print all settings, to be saved, changed and given back by -c; =skip_default prints fewer",
-    "seed_everything": "seed of everything that is drawn by chance",
-    "trainer.accelerator": "cpu, gpu or auto",
-    "trainer.devices": "how many; which, as in [0,2]; or auto",
-    "trainer.num_nodes": "machines that share the work",
-    "trainer.precision": "32-true, bf16-mixed or 16-mixed: of the encoders, all else is float32; null is 32-true",
-    "trainer.max_epochs": "training stops after so many",
+    "help": "show this help and exit",
+    "print_config": "print all settings as YAML and exit. Save them, change them and read them with -c; "
+    "--print_config=skip_default prints only those that differ from the defaults",
+    "seed_everything": "seed of all random numbers",
+    "trainer.accelerator": "where the model runs: cpu, gpu, or auto for a GPU if there is one",
+    "trainer.devices": "number of devices, a list of device numbers such as [0,2], or auto for all",
+    "trainer.num_nodes": "number of machines that share the work",
+    "trainer.precision": "precision of the encoders: 32-true, bf16-mixed or 16-mixed; everything else is float32. "
+    "By default 32-true",
+    "trainer.max_epochs": "number of epochs after which training stops",
 }
-"""What the libraries explain at length or in other words."""
+"""Help for the options of the libraries."""
 
 PREFIX = "bsap:"
-"""``-c bsap:protocols/reclip.yaml`` names a file shipped with the package."""
+"""``-c bsap:protocols/reclip.yaml`` names a file that comes with the package."""
 
 
 def shipped(argv: Sequence[str]) -> list[str]:
-    """Arguments with ``bsap:FILE`` replaced by the path of the file shipped with the package.
+    """Arguments with ``bsap:FILE`` replaced by the path of a file that comes with the package, and ``~`` expanded.
 
     Raises:
-        ConfigError: if no such file is shipped.
+        ConfigError: if the package has no such file.
     """
     root = Path(str(files("bsap.configs")))
     known = [path.relative_to(root).as_posix() for path in root.rglob("*.yaml")]
@@ -48,15 +55,29 @@ def shipped(argv: Sequence[str]) -> list[str]:
         if tail.startswith(PREFIX) and (not sign or head in ("-c", "--config")):
             name = tail.removeprefix(PREFIX)
             if name not in known:
-                raise unknown("shipped configuration", name, known)
+                raise unknown("configuration of the package", name, known)
             tail = str(root / name)
+        elif tail.startswith("~") and head in ("-c", "--config"):  # the shell expands a `~` only after a space
+            tail = str(Path(tail).expanduser())
         replaced.append(head + sign + tail)
     return replaced
 
 
 def progress() -> Callback:
-    """A bar on a terminal, a line now and then in a log file."""
+    """A bar on a terminal, occasional lines in a log file."""
     return RichProgressBar() if sys.stderr.isatty() else LineProgress()
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "Sequence": "a list",
+    "list": "a list",
+    "NoneType": "null",
+}
+"""Types of Python in the words of YAML."""
 
 
 class CommandFormatter(DefaultHelpFormatter):
@@ -97,6 +118,40 @@ class CommandParser(LightningArgumentParser):
         finally:
             self._action_groups = groups
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and exit."""
+        if not self.exit_on_error:  # a parser of a part, whose error the whole one reports
+            super().error(message, ex)
+        complain(self._readable(message))
+        self.exit(FAILED, f"Run `{self.prog} --help` for the list of settings.\n")
+
+    def _readable(self, message: str) -> str:
+        """A message of argparse or jsonargparse in the words of the help."""
+        keys = [action.dest for action in self._actions]
+        if message.startswith("unrecognized arguments: "):
+            return unrecognized(message.partition(": ")[2], [f"--{key}" for key in keys])
+        group = re.search(r"Group '(.+?)' does not accept option '(.+?)'", message)
+        option = re.search(r"Option '(.+?)' is not accepted", message)
+        if group or option:
+            key = ".".join(group.groups()) if group else option[1] if option else ""
+            if part := re.match(r'Parser key "(?:model\.(?=run"))?(.+?)"', message):  # `model.run` is the section `run`
+                key = f"{part[1]}.{key}"
+            near = difflib.get_close_matches(key, keys, n=2, cutoff=0.8)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            return f"Unknown setting {key!r} in a configuration file.{hint}"
+        message = re.sub(r'^Parser key "config":\s*', "", message)
+        message = re.sub(r'^Parser key "(.+?)":\s*', r"The setting `\1` is not valid: ", message)
+        message = re.sub(r"a typing\.Literal\[(.+?)\]", r"one of \1", message)
+        message = re.sub(r"an? <class '(?:[\w.]+\.)?(\w+)'>", lambda found: KINDS.get(found[1], found[1]), message)
+        union = re.search(
+            r"(?:- )?Does not validate against.*?Errors:(.*)Given value type:.*?Given value: (.*)", message, re.S
+        )
+        if union:
+            kinds = dict.fromkeys(re.findall(r"Expected (.*)", union[1]))
+            message = f"{message[: union.start()].rstrip()} Expected {' or '.join(kinds)}, but got {union[2]}."
+        message = re.sub(r"\. Got value: (.*)$", r", but got \1.", message)
+        return message[:1].upper() + message[1:]
+
     def _sections(self) -> list[Any]:
         """One group for each key of the configuration, in the order of a reader's questions."""
         sections: dict[str, list[argparse.Action]] = {
@@ -104,9 +159,9 @@ class CommandParser(LightningArgumentParser):
         }  # fmt: skip
         for action in self._actions:
             key, _, name = action.dest.rpartition(".")
-            # Not told: a file for one key alone, help on a class, and what follows from other keys.
-            told = action.help != "Path to a configuration file." and action.dest != "model.run"
-            if told and not (key and name == "help") and (key != "trainer" or name in self.trainer):
+            # Left out: a file for one key alone, help on a class, and what follows from other keys.
+            listed = action.help != "Path to a configuration file." and action.dest != "model.run"
+            if listed and not (key and name == "help") and (key != "trainer" or name in self.trainer):
                 sections.setdefault(key or "options", []).append(action)
         for last in ("run", "trainer"):
             sections[last] = sections.pop(last)
@@ -142,7 +197,7 @@ class CommandLine(LightningCLI):
         trainer: Sequence[str],
         trainer_defaults: dict[str, Any],
     ) -> None:
-        self._told = trainer
+        self._trainer_options = trainer
         super().__init__(
             module,
             datamodule,
@@ -162,7 +217,7 @@ class CommandLine(LightningCLI):
                 "prog": f"bsap {argv[0]}",
                 "usage": f"%(prog)s {usage} [--KEY VALUE ...]",
                 "description": description,
-                "epilog": "Every other argument of Lightning's Trainer is set by --trainer.NAME.",
+                "epilog": "Set any other argument of Lightning's Trainer with --trainer.NAME.",
                 "formatter_class": CommandFormatter,
                 "allow_abbrev": False,
             },
@@ -171,13 +226,14 @@ class CommandLine(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser before anything is added."""
         parser = CommandParser(**kwargs)
-        parser.trainer = self._told
+        parser.trainer = self._trainer_options
         parser.add_argument(
             "-c",
             "--config",
             metavar="FILE",
             action=ActionConfigFile,
-            help="settings in YAML; may be given several times, later files and flags win; bsap:FILE is a shipped one",
+            help="read settings from a YAML file. Repeat it to combine files: later files and options win. bsap:FILE "
+            "names a file that comes with the package",
         )
         return parser
 
@@ -185,3 +241,23 @@ class CommandLine(LightningCLI):
         """Settings that belong to neither data nor model."""
         parser.add_class_arguments(RunConfig, "run")
         parser.link_arguments("run", "model.run", compute_fn=vars)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer of the settings.
+
+        Raises:
+            ConfigError: for settings that the Trainer refuses, such as devices that do not exist, and for strategies
+                that start processes by copying this one: their results never reach it.
+        """
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except KeyError as error:  # of a cluster's scheduler
+            raise ConfigError(f"The environment variable {error} is not set, but the Trainer needs it.") from error
+        except (TypeError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+            raise ConfigError(f"Lightning's Trainer refuses its settings: {error}") from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise ConfigError(
+                "This strategy starts processes by `spawn` or `fork`, whose results never come back. "
+                "Use `--trainer.strategy ddp`, or one device, and run `bsap` from a terminal, not from a notebook."
+            )
+        return trainer

@@ -1,4 +1,4 @@
-"""What a log file shows: a line now and then instead of a bar that redraws itself, and no advice nobody asked for."""
+"""Progress for log files: occasional lines instead of a bar that redraws itself, and no advice of the libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LineProgress(Callback):
     """Prints a line to standard error when a tenth of the batches is done, at most one every few seconds.
 
     Args:
-        every: the fewest seconds between two lines.
+        every: least number of seconds between two lines.
     """
 
     def __init__(self, every: float = 10.0) -> None:
@@ -36,7 +36,7 @@ class LineProgress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say how far this is and how long it may take."""
+        """Print how much is done and how long the rest may take."""
         if not trainer.is_global_zero:
             return
         time_now, done = time.monotonic(), batch_idx + 1
@@ -49,7 +49,7 @@ class LineProgress(Callback):
 
 
 def quiet() -> None:
-    """Silence what Lightning tells on every start and a user of the command line cannot act on."""
+    """Silence messages of Lightning that a user of the command line cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # The package's main() takes arguments for tests and notebooks.
@@ -58,9 +58,9 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Every process holds the same value when it is logged; averaging it over processes would only round it.
     warnings.filterwarnings("ignore", ".*`self.log.*sync_dist=True.*")
-    # SLURM on the machine is no reason to use it.
+    # A machine may have SLURM without this run using it.
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
-    # Lightning asks a deprecated question of torch's own tree utilities.
+    # Lightning calls a deprecated function of torch's tree utilities.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     # Lightning calls jsonargparse by names that will go in jsonargparse 5.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bsap.cli.arguments import Arguments, at_least, path, path_text
+from bsap.reports.text import say
+
 if TYPE_CHECKING:
     from bsap.propose.picture_list import Picture
 
@@ -17,62 +20,100 @@ EVERY = 10.0
 """The fewest seconds between two lines of progress in a log file."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="bsap propose",
         usage="%(prog)s OUTPUT (--pictures FOLDER | --root FOLDER) [options]",
-        description="Find objects with a detector of torchvision and write them as COCO results, which `bsap test` "
-        "reads by --data.proposals.source detections (or masks) and --data.proposals.path OUTPUT. Run again after an "
-        "interruption, it goes on.",
+        description="Find objects with a detector of torchvision and write them as COCO results. `bsap test` reads "
+        "them with --data.proposals.source detections (or masks) and --data.proposals.path OUTPUT. The same command "
+        "continues after an interruption.",
         epilog="example: %(prog)s dets.jsonl --root refer --split val testA testB",
     )
     parser.add_argument(
         "output",
         nargs="?",  # --split, which takes several, may have taken it
-        type=Path,
+        type=path,
         metavar="OUTPUT",
-        help="file to write; .jsonl also lists pictures where nothing was found",
+        help="the file to write; a file that ends with .jsonl also lists pictures in which nothing was found",
     )
     where = parser.add_argument_group("pictures")
-    where.add_argument("--pictures", type=Path, metavar="FOLDER", help="all pictures in a folder")
-    where.add_argument("--root", metavar="FOLDER", help="a dataset's root; as `bsap test --data.root`")
-    where.add_argument("--dataset", default="refcoco", help="default: %(default)s")
-    where.add_argument("--split-by", metavar="NAME", help="default: what papers report")
-    where.add_argument("--split", nargs="+", default=["val"], help="one or more; default: val")
-    where.add_argument("--annotations", metavar="FILE", help="JSONL annotations instead of REFER files")
-    where.add_argument("--images", metavar="FOLDER", help="the dataset's pictures, where not in the usual place")
-    what = parser.add_argument_group("detector")
-    what.add_argument("--detector", default="maskrcnn_resnet50_fpn_v2", help="default: %(default)s")
-    what.add_argument("--weights", default="default", metavar="FILE", help="default: the published ones")
-    what.add_argument("--random-init", action="store_true", help="random weights, for tests and benchmarks only")
-    what.add_argument("--min-size", type=int, metavar="N", help="pixels of the shorter side that the detector sees")
-    what.add_argument(
-        "--score", type=float, default=0.5, help="lowest score to keep; a run can raise it later (default: %(default)s)"
+    where.add_argument("--pictures", type=path, metavar="FOLDER", help="process all pictures in a folder")
+    where.add_argument(
+        "--root", type=path_text, metavar="FOLDER", help="process a data set under this root, as for `bsap test`"
     )
-    what.add_argument("--max-per-picture", type=int, default=100, metavar="N", help="default: %(default)s")
-    what.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    what.add_argument("--batch-size", type=int, default=4, metavar="N", help="default: %(default)s")
-    what.add_argument("--workers", type=int, metavar="N", help="processes that decode pictures")
-    parser.add_argument("--overwrite", action="store_true", help="start anew instead of going on")
+    where.add_argument("--dataset", default="refcoco", help="name of the data set (default: %(default)s)")
+    where.add_argument(
+        "--split-by", metavar="NAME", help="partition: unc, umd or google; by default the one that papers report"
+    )
+    where.add_argument("--split", nargs="+", default=["val"], help="one or more splits (default: val)")
+    where.add_argument(
+        "--annotations", type=path_text, metavar="FILE", help="JSONL annotations; by default REFER files are read"
+    )
+    where.add_argument(
+        "--images", type=path_text, metavar="FOLDER", help="folder of the pictures (default: ROOT/images/train2014)"
+    )
+    what = parser.add_argument_group("detector")
+    what.add_argument(
+        "--detector",
+        default="maskrcnn_resnet50_fpn_v2",
+        help="name of a detector in torchvision.models.detection (default: %(default)s)",
+    )
+    what.add_argument(
+        "--weights",
+        default="default",
+        metavar="FILE",
+        help="weight file of the detector; by default torchvision's published weights, which are downloaded once",
+    )
+    what.add_argument("--random-init", action="store_true", help="use random weights; for tests and benchmarks only")
+    what.add_argument(
+        "--min-size",
+        type=at_least(1),
+        metavar="N",
+        help="pixels of the shorter side that the detector sees; by default the detector's own",
+    )
+    what.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        help="keep detections of at least this score, 0 to 1; a run can raise it later (default: %(default)s)",
+    )
+    what.add_argument(
+        "--max-per-picture",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help="keep at most so many detections of a picture, the best first (default: %(default)s)",
+    )
+    what.add_argument(
+        "--device", default="auto", help="cpu, cuda or cuda:1; auto takes a GPU if there is one (default: auto)"
+    )
+    what.add_argument(
+        "--batch-size", type=at_least(1), default=4, metavar="N", help="pictures in one batch (default: %(default)s)"
+    )
+    what.add_argument(
+        "--workers",
+        type=at_least(0),
+        metavar="N",
+        help="processes that decode pictures; by default as many as cores allow",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start from the beginning; by default an interrupted file is continued"
+    )
     return parser
 
 
 def run(argv: list[str]) -> int:
-    """Parse the options, find objects, say what was written."""
+    """Find objects and print what was written."""
     parser = _parser()
     options = parser.parse_intermixed_args(argv[1:])
     if options.output is None and len(options.split) > 1 and options.split[-1].endswith((".json", ".jsonl")):
-        options.output = Path(options.split.pop())
+        options.output = path(options.split.pop())
     if options.output is None:
-        parser.error("name the file to write: bsap propose OUTPUT ...")
+        parser.error("Name the file to write: bsap propose OUTPUT ...")
     if (options.pictures is None) == (options.root is None):
-        parser.error("name the pictures: either --pictures FOLDER or --root FOLDER")
-    if min(options.max_per_picture, options.batch_size, options.min_size or 1) < 1:
-        parser.error("--max-per-picture, --batch-size and --min-size must be at least 1")
+        parser.error("Name the pictures: either --pictures FOLDER or --root FOLDER.")
     if not 0 <= options.score <= 1:
-        parser.error("--score must lie between 0 and 1")
-    if options.workers is not None and options.workers < 0:
-        parser.error("--workers must be at least 0")
+        parser.error(f"--score must lie between 0 and 1, but got {options.score:g}.")
 
     import torch
 
@@ -107,11 +148,11 @@ def run(argv: list[str]) -> int:
             overwrite=options.overwrite,
             advance=advance,
         )
-    print(
+    say(
         f"{options.output}: {record['regions']} regions in {record['pictures']['count']} pictures, "
         f"{record['pictures_without']} of them without any. Made by {record['settings']['detector']}"
         f"{' WITH RANDOM WEIGHTS' if record['settings']['random_init'] else ''}; "
-        f"{options.output}.origin.json says how."
+        f"See {options.output}.origin.json for all settings."
     )
     return 0
 
@@ -139,7 +180,7 @@ def _pictures(options: argparse.Namespace) -> list[Picture]:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line now and then in a log file; yields what to tell of pictures that are done."""
+    """A bar on a terminal, occasional lines in a log file; yields a function that takes the number of new pictures."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -154,7 +195,7 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
 
     def advance(count: int) -> None:
         nonlocal done, earlier, last
-        if earlier < 0:  # the first news is what an earlier attempt has done, which says nothing of the speed
+        if earlier < 0:  # the first number is what an earlier attempt has done, which does not count for the speed
             done = earlier = count
             return
         done += count

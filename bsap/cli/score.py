@@ -1,17 +1,18 @@
-"""``bsap score RUN``: the metrics again from saved predictions, and whether they equal the saved ones."""
+"""``bsap score RUN``: compute the metrics again from saved predictions and compare them with the saved ones."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bsap.cli.arguments import Arguments, path
 from bsap.reports.terminal import TASKS, percent, results_table
+from bsap.reports.text import cell, say
 from bsap.runs.buckets import FIELDS
 from bsap.runs.saved import read_run
 from bsap.runs.schema import Metrics, Results
@@ -28,19 +29,26 @@ MAIN = {"rec": ("acc@0.5",), "ris": ("oIoU", "mIoU")}
 
 def run(argv: list[str]) -> int:
     """Print the metrics of a run's predictions."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="bsap score",
         description="Compute a run's metrics again from predictions.jsonl, without a model, and compare them with "
-        f"results.json bit for bit. Exit status {DIFFERENT} if they differ.",
+        f"results.json bit for bit. The exit status is {DIFFERENT} if they differ.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("run", type=path, metavar="RUN", help="the run folder")
     parser.add_argument(
         "--strict",
         action=argparse.BooleanOptionalAction,
-        help="whether a REC hit needs IoU > 0.5 instead of IoU >= 0.5; by default as in the run",
+        help="count a REC hit with IoU > 0.5 (--strict) or with IoU >= 0.5 (--no-strict); by default as in the run",
     )
-    parser.add_argument("--breakdown", nargs="+", metavar="FIELD", help=f"break down by {', '.join(FIELDS)}")
-    parser.add_argument("--format", choices=["table", "json"], default="table", help="by default %(default)s")
+    parser.add_argument(
+        "--breakdown",
+        nargs="+",
+        metavar="FIELD",
+        help=f"also show the metrics for each value of {', '.join(FIELDS)}; by default as in the run",
+    )
+    parser.add_argument(
+        "--format", choices=["table", "json"], default="table", help="form of the output (default: %(default)s)"
+    )
     options = parser.parse_args(argv[1:])
 
     from bsap.runs.rescore import rescore
@@ -94,7 +102,7 @@ def _print(scored: Rescored, results: Results | None) -> None:
     else:
         lines.append("Equal to results.json, bit for bit.")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:
@@ -108,7 +116,7 @@ def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:
         for number, scorer in enumerate(next(iter(metrics.values()))):
             rows = [(task, metrics[task][scorer]) for task in tasks]
             cells = [c for task, row in rows for c in (*(percent(row[name]) for name in MAIN[task]), str(row["n"]))]
-            table.add_row("" if number else bucket, scorer, *cells)
+            table.add_row(cell("" if number else bucket), cell(scorer), *cells)
         table.add_section()
     return table
 

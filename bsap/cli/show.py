@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bsap.cli.arguments import Arguments, at_least, path, path_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SHEET = 12
-"""Expressions on a contact sheet when nobody says how many."""
+"""Expressions on a contact sheet by default."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="bsap show",
         description="Draw expressions of a finished run: the scene with its proposals, the referent, every scorer's "
         "choice with its score, and the views that the model saw. Needs the data, not the model.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="expressions, whole ids or what follows the last /")
-    parser.add_argument("--sheet", type=int, metavar="N", help=f"contact sheet spread over the run (default: {SHEET})")
-    parser.add_argument("--disagree", action="store_true", help="for the sheet: only where scorers differ")
-    parser.add_argument("--wrong", metavar="SCORER", help="for the sheet: only where this scorer is wrong")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/pictures")
-    parser.add_argument("--root", metavar="FOLDER", help="the data's root, where it is not that of the run")
-    parser.add_argument("--images", metavar="FOLDER", help="the pictures, where they are not those of the run")
+    parser.add_argument("run", type=path, metavar="RUN", help="the run folder")
+    parser.add_argument(
+        "ids",
+        nargs="*",
+        metavar="ID",
+        help="expressions to draw: whole ids, or the part after the last /; by default a contact sheet is drawn",
+    )
+    parser.add_argument(
+        "--sheet",
+        type=at_least(1),
+        metavar="N",
+        help=f"number of expressions on the sheet, spread evenly over the run (default: {SHEET})",
+    )
+    parser.add_argument(
+        "--disagree", action="store_true", help="sheet: only expressions where scorers choose differently"
+    )
+    parser.add_argument("--wrong", metavar="SCORER", help="sheet: only expressions where this scorer is wrong")
+    parser.add_argument(
+        "--output", type=path, metavar="FOLDER", help="where pictures are written (default: RUN/pictures)"
+    )
+    parser.add_argument(
+        "--root", type=path_text, metavar="FOLDER", help="the root of the data, if it has moved since the run"
+    )
+    parser.add_argument(
+        "--images", type=path_text, metavar="FOLDER", help="the folder of pictures, if it has moved since the run"
+    )
     return parser
 
 
 def run(argv: list[str]) -> int:
-    """Parse the options, draw, say what was written."""
+    """Draw and print what was written."""
     parser = _parser()
     options = parser.parse_intermixed_args(argv[1:])
     filtered = options.disagree or options.wrong is not None
     if options.ids and (filtered or options.sheet is not None):
-        parser.error("name expressions, or ask for a sheet of some (--sheet, --disagree, --wrong), not both")
-    if options.sheet is not None and options.sheet < 1:
-        parser.error("--sheet must be at least 1")
+        parser.error("Name expressions, or draw a sheet with --sheet, --disagree and --wrong, but not both.")
 
     from bsap.reports.draw import draw_expression, draw_sheet
     from bsap.reports.shown_run import ShownRun, file_name, spread
@@ -56,22 +73,23 @@ def run(argv: list[str]) -> int:
     if not chosen:
         print(f"{options.run} has no expression{' where ' + what if what else ''}.")
         return 0
-    some = spread(chosen, options.sheet or SHEET)
+    records = spread(chosen, options.sheet or SHEET)
     name = "-".join(["sheet", *["disagree"] * options.disagree, *([f"wrong-{options.wrong}"] if options.wrong else [])])
     _save(
-        draw_sheet(shown, some),
+        draw_sheet(shown, records),
         folder / f"{name}.png",
-        f"{len(some)} of {len(chosen)} expressions{' where ' + what if what else ''}",
+        f"{len(records)} of {len(chosen)} expressions{' where ' + what if what else ''}",
     )
     return 0
 
 
-def _save(image: Image.Image, path: Path, what: str = "") -> None:
+def _save(image: Image.Image, file: Path, what: str = "") -> None:
     from bsap.errors import ConfigError
+    from bsap.reports.text import visible
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
     except OSError as error:
-        raise ConfigError(f"Cannot write {path}: {error}. Choose another place with `--output FOLDER`.") from error
-    print(f"{path}: {what}" if what else path)
+        raise ConfigError(f"Cannot write {file}: {error}. Choose another folder with `--output FOLDER`.") from error
+    print(visible(f"{file}: {what}" if what else file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from bsap.cli.arguments import Arguments, at_least, path
 from bsap.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -21,32 +21,57 @@ if TYPE_CHECKING:
 
 def run(argv: list[str]) -> int:
     """Sweep, print the sorted table, write CSV, JSON and the best row's configuration."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="bsap sweep",
         description="Evaluate many scorers, banks, temperatures and hybrid weights over the features that a run has "
         "stored. No picture is opened and no image encoder runs.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run folder: its data, models and views")
-    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="by default the run's scorers")
-    parser.add_argument("--banks", nargs="+", metavar="BANK", help="by default the run's bank")
-    parser.add_argument("--tau", nargs="+", type=float, default=[], metavar="T", help="besides the model's own")
-    parser.add_argument("--lam", nargs="+", type=float, default=[], metavar="L", help="weights of BSAP in BSAP-H")
+    parser.add_argument(
+        "run", type=path, metavar="RUN", help="a finished run folder; its data, models and views are used"
+    )
+    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="scorers to try; by default those of the run")
+    parser.add_argument("--banks", nargs="+", metavar="BANK", help="banks to try; by default that of the run")
+    parser.add_argument(
+        "--tau",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="T",
+        help="temperatures to try besides the model's own; by default none",
+    )
+    parser.add_argument(
+        "--lam",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="L",
+        help="weights of BSAP in BSAP-H to try, 0 to 1; by default that of the scorer",
+    )
     parser.add_argument(
         "--aggregate",
         nargs="+",
         choices=["before", "sum", "after"],
-        help="default: as in the run",
+        help="where an ensemble is joined, as for `bsap test`; by default as in the run",
     )
-    parser.add_argument("--metric", metavar="TASK/METRIC", help="sort by this; by default rec/acc@0.5, else ris/mIoU")
-    parser.add_argument("--select-on", metavar="SPLIT", help="choose the best row on this split; default: the run's")
-    parser.add_argument("--report-on", metavar="SPLIT", help="then report the chosen row on this split")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/sweep")
-    parser.add_argument("--rows", type=int, default=20, metavar="N", help="rows to print; default: %(default)s")
+    parser.add_argument(
+        "--metric", metavar="TASK/METRIC", help="metric to sort by; by default rec/acc@0.5, or ris/mIoU without REC"
+    )
+    parser.add_argument(
+        "--select-on", metavar="SPLIT", help="split on which the best row is chosen; by default that of the run"
+    )
+    parser.add_argument(
+        "--report-on", metavar="SPLIT", help="split on which the chosen row is then reported; by default none"
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FOLDER", help="where the files are written (default: RUN/sweep)"
+    )
+    parser.add_argument(
+        "--rows", type=at_least(1), default=20, metavar="N", help="number of rows to print (default: %(default)s)"
+    )
     options = parser.parse_args(argv[1:])
-    if options.rows < 1:
-        parser.error("--rows must be at least 1")
     output: Path = options.output or options.run / "sweep"
 
+    from bsap.reports.text import say
     from bsap.runs.saved import read_run
     from bsap.sweep.sweep import Sweep, scorer_grid
 
@@ -85,7 +110,7 @@ def run(argv: list[str]) -> int:
         document |= {"reported_on": options.report_on, "report": [asdict(row) for row in reported]}
         console.print(_table(reported, metric, title=f"{options.report_on}: the row chosen on {selected_on}"))
     _write(output, rows, document, sweep.config(best, split=options.report_on))
-    console.print(f"Written to {output}/ (sweep.csv, sweep.json, best.yaml)", highlight=False, soft_wrap=True)
+    say(f"Written to {output}/ (sweep.csv, sweep.json, best.yaml)")
     if tuned:
         print(f"bsap: {_tuned(selected_on)}", file=sys.stderr)
     return 0
@@ -100,18 +125,23 @@ def _tuned(split: str) -> str:
 
 def _table(rows: list[Row], metric: str, *, title: str) -> Table:
     from bsap.reports.terminal import COUNTS, percent
+    from bsap.reports.text import cell
 
     shown = [name for name in rows[0].metrics if name.split("/")[1] not in COUNTS and "Pr@" not in name]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=cell(title), title_justify="left")
     for name in ("scorer", "bank", "aggregate", *shown):
         table.add_column(f"{name} *" if name == metric else name, justify="right" if name in shown else "left")
     for row in rows:
-        table.add_row(row.scorer, row.bank or "", row.aggregate, *(percent(row.metrics[name]) for name in shown))
+        table.add_row(
+            cell(row.scorer), cell(row.bank or ""), row.aggregate, *(percent(row.metrics[name]) for name in shown)
+        )
     return table
 
 
 def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[str, Any]) -> None:
     import yaml
+
+    from bsap.reports.text import csv_cell
 
     remark = f"# {_tuned(document['selected_on'])}\n" if document["tuned_on_test"] else ""
     try:
@@ -121,7 +151,9 @@ def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[s
             writer = csv.writer(file)
             writer.writerow(["scorer", "bank", "aggregate", *rows[0].metrics])
             for row in rows:
-                writer.writerow([row.scorer, row.bank or "", row.aggregate, *row.metrics.values()])
+                writer.writerow([csv_cell(row.scorer), csv_cell(row.bank or ""), row.aggregate, *row.metrics.values()])
         (output / "sweep.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"Cannot write the sweep to {output}: {error}. Choose another --output.") from error
+        raise ConfigError(
+            f"Cannot write the sweep to {output}: {error}. Choose another folder with `--output`."
+        ) from error

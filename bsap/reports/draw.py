@@ -30,7 +30,7 @@ _INSIDE = {
 
 
 @dataclass(frozen=True)
-class Look:
+class SeenView:
     """One way in which a run's models saw regions.
 
     Attributes:
@@ -48,7 +48,7 @@ class Look:
     interpolation: str
 
 
-def looks_of(run: ShownRun) -> list[Look]:
+def looks_of(run: ShownRun) -> list[SeenView]:
     """Every encoder with every view; encoders of one size and preprocessing saw the same."""
     seen: dict[tuple[Any, ...], str] = {}
     for model in run.results["models"]:
@@ -59,7 +59,7 @@ def looks_of(run: ShownRun) -> list[Look]:
         for part, drawn in _INSIDE.get(view.kind, (("", view),))
     ]
     return [
-        Look(
+        SeenView(
             label=name if len(seen) == 1 else f"{name}, {label}",
             view=view,
             size=size,
@@ -125,7 +125,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     looks = looks_of(run)
     seen = [_seen(run, look, scene, picture, list(marks)) for look in looks] if marks else []
     rows = []
-    for place, (region, said) in enumerate(marks.items()):
+    for place, (region, notes) in enumerate(marks.items()):
         title, images = f"region {region}", [images[place] for images in seen]
         if overlaps and "rec" in run.tasks:
             title += f"   IoU {overlaps[region]:.2f}"
@@ -135,7 +135,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
             title += f"   mask I/U {part / whole:.2f}"
             dense = [coco_mask.decode(mask).astype(bool) for mask in (masks[region], *meant)]
             images.append(overlap(_image(picture), dense[0], dense[1:]))
-        rows.append(PanelRow(title, said, images))
+        rows.append(PanelRow(title, notes, images))
     columns = [look.label for look in looks] + (["mask"] if masks is not None else [])
     legend = list(OVERLAP.items()) if masks is not None and rows else []
     return panel(
@@ -147,7 +147,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     )
 
 
-def _seen(run: ShownRun, look: Look, scene: Scene, picture: Tensor, regions: Sequence[int]) -> list[Image.Image]:
+def _seen(run: ShownRun, look: SeenView, scene: Scene, picture: Tensor, regions: Sequence[int]) -> list[Image.Image]:
     masks = scene.proposals.masks
     pixels = look.view.render(
         picture,
@@ -179,7 +179,7 @@ def _scored(name: str, row: Mapping[str, Any]) -> str:
     return name if row["score"] is None else f"{name} {row['score']:.3g}"
 
 
-def _notes(run: ShownRun, record: Record, looks: Sequence[Look]) -> list[str]:
+def _notes(run: ShownRun, record: Record, looks: Sequence[SeenView]) -> list[str]:
     query = run.model["templates"]["query"]
     queries = dict.fromkeys((look.view.template or query).format(record["text"]) for look in looks)
     info = run.results["protocol"]["bank"]

@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bsap.reports.text import cell, say
+
 if TYPE_CHECKING:
     from bsap.runs.schema import Metrics, Record
 
@@ -25,7 +27,9 @@ def percent(value: float) -> str:
 
 def results_table(metrics: Metrics, *, title: str | None = None) -> Table:
     """One row per scorer, one column per task and metric."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=None if title is None else cell(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("scorer", no_wrap=True)
     columns = [
         (task, name) for task, rows in metrics.items() for name in next(iter(rows.values()), {}) if name not in COUNTS
@@ -33,7 +37,7 @@ def results_table(metrics: Metrics, *, title: str | None = None) -> Table:
     for task, name in columns:
         table.add_column(f"{TASKS[task]}\n{name}", justify="right", no_wrap=True)
     for scorer in dict.fromkeys(scorer for rows in metrics.values() for scorer in rows):
-        table.add_row(scorer, *(percent(metrics[task][scorer][name]) for task, name in columns))
+        table.add_row(cell(scorer), *(percent(metrics[task][scorer][name]) for task, name in columns))
     return table
 
 
@@ -63,26 +67,23 @@ def incomplete(results: Mapping[str, Any]) -> str | None:
         return None
     if results["partial"]:
         left = counts["skipped"] + counts["no_mask"]
-        return f"Partial: {left} expressions were left out by filters, or for want of proposals or masks."
+        return f"Partial: {left} expressions were left out by filters, or because proposals or masks are missing."
     return f"Not the published split: {counts['seen']} of its {counts['published']} expressions."
 
 
 def print_results(metrics: Metrics, *, folder: Path | None = None, title: str | None = None) -> None:
-    """Print the table of a run and where its files are."""
-    console = Console()
-    console.print(results_table(metrics, title=title))
-    console.print(counted(metrics), highlight=False, soft_wrap=True)
+    """Print the table of a run and the place of its files."""
+    Console().print(results_table(metrics, title=title))
+    say(counted(metrics))
     if folder is not None:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         if (line := incomplete(results)) is not None:
-            console.print(line, highlight=False, soft_wrap=True)
-        console.print(
-            f"Written to {folder}/ (results.json, predictions.jsonl, config.yaml)", highlight=False, soft_wrap=True
-        )
+            say(line)
+        say(f"Written to {folder}/ (results.json, predictions.jsonl, config.yaml)")
 
 
 def print_choices(records: Sequence[Record]) -> None:
-    """Print what every scorer chose, expression by expression."""
+    """Print the choice of every scorer for every expression."""
     table = Table()
     for column in ("expression", "scorer", "region", "score", "box (xyxy)"):
         table.add_column(column, justify="right" if column in ("region", "score") else "left")
@@ -90,5 +91,5 @@ def print_choices(records: Sequence[Record]) -> None:
         for number, (scorer, row) in enumerate(record["scorers"].items()):
             box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])
             score = "" if row["score"] is None else f"{row['score']:.4f}"
-            table.add_row("" if number else record["text"], scorer, str(row["region"]), score, box)
+            table.add_row(cell("" if number else record["text"]), cell(scorer), str(row["region"]), score, box)
     Console().print(table)

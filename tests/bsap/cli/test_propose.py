@@ -135,7 +135,7 @@ def test_without_an_output(planted: Any, capsys: pytest.CaptureFixture[str]) -> 
     for split in (["val"], ["val", "testA"]):
         with pytest.raises(SystemExit):
             main(["propose", "--root", str(planted.root), "--split", *split])
-        assert "name the file to write" in capsys.readouterr().err
+        assert "Name the file to write" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["propose", "--help"])
     assert "example: bsap propose dets.jsonl --root" in capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_a_learned_bank(
     assert main(["explain", str(tested), "--bank", f"learned:{tmp_path / 'learned' / 'bank'}", "--nearest", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "by bsap(tau=" in lines[0]
-    assert [word for word in ("explains", "mended", "broken") if word in lines[2]] == ["explains", "mended", "broken"]
+    assert [word for word in ("explains", "fixed", "broken") if word in lines[2]] == ["explains", "fixed", "broken"]
     assert len(lines) < 6 + 3 * 4
     document = json.loads((tested / "explain.json").read_text())
     meta = json.loads((tmp_path / "learned" / "bank" / "bank.json").read_text())
