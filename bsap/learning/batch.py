@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Scene
 from bsap.features.regions import pad
-from bsap.metrics import box_iou_pairs
+from bsap.runs.overlaps import referent_ious
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +93,10 @@ class LearningBatch:
 
 def scene_example(scene: Scene, regions: Tensor) -> Example:
     """A scene with the (N, R, D) features of its regions."""
-    boxes = torch.from_numpy(scene.proposals.boxes).reshape(-1, 4)
-    tables: dict[int, Tensor] = {}  # expressions share referents
-    for expression in scene.expressions:
-        targets = torch.from_numpy(expression.referent.boxes)
-        if id(expression.referent) not in tables:
-            ious = [box_iou_pairs(boxes, target.expand(len(boxes), 4)) for target in targets]
-            tables[id(expression.referent)] = torch.stack(ious).amax(0)
+    ious = referent_ious(scene)
     return Example(
         id=scene.path.name,
         texts=tuple(expression.text for expression in scene.expressions),
         regions=regions,
-        iou=torch.stack([tables[id(expression.referent)] for expression in scene.expressions]),
+        iou=torch.stack([ious[id(expression.referent)] for expression in scene.expressions]),
     )

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bsap.datamodules.picture_files import load_picture
 from bsap.datamodules.scene import Expression, Scene
-from bsap.metrics.functional import best_overlap, box_iou_pairs
+from bsap.metrics.functional import best_overlap
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
 from bsap.reports.scene_picture import _REFERENT, choice_colour, contact_sheet, draw_scene
 from bsap.reports.shown_run import ShownRun, key_of
+from bsap.runs.overlaps import referent_ious
 from bsap.runs.schema import Record
 from bsap.views import VIEWS, View, make_view
 
@@ -169,10 +170,7 @@ def _overlaps(scene: Scene, expression: Expression, *, by_mask: bool) -> list[fl
     if by_mask and proposals.masks is not None:
         meant = [mask for mask in referent.masks if mask is not None]
         return [part / whole for part, whole in (best_overlap(mask, meant) for mask in proposals.masks)]
-    boxes = torch.from_numpy(proposals.boxes).repeat_interleave(len(referent.boxes), 0)
-    targets = torch.from_numpy(referent.boxes).repeat(len(proposals), 1)
-    best: list[float] = box_iou_pairs(boxes, targets).reshape(len(proposals), -1).amax(1).tolist()
-    return best
+    return [float(iou) for iou in referent_ious(scene)[id(referent)]]
 
 
 def _scored(name: str, row: Mapping[str, Any]) -> str:
