@@ -79,7 +79,7 @@ def test_a_process_that_dies_ends_the_others(
     others = [rank for rank in range(3) if rank != victim]
     assert [codes[rank] for rank in others] == [2, 2], job.errors()
     for rank in others:
-        assert "is gone or does not answer" in job.errors()[rank]
+        assert "has ended or does not answer" in job.errors()[rank]
     ranks.start(config, tmp_path, world=2).check()
     resumed = read_run(tmp_path / "run")
     resumed.check_same(alone)
@@ -112,7 +112,7 @@ if rank == 1:
 """
     job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, prelude=prelude)
     assert job.wait(100) == [2, -signal.SIGKILL], job.errors()
-    assert job.errors()[0].startswith("bsap: Another process of this run is gone")
+    assert job.errors()[0].startswith("bsap: Another process of this run has ended")
     assert job.errors()[0].count("\n") == 1
 
 

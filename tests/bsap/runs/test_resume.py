@@ -208,7 +208,7 @@ def test_the_launcher_passes_a_stop_on(drawn: Any, alone: Any, read_run: Any, tm
 
 
 def test_a_child_that_is_killed_is_told(drawn: Any, tmp_path: Path) -> None:
-    """As for want of memory; Lightning would kill the first process, too, without a word."""
+    """As for lack of memory; Lightning would kill the first process too, without a message."""
     process = launch(drawn, tmp_path)
     os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
