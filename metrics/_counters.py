@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from bsap.metrics.functional._shared import _check_thresholds
-
 
 def _settings_state(settings: Sequence[float]) -> Tensor:
     """The settings as a state, byte by byte.
@@ -24,20 +22,19 @@ def _settings_state(settings: Sequence[float]) -> Tensor:
 def _same_settings(states: Tensor) -> Tensor:
     """Reduce the settings of several processes, or of two metrics being merged, to the one that all of them have."""
     if not (states == states[0]).all():
-        raise ValueError("Expected metrics with the same `thresholds` and `strict` everywhere, but got different ones.")
+        raise ValueError(
+            "Expected metrics with the same `thresholds` and `strict`, or `variant`, everywhere, but got different ones."
+        )
     return states[0]
 
 
 class CounterMetric(Metric):
-    """Counts samples, and the hits among them at several thresholds, in int64.
+    """Counts samples in int64, in the states that a subclass names in ``counters``.
 
     Args:
-        thresholds: different numbers from 0 to 1; ``hits`` counts at each of them.
-        strict: whether more than the threshold is asked for.
+        settings: numbers that tell metrics of the same class apart.
+        thresholds: length of the counter ``hits``; all other counters are scalars.
         kwargs: see :class:`torchmetrics.Metric`.
-
-    Raises:
-        ValueError: for other thresholds.
     """
 
     full_state_update = False
@@ -51,14 +48,12 @@ class CounterMetric(Metric):
     total: Tensor
     missing: Tensor
 
-    def __init__(self, thresholds: Sequence[float], *, strict: bool = False, **kwargs: Any) -> None:
+    def __init__(self, settings: Sequence[float], *, thresholds: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.thresholds = _check_thresholds(thresholds)
-        self.strict = strict
         for name in self.counters:
-            shape = (len(self.thresholds),) if name == "hits" else ()
+            shape = (thresholds,) if name == "hits" else ()
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("settings", _settings_state([*self.thresholds, strict]), dist_reduce_fx=_same_settings)
+        self.add_state("settings", _settings_state(settings), dist_reduce_fx=_same_settings)
 
     def _add(self, counts: Iterable[Tensor]) -> None:
         """Add one batch to the counters, in their order."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bsap.metrics._counters import CounterMetric
+from bsap.metrics.functional._shared import _check_thresholds
 from bsap.metrics.functional.rec import _rec_compute, _rec_update
 
 
@@ -23,11 +24,11 @@ class RECAccuracy(CounterMetric):
       that count as the referent (see :func:`~bsap.metrics.functional.box_iou_pairs`).
     - ``missing`` ``(N,)`` bool, or None: expressions whose picture has no proposal, whatever their IoU says.
 
-    As output of ``compute`` it returns a dictionary of scalars on the host: ``acc@x`` for each threshold x, float64;
-    ``n`` and ``missing``, int64.
+    As output of ``compute`` it returns a dictionary of scalars on the host: ``acc@x`` for each threshold x, and for more
+    than one threshold their mean ``mAcc``, float64; ``n`` and ``missing``, int64.
 
     Args:
-        thresholds: different numbers from 0 to 1.
+        thresholds: different numbers from 0 to 1; :data:`~bsap.metrics.functional.IOU_THRESHOLDS` is COCO's range.
         strict: ask for more than the threshold, as ReCLIP does, instead of at least it.
         kwargs: see :class:`torchmetrics.Metric`.
 
@@ -40,13 +41,15 @@ class RECAccuracy(CounterMetric):
         >>> metric.update(torch.tensor([0.9, 0.5], dtype=torch.float64))
         >>> metric.update(torch.tensor([0.0], dtype=torch.float64), missing=torch.tensor([True]))
         >>> print({name: round(value.item(), 4) for name, value in metric.compute().items()})
-        {'acc@0.5': 0.6667, 'acc@0.75': 0.3333, 'n': 3, 'missing': 1}
+        {'acc@0.5': 0.6667, 'acc@0.75': 0.3333, 'mAcc': 0.5, 'n': 3, 'missing': 1}
     """
 
     counters = ("hits", "total", "missing")
 
     def __init__(self, thresholds: Sequence[float] = (0.5,), *, strict: bool = False, **kwargs: Any) -> None:
-        super().__init__(thresholds, strict=strict, **kwargs)
+        bounds = _check_thresholds(thresholds)
+        super().__init__([*bounds, strict], thresholds=len(bounds), **kwargs)
+        self.thresholds, self.strict = bounds, strict
 
     def update(self, iou: Tensor, missing: Tensor | None = None) -> None:
         """Count N expressions."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bsap.metrics._counters import CounterMetric
+from bsap.metrics.functional._shared import _check_thresholds
 from bsap.metrics.functional.ris import DEFAULT_THRESHOLDS, _ris_compute, _ris_update
 
 
@@ -50,7 +51,9 @@ class RISScores(CounterMetric):
     counters = ("intersection", "union", "iou_fixed", "hits", "total", "missing")
 
     def __init__(self, thresholds: Sequence[float] = DEFAULT_THRESHOLDS, **kwargs: Any) -> None:
-        super().__init__(thresholds, **kwargs)
+        bounds = _check_thresholds(thresholds)
+        super().__init__(bounds, thresholds=len(bounds), **kwargs)
+        self.thresholds = bounds
 
     def update(self, intersection: Tensor, union: Tensor, missing: Tensor | None = None) -> None:
         """Count N expressions."""

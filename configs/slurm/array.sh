@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every dataset and split that papers report, a job with one GPU for each.
+# Every dataset and split that papers report, one job with one GPU for each.
 #
 #   sbatch --account=LAB --partition=GPU --array=0-7 array.sh CONFIG.yaml [--model.bank generic ...]
 #
-# The configuration leaves `run.name` out, so that each job has a folder of its own, and may write {dataset}, {split_by}
-# and {split} into `data.proposals.path`: one file of detections for each.
+# Leave `run.name` out of the configuration, so that each job has a folder of its own. `data.proposals.path` may contain
+# {dataset}, {split_by} and {split}: one file of detections for each.
 #
-# Activate the Python environment first: the job inherits it. docs/cluster.md tells the rest.
+# Activate the Python environment first: the job inherits it. See docs/cluster.md.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=1
@@ -31,21 +31,21 @@ splits=(
 task=${SLURM_ARRAY_TASK_ID:?submit this script with --array=0-7}
 read -r dataset split_by split <<<"${splits[$task]:?there are jobs 0 to 7}"
 
-# A job that is cancelled, preempted or out of time gets SIGTERM, the tasks too; what becomes of it is SLURM's business.
-told=
-trap 'told=1' TERM
+# SLURM sends SIGTERM to a job that is cancelled, preempted or out of time, and decides itself whether to requeue it.
+terminated=
+trap 'terminated=1' TERM
 
 tasks=${SLURM_GPUS_ON_NODE:-1}
 status=0
-# No cpu-bind: the processes that decode pictures share all granted cores. A task that dies ends the others within a
-# minute, not at once: when all are asked to stop, one ends a moment before the rest.
+# No cpu-bind: the processes that decode pictures share all granted cores. A task that fails ends the others within a
+# minute, not at once: when all are asked to stop, one ends shortly before the others.
 srun --label --ntasks-per-node="$tasks" --cpu-bind=none --kill-on-bad-exit=0 --wait=60 \
   bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
   --data.dataset "$dataset" --data.split_by "$split_by" --data.split "$split" "$@" || status=$?
 
-# 75: asked to stop before all was done, two minutes before the time limit. The requeued job continues the same run
-# folder. In an array a bare number may mean all of it.
-if [ "$status" -eq 75 ] && [ -z "$told" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
+# 75: the run was asked to stop, two minutes before the time limit. The requeued job continues the same run folder.
+# In an array, a number without a task means the whole array.
+if [ "$status" -eq 75 ] && [ -z "$terminated" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
   scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 fi
 exit "$status"

@@ -3,7 +3,7 @@
 #
 #   sbatch --account=LAB --partition=GPU --gpus-per-node=8 --time=01:00:00 node.sh CONFIG.yaml [--data.split testA ...]
 #
-# Activate the Python environment first: the job inherits it. docs/cluster.md tells the rest.
+# Activate the Python environment first: the job inherits it. See docs/cluster.md.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=4
@@ -19,20 +19,20 @@ set -u
 config=${1:?a configuration for bsap test}
 shift
 
-# A job that is cancelled, preempted or out of time gets SIGTERM, the tasks too; what becomes of it is SLURM's business.
-told=
-trap 'told=1' TERM
+# SLURM sends SIGTERM to a job that is cancelled, preempted or out of time, and decides itself whether to requeue it.
+terminated=
+trap 'terminated=1' TERM
 
 tasks=${SLURM_GPUS_ON_NODE:-1}
 status=0
-# No cpu-bind: the processes that decode pictures share all granted cores. A task that dies ends the others within a
-# minute, not at once: when all are asked to stop, one ends a moment before the rest.
+# No cpu-bind: the processes that decode pictures share all granted cores. A task that fails ends the others within a
+# minute, not at once: when all are asked to stop, one ends shortly before the others.
 srun --label --ntasks-per-node="$tasks" --cpu-bind=none --kill-on-bad-exit=0 --wait=60 \
   bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES" "$@" || status=$?
 
-# 75: asked to stop before all was done, two minutes before the time limit. The requeued job continues the same run
-# folder. In an array a bare number may mean all of it.
-if [ "$status" -eq 75 ] && [ -z "$told" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
+# 75: the run was asked to stop, two minutes before the time limit. The requeued job continues the same run folder.
+# In an array, a number without a task means the whole array.
+if [ "$status" -eq 75 ] && [ -z "$terminated" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
   scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
 fi
 exit "$status"

@@ -16,6 +16,9 @@ from bsap.metrics.functional._shared import (
     _warn_if_empty,
 )
 
+IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+"""0.5, 0.55, ..., 0.95, as COCO and Ref-L4 average over."""
+
 
 def _check_boxes(name: str, boxes: Tensor) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
@@ -107,6 +110,8 @@ def _rec_compute(thresholds: Sequence[float], hits: Tensor, total: Tensor, missi
     """The scores from the summed counters."""
     _warn_if_empty(total, "REC accuracy")
     scores = {f"acc@{threshold}": value for threshold, value in zip(thresholds, _ratio(hits, total), strict=True)}
+    if len(thresholds) > 1:
+        scores["mAcc"] = _ratio(hits.sum(), len(thresholds) * total)
     return scores | {"n": total.cpu(), "missing": missing.cpu()}
 
 
@@ -123,7 +128,8 @@ def rec_accuracy(
         strict: ask for more than the threshold, as ReCLIP does, instead of at least it.
 
     Returns:
-        ``acc@x`` for each threshold x, float64 scalars (NaN with a warning where N is 0); ``n`` and ``missing``, int64.
+        ``acc@x`` for each threshold x, and for more than one threshold their mean ``mAcc``, float64 scalars (NaN with a
+        warning where N is 0); ``n`` and ``missing``, int64.
 
     Raises:
         ValueError: for arguments of other shapes, types or ranges.

@@ -143,7 +143,7 @@ def test_rec_accuracy_against_a_loop(samples, thresholds, strict):
 def test_missing_is_wrong_whatever_its_iou():
     iou, missing = f64(1.0, math.nan, 1.0, 7.0), torch.tensor([True, True, False, True])
     values = {name: value.item() for name, value in rec_accuracy(iou, missing, thresholds=[0, 0.5]).items()}
-    assert values == {"acc@0.0": 0.25, "acc@0.5": 0.25, "n": 4, "missing": 3}
+    assert values == {"acc@0.0": 0.25, "acc@0.5": 0.25, "mAcc": 0.25, "n": 4, "missing": 3}
 
 
 @pytest.mark.parametrize("missing", [torch.tensor([True]), torch.tensor([1, 0])])

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsap.metrics import ris_scores
-from bsap.metrics.functional.ris import _fixed_point, _ris_compute
+from bsap.metrics import RISScores, ris_scores
 
 overlap = st.one_of(
     st.tuples(st.integers(0, 30), st.integers(1, 30)),
@@ -42,8 +41,8 @@ def test_against_a_loop_over_fractions(samples):
 @given(counts)
 def test_fixed_point_is_the_integer_quotient(pair):
     intersection, union = pair
-    fixed = _fixed_point(torch.tensor([intersection]), torch.tensor([union]))
-    assert fixed.item() == (intersection << 40) // union
+    mean = ris_scores(torch.tensor([intersection]), torch.tensor([union]))["mIoU"]
+    assert mean.item() * 2**40 == (intersection << 40) // union
 
 
 def test_by_hand():
@@ -103,10 +102,12 @@ def test_refuses(intersection, union, missing, message):
 
 
 def test_refuses_as_many_samples_as_could_overflow():
-    total = torch.tensor(2**23)
+    metric = RISScores((0.5,))
     full = torch.tensor(2**23 - 1)
-    sums = (full * (2**40 - 1), full * (2**40 - 1), full * 2**40, full[None])
-    assert all((part > 0).all() for part in sums)
-    assert _ris_compute((0.5,), *sums, full, torch.tensor(0))["mIoU"] == 1.0
+    metric.update(torch.tensor([1]), torch.tensor([1]))
+    metric.intersection = metric.union = full * (2**40 - 1)
+    metric.iou_fixed, metric.hits, metric.total = full * 2**40, full[None], full
+    assert metric.compute()["mIoU"] == 1.0
+    metric.update(torch.tensor([1]), torch.tensor([1]))
     with pytest.raises(ValueError, match=r"less than 2\^23 samples, but got 8388608"):
-        _ris_compute((0.5,), *sums, total, torch.tensor(0))
+        metric.compute()
