@@ -23,7 +23,7 @@ def _same_settings(states: Tensor) -> Tensor:
     """Reduce the settings of several processes, or of two metrics being merged, to the one that all of them have."""
     if not (states == states[0]).all():
         raise ValueError(
-            "Expected metrics with the same `thresholds` and `strict`, or `variant`, everywhere, but got different ones."
+            "Expected metrics with the same `thresholds` and `strict`, or `variant`, everywhere, but they differ."
         )
     return states[0]
 

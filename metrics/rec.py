@@ -24,8 +24,8 @@ class RECAccuracy(CounterMetric):
       that count as the referent (see :func:`~bsap.metrics.functional.box_iou_pairs`).
     - ``missing`` ``(N,)`` bool, or None: expressions whose picture has no proposal, whatever their IoU says.
 
-    As output of ``compute`` it returns a dictionary of scalars on the host: ``acc@x`` for each threshold x, and for more
-    than one threshold their mean ``mAcc``, float64; ``n`` and ``missing``, int64.
+    As output of ``compute`` it returns a dictionary of scalars on the host: ``acc@x`` for each threshold x, and for
+    more than one threshold their mean ``mAcc``, float64; ``n`` and ``missing``, int64.
 
     Args:
         thresholds: different numbers from 0 to 1; :data:`~bsap.metrics.functional.IOU_THRESHOLDS` is COCO's range.
