@@ -37,7 +37,7 @@ from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
 from bsap.features.ensemble import Ensemble
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
-from bsap.learning.regions import encode_regions
+from bsap.learning.scene_features import encode_regions
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.prompts.banks import list_banks, load_bank
 from bsap.runs.settings import RunConfig

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bsap.datamodules.loader import scene_loader, sensible_workers
+from bsap.datamodules.loader import scene_loader, sensible_workers, training_loader, validation_loader
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene, SplitSummary
 from bsap.errors import ConfigError
@@ -82,6 +82,15 @@ class SceneDataModule(LightningDataModule):
                 all pictures.
         """
         self._stored = stored
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Lists of :attr:`train_scenes` without their pictures: shuffled, and as many on every process."""
+        return training_loader(self.train_scenes, batch_size=self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Lists of this process's share of :attr:`val_scenes`, without their pictures."""
+        weights = [len(scene.proposals) for scene in self.val_scenes]
+        return validation_loader(self.val_scenes, weights, batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader[tuple[Scene, Tensor]]:
         """Batches of this process's share of the scenes that :meth:`skip` has not left out."""

@@ -8,13 +8,16 @@ import multiprocessing.util
 import os
 import signal
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from bsap.datamodules.batch import SceneBatch, collate
+from bsap.datamodules.batch import collate
 from bsap.datamodules.picture_files import load_picture
+from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 
 
@@ -39,7 +42,7 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
         return scene, load_picture(scene.path, scene.width, scene.height)
 
 
-class SceneLoader(DataLoader[tuple[Scene, Tensor]]):
+class SceneLoader(DataLoader[Any]):
     """A loader that always gives a batch, and be it of no scene.
 
     Lightning leaves out the whole test, hooks and collectives with it, on a process whose loader is empty; the others
@@ -49,8 +52,8 @@ class SceneLoader(DataLoader[tuple[Scene, Tensor]]):
     def __len__(self) -> int:
         return max(1, super().__len__())
 
-    def __iter__(self) -> Iterator[SceneBatch]:  # type: ignore[override]
-        return super().__iter__() if super().__len__() else iter([collate([])])
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return super().__iter__() if super().__len__() else iter([self.collate_fn([])])
 
 
 def _end_workers() -> None:
@@ -92,6 +95,24 @@ def scene_loader(
         worker_init_fn=leave_signals,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def global_seed() -> int:
+    """The seed of :func:`lightning.pytorch.seed_everything`, 0 if it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED") or 0)
+
+
+def training_loader(items: Sequence[Any], *, batch_size: int) -> SceneLoader:
+    """Lists of items, shuffled in every epoch by the global seed; all processes get equally many. Opens no picture."""
+    running = dist.is_available() and dist.is_initialized()
+    place: dict[str, int] = {} if running else {"num_replicas": 1, "rank": 0}
+    sampler: DistributedSampler[Any] = DistributedSampler(items, shuffle=True, seed=global_seed(), **place)  # type: ignore[arg-type]
+    return SceneLoader(items, batch_size=batch_size, sampler=sampler, collate_fn=list)  # type: ignore[arg-type]
+
+
+def validation_loader(items: Sequence[Any], weights: Sequence[int], *, batch_size: int) -> SceneLoader:
+    """Lists of this process's exact share of the items, balanced by their weights. Opens no picture."""
+    return SceneLoader(items, batch_size=batch_size, sampler=SceneSampler(weights), collate_fn=list)  # type: ignore[arg-type]
 
 
 def sensible_workers(batches: int, processes: int = 1) -> int:

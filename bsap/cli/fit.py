@@ -1,21 +1,20 @@
-"""``bsap fit``: learn auxiliary prompts, write them as a bank, and print how to test it."""
+"""``bsap fit``: learn auxiliary prompts, write them as a bank, and print the command that tests it."""
 
 from __future__ import annotations
 
 import inspect
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
 from bsap.errors import ConfigError, ModelError
 from bsap.learning import LearningDataModule, PromptLearner
-from bsap.learning.run_folder import LearningFolder
-from bsap.learning.shell import TEST_SPLIT, test_command, unseen_split
+from bsap.learning.run_folder import TEST_SPLIT
 from bsap.models.checkpoint import read_plain
 from bsap.reports.text import say
 from bsap.runs.processes import distributed_errors
@@ -27,10 +26,10 @@ HELP = (
 
 
 class FitLine(CommandLine):
-    """The command line with the additional key ``ckpt_path``."""
+    """The command line with the key ``ckpt_path``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Settings that belong to neither data nor model."""
+        """Add the settings that belong to neither data nor model."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path",
@@ -43,7 +42,7 @@ class FitLine(CommandLine):
 def run(argv: list[str]) -> int:
     """Run ``bsap fit ...``."""
     quiet()
-    # The run's folder is looked after here: it is continued or emptied, never mixed.
+    # The run folder is checked by LearningFolder: it is continued or emptied, never mixed.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     cli = FitLine(
         PromptLearner,
@@ -60,7 +59,7 @@ def run(argv: list[str]) -> int:
     with distributed_errors():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, **options)
     if cli.trainer.is_global_zero:
-        report(cli.trainer, cli.model, cli.datamodule)
+        report(cli.model, cli.datamodule, epochs=cli.trainer.current_epoch)
     return 0
 
 
@@ -71,39 +70,34 @@ def checkpoint(given: str | None, model: PromptLearner) -> str | None:
     path = Path(given).expanduser()
     if given == "last":
         if model.run is None or model.run.name is None:
-            raise ConfigError(
-                "`--ckpt_path last` looks into the run's folder: set `--run.name`, or give a file's path."
-            )
-        path = Path(model.run.root) / model.run.name / "checkpoints" / "last.ckpt"
+            raise ConfigError("`--ckpt_path last` needs `--run.name`. Set it, or give the path of a checkpoint.")
+        path = model.run.folder(None) / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise ConfigError(f"`--ckpt_path {given}`: {path} does not exist; start without it.")
+        raise ConfigError(f"`--ckpt_path {given}`: {path} does not exist. Start without `--ckpt_path`.")
     try:
-        read_plain(path)  # before Lightning does, which unpickles whatever it is given in some versions
+        read_plain(path)  # before Lightning reads it, which unpickles everything in some versions
     except ModelError as error:
         raise ConfigError(
-            f"`--ckpt_path {given}`: {path} is no checkpoint that `bsap fit` wrote; name another."
+            f"`--ckpt_path {given}`: {path} is no checkpoint that `bsap fit` wrote. Name another one."
         ) from error
     return str(path)
 
 
-def report(trainer: Trainer, model: PromptLearner, data: LearningDataModule) -> None:
+def report(model: PromptLearner, data: LearningDataModule, *, epochs: int) -> None:
     """Print what was learned and the command that tests it."""
-    folders: list[Any] = [c for c in trainer.callbacks if isinstance(c, LearningFolder)]  # type: ignore[attr-defined]
-    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    if score is not None:
+    folder = model.folder
+    if folder is None or folder.bank is None or model.examples is None:
+        return
+    if (score := folder.best.best_model_score) is not None:
         what = "stand-in" if data.text_only else "region"
         say(
-            f"Best validation accuracy {100 * float(score):.2f} % in {trainer.current_epoch} epochs; "
-            f"{model.bank_meta()['skipped_expressions']} expressions were skipped: no right {what} to learn from.",
+            f"Best validation accuracy {100 * float(score):.2f} % in {epochs} epochs; {model.examples.skipped} "
+            f"expressions were left out because no {what} is right for them."
         )
-    if folders and (bank := folders[0].bank) is not None:
-        say(f"Written to {bank}/ (bank.safetensors, bank.json).")
-        say(how_to_test(trainer, model, data, bank))
-
-
-def how_to_test(trainer: Trainer, model: PromptLearner, data: LearningDataModule, bank: Path) -> str:
-    """The command that tests a learned bank as it was trained."""
-    split = unseen_split(data)
-    rest = f", with a split for {TEST_SPLIT} that was not learned from" if split == TEST_SPLIT else ""
-    command = test_command(model.settings, data, bank, model.bank_meta(), precision=str(trainer.precision))
-    return f"Test it{rest}, with\n  {command}"
+    say(f"Written to {folder.bank}/ (bank.safetensors, bank.json).")
+    command = ["bsap", "test", "-c", str(folder.folder / "test.yaml")]
+    if not data.uses_regions:
+        command += [*(() if data.hparams["root"] else ("--data.root", "DATA")), "--data.proposals.source", "SOURCE"]
+    if data.split in (data.train_split, data.val_split):
+        command += ["--data.split", TEST_SPLIT]
+    say(f"Test it, on a split that was not used in training, with\n  {shlex.join(command)}")

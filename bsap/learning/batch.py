@@ -63,15 +63,11 @@ class LearningBatch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
     @classmethod
-    def empty(cls) -> LearningBatch:
-        """A batch without examples: in the place of None, which Lightning skips while other processes take a step."""
-        flags = torch.zeros(0, 0, dtype=torch.bool)
-        regions, iou = torch.zeros(0, 0, 0, 0), torch.zeros(0, 0, 0)
-        return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags, iou=iou, real=flags)
-
-    @classmethod
     def of(cls, examples: Sequence[Example]) -> LearningBatch:
-        """Pad and stack examples."""
+        """Pad and stack examples; no examples give a batch of size 0."""
+        if not examples:
+            flags, regions = torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, 0, 0, 0)
+            return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags, iou=torch.zeros(0, 0, 0), real=flags)
         counts = [example.regions.shape[1] for example in examples]
         flat = torch.cat([example.regions.transpose(0, 1).flatten(1) for example in examples])
         rows, valid = pad(flat, counts)

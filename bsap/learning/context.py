@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsap.errors import ConfigError, ModelError, unknown
-from bsap.learning.checks import check_number
+from bsap.errors import ConfigError, ModelError, check_number, unknown
 from bsap.models.encoder import Encoder
 from bsap.models.text import run_text_tower, text_tower
 from bsap.prompts.banks import load_bank

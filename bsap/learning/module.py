@@ -1,8 +1,9 @@
-"""The LightningModule that learns prompts; another learner overrides one hook."""
+"""The LightningModule that learns prompts. Another learner overrides one method."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +13,19 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
-from bsap.errors import BSAPError, ConfigError, DataError
+from bsap.datamodules.base import scene_data
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.loader import global_seed
+from bsap.datamodules.scene import Scene
+from bsap.errors import BSAPError, ConfigError, DataError, check_number
 from bsap.features.ensemble import Ensemble
 from bsap.learning.batch import LearningBatch
-from bsap.learning.checks import check_number, finite
 from bsap.learning.context import FrozenTower, LearnedPrompts, PromptConfig, initial_prompts
-from bsap.learning.examples import Material, RegionSource
+from bsap.learning.examples import Examples, Stage
 from bsap.learning.learner import FrozenTexts, Learner, PromptBank
 from bsap.learning.loss import multi_positive_loss
-from bsap.learning.pseudo_scenes import TextConfig
-from bsap.learning.shell import store_command
+from bsap.learning.pseudo_scenes import TextConfig, TextScene
+from bsap.learning.run_folder import LearningFolder
 from bsap.metrics import RECAccuracy
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
@@ -39,25 +43,27 @@ MONITOR = "val/acc@0.5"
 class PromptLearner(LightningModule):
     """Learns auxiliary prompts for a frozen CLIP-like model, from region features or from text alone.
 
-    Only context vectors (and on request tau and lam) train. They pass through the frozen text tower, so that the
-    learned prompts stay texts of a kind. Checkpoints hold nothing of the model.
+    Only context vectors are trained, and tau and lam on request. They pass through the frozen text tower, so that a
+    learned prompt stays a kind of text. Checkpoints hold no weights of the model.
+
+    Works with every :class:`~bsap.datamodules.base.SceneDataModule` that sets ``train_scenes`` and ``val_scenes``.
 
     Args:
         encoders: the model, a list of one. The default is OpenAI's ViT-B/32.
         views: as for ``bsap test``.
         resize: as for ``bsap test``.
-        templates: the query's; the bank's serves prompts that start from a bank.
-        scorer: whose regions' distribution is trained: ``bsap``, ``bsap_h``, or ``class_path`` with ``init_args``.
-        aggregate: as for ``bsap test``, ``before`` or ``sum``.
-        prompts: number, length and start of the prompts.
-        learn_tau: learn the bank's temperature, too.
-        learn_lam: learn the weight of BSAP in BSAP-H, too.
-        features: ``stored`` opens no picture; ``pictures`` encodes, once, what the store does not have.
+        templates: the query's template; the bank's one is used for prompts that start from a bank.
+        scorer: the scorer that is trained: ``bsap``, ``bsap_h``, or ``class_path`` with ``init_args``.
+        aggregate: as for ``bsap test``: ``before`` or ``sum``.
+        prompts: number, length and initial values of the prompts.
+        learn_tau: also learn the bank's temperature.
+        learn_lam: also learn the weight of BSAP in BSAP-H.
+        features: ``stored`` uses stored features and opens no picture; ``pictures`` encodes what is not stored, once.
         text: settings of learning from text alone, with ``data.text_only`` or ``data.text_file``.
         lr: peak learning rate of AdamW, followed by a cosine to 0.
-        weight_decay: of the context vectors.
-        patience: epochs without a better validation accuracy after which training stops.
-        strict: whether a hit in validation needs IoU > 0.5.
+        weight_decay: weight decay of the context vectors.
+        patience: training stops after this many epochs without a better validation accuracy.
+        strict: whether a hit in validation needs IoU > 0.5 instead of IoU >= 0.5.
         run: where the run folder is written; null writes none.
         store: as for ``bsap test``.
 
@@ -90,55 +96,34 @@ class PromptLearner(LightningModule):
         run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
         store: str | None = "auto",
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "run", "__class__")}
         super().__init__()
         configs = [EncoderConfig.of(config) for config in ((OPENAI,) if encoders is None else encoders)]
         if len(configs) != 1:
             raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
         check_number("model.lr", lr, above=True)
-        for name, value in (("weight_decay", weight_decay), ("patience", patience)):
-            check_number(f"model.{name}", value)
-        self.settings = plain(
-            {
-                "encoders": configs,
-                "views": views,
-                "resize": resize,
-                "templates": templates,
-                "scorer": scorer,
-                "aggregate": aggregate,
-                "prompts": prompts,
-                "learn_tau": learn_tau,
-                "learn_lam": learn_lam,
-                "features": features,
-                "text": text,
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "patience": patience,
-                "strict": strict,
-                "store": store,
-            }
-        )
+        check_number("model.weight_decay", weight_decay)
+        check_number("model.patience", patience)
+        self.settings = plain(given | {"encoders": configs})
         self.config, self.resize, self.templates, self.aggregate = configs[0], resize, templates, aggregate
         self.views: list[View] = [make_view(view) for view in views]
         self.scorer_spec, self.prompt_config, self.text_config = scorer, prompts, text
-        self.learn_tau, self.learn_lam = learn_tau, learn_lam
-        self.feature_source = features
+        self.learn_tau, self.learn_lam, self.feature_source = learn_tau, learn_lam, features
         self.lr, self.weight_decay, self.patience = lr, weight_decay, patience
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
         self.store = store
+        self.folder = None if self.run is None else LearningFolder(self.run, self.settings, self.learned_bank, MONITOR)
         self.accuracy = RECAccuracy(strict=strict)
-        # In a list, which makes no submodule: the frozen model is neither trained, nor saved, nor wrapped.
+        # A list is no submodule: the frozen model is neither trained, nor saved, nor wrapped.
         self._frozen: list[Encoder] = []
         self.ensemble: Ensemble | None = None
-        self.material: Material | None = None
+        self.examples: Examples | None = None
         self._problem: BSAPError | None = None
 
-    # --- the hook ---------------------------------------------------------------------------------------------------
-
     def configure_learner(self, texts: FrozenTexts) -> Learner:
-        """What learns. Override this for another learner: its parameters train, its features are compared."""
+        """Make the learner. Override this for another one: its parameters are trained, its features compared."""
         tower = texts.tower
-        context = initial_prompts(self.prompt_config, tower, self.templates)
-        prompts = LearnedPrompts(tower, context)
+        prompts = LearnedPrompts(tower, initial_prompts(self.prompt_config, tower, self.templates))
         return PromptBank(texts, self.scorer_spec, prompts, learn_tau=self.learn_tau, learn_lam=self.learn_lam)
 
     # --- building ---------------------------------------------------------------------------------------------------
@@ -156,32 +141,34 @@ class PromptLearner(LightningModule):
         return None if self.store is None else Path(self.store)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Early stopping and the best checkpoint; the run folder's writer."""
-        from bsap.learning.run_folder import LearningFolder, checkpoints
-
+        """Early stopping, and the run folder with its checkpoints."""
         callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
-        return callbacks if self.run is None else [*callbacks, LearningFolder(self.run), *checkpoints(MONITOR)]
+        return callbacks if self.folder is None else [*callbacks, self.folder, *self.folder.checkpoints]
 
     def configure_model(self) -> None:
-        """Load the frozen model once in every process, and the features of what each run of the trainer looks at."""
-        trainer = self._trainer
-        precision = "32-true" if trainer is None else str(trainer.precision)
-        check_precision(precision)
-        known = bool(self._frozen)
-        if not known:
-            self._load(precision)
-        data = getattr(trainer, "datamodule", None)
-        if data is not None:
-            self._read(data)
-        if self.feature_source == "stored":
-            self.encoder.model.visual = None  # all that is left to do is text
-        if not known:
-            self.learner = self.configure_learner(self._frozen_texts()).to(self.device)
+        """Load the frozen model once in every process, and read the examples of the trainer's stage."""
+        trainer = self.trainer
+        check_precision(str(trainer.precision))
+        loaded = bool(self._frozen)
+        if not loaded:
+            self._load(str(trainer.precision))
         assert self.ensemble is not None
+        assert self.examples is not None
+        data, fn = scene_data(trainer), trainer.state.fn
+        stages: Sequence[Stage] = ("train", "val") if fn == "fit" else ("val",) if fn == "validate" else ("test",)
+        data.leave_unopened(lambda scene: True)  # batches are made of features in memory
+        # Lightning suggests to move the hook into the data module, which knows no features.
+        warnings.filterwarnings("ignore", ".*overridden `on_before_batch_transfer` in `LightningModule`.*")
+        with trainer.precision_plugin.forward_context():
+            self.examples.read(data, stages, seed=global_seed())
+        if self.feature_source == "stored":
+            self.encoder.model.visual = None  # only texts are encoded from here on
+        if not loaded:
+            self.learner = self.configure_learner(self._frozen_texts()).to(self.device)
         self.ensemble.flush()
 
     def _load(self, precision: str) -> None:
-        encoder = local_rank_zero_first(self._trainer, lambda: Encoder(self.config))
+        encoder = local_rank_zero_first(self.trainer, lambda: Encoder(self.config))
         self._frozen = [encoder.to(self.device)]
         self.ensemble = Ensemble(
             [encoder],
@@ -191,7 +178,12 @@ class PromptLearner(LightningModule):
             precision=precision,
             store=self.store_folder,
         )
-        self.material = Material(self.ensemble)
+        self.examples = Examples(
+            self.ensemble,
+            self.text_config,
+            pictures=self.feature_source == "pictures",
+            barrier=self.trainer.strategy.barrier if self.trainer.world_size > 1 else None,
+        )
 
     def _frozen_texts(self) -> FrozenTexts:
         assert self.ensemble is not None
@@ -204,25 +196,12 @@ class PromptLearner(LightningModule):
             tau=self.encoder.tau,
         )
 
-    def _read(self, data: Any) -> None:
-        """The features of all stages, and what makes batches of them."""
-        material = self.material
-        assert material is not None
-        with self.trainer.precision_plugin.forward_context():
-            material.read(data, self.text_config, source=self._region_source(data))
-        data.collate = lambda stage, items: material.collate(
-            stage, items, epoch=self.current_epoch if stage == "train" else -1
-        )
-
-    def _region_source(self, data: Any) -> RegionSource:
-        def command(split: str, limit: int | None) -> str | None:
-            folder, precision = self.store_folder, str(self.trainer.precision)
-            if folder is None:
-                return None
-            return store_command(self.settings, data, split, folder, precision=precision, limit=limit)
-
-        barrier = self.trainer.strategy.barrier if self.trainer.world_size > 1 else None
-        return RegionSource(self.feature_source == "pictures", barrier, command)
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> LearningBatch:
+        """Turn the scenes or texts of a loader into features."""
+        assert self.examples is not None
+        items: Sequence[Scene | TextScene] = batch.scenes if isinstance(batch, SceneBatch) else batch
+        stage: Stage = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
+        return self.examples.batch(stage, items, epoch=self.current_epoch if stage == "train" else -1)
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
@@ -247,7 +226,7 @@ class PromptLearner(LightningModule):
         return rank
 
     def training_step(self, batch: LearningBatch, batch_idx: int) -> Tensor:
-        """The mean loss over the expressions that have a right region; the others are skipped (``material.skipped``).
+        """The mean loss over the expressions that have a right region; the others are left out.
 
         Raises:
             BSAPError: if the loss or a feature is not finite; on all processes.
@@ -263,7 +242,7 @@ class PromptLearner(LightningModule):
         if not self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
             raise self._not_finite(problem, batch)
         if not len(losses):
-            # All processes must take a step, also one whose share holds nothing to learn from.
+            # All processes must take a step, even one whose batch has nothing to learn from.
             return sum((p.sum() for p in self.learner.parameters()), torch.zeros((), device=self.device)) * 0.0
         loss = losses.mean()
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(losses), prog_bar=True)
@@ -276,13 +255,12 @@ class PromptLearner(LightningModule):
         what = f"{problem} is not finite" if problem is not None else "another process has a number that is not finite"
         return BSAPError(f"Training stopped: {what} at {where}. Try a smaller `--model.lr`.")
 
-    def _count(self, batch: LearningBatch | None) -> None:
-        if batch is None:
-            return
+    def _count(self, batch: LearningBatch) -> None:
         try:
-            self._count_hits(batch)
+            if batch.ids:
+                self._count_hits(batch)
         except BSAPError as error:
-            # Shares differ in length, so that the processes cannot agree before the end.
+            # Shares differ in length, so the processes cannot agree before the end.
             self._problem = self._problem or self._not_finite(error, batch)
 
     def _count_hits(self, batch: LearningBatch) -> None:
@@ -293,16 +271,16 @@ class PromptLearner(LightningModule):
             hit = batch.iou.gather(-1, choice)[..., 0].double().masked_fill(missing, 0.0)
         self.accuracy.update(hit[batch.real], missing=missing[batch.real])
 
-    def validation_step(self, batch: LearningBatch | None, batch_idx: int) -> None:
+    def validation_step(self, batch: LearningBatch, batch_idx: int) -> None:
         """Count the hits of a batch."""
         self._count(batch)
 
-    def test_step(self, batch: LearningBatch | None, batch_idx: int) -> None:
+    def test_step(self, batch: LearningBatch, batch_idx: int) -> None:
         """Count the hits of a batch."""
         self._count(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Join the integer counters of all processes, then divide.
+        """Log the accuracy over all processes.
 
         Raises:
             BSAPError: if a feature was not finite, or nothing was counted; on all processes.
@@ -310,7 +288,7 @@ class PromptLearner(LightningModule):
         self._log_accuracy("val")
 
     def on_test_epoch_end(self) -> None:
-        """Join the integer counters of all processes, then divide."""
+        """Log the accuracy over all processes."""
         self._log_accuracy("test")
 
     def _log_accuracy(self, stage: str) -> None:
@@ -321,8 +299,8 @@ class PromptLearner(LightningModule):
         self.accuracy.reset()
         if math.isnan(values["acc@0.5"]):
             raise DataError(
-                f"No expression was counted on the {stage} split, so that its accuracy says nothing: texts alone need "
-                "several expressions of a referent, or sentences of several words."
+                f"No expression of the {stage} split could be counted. Texts alone need several expressions of a "
+                "referent, or sentences of several words."
             )
         for name, value in values.items():
             # Already the same on every process; Lightning's own averaging would be wrong.
@@ -340,51 +318,56 @@ class PromptLearner(LightningModule):
     # --- what is learned --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def bank_tensors(self) -> dict[str, Tensor]:
-        """What a learned bank's file holds; empty for a learner without a bank.
+    def learned_bank(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of the learned bank and what made it; no tensors if the learner has no bank.
 
-        Regions look at W b instead of b where a projector W was trained with: b . (W r) = (W' b) . r, so that the bank
-        ignores the gap of real regions as it did in training.
+        If the learner was trained behind a projector W, regions look at W' b instead of b, because b . (W r) =
+        (W' b) . r: the bank ignores the gap of real regions as it did in training.
         """
-        features = self.learner.bank()
-        if not len(features):
-            return {}
-        projector = None if self.material is None else self.material.projector
-        found = {"features": features if projector is None else features @ projector.to(features)}
-        if isinstance(self.learner, PromptBank):
-            found |= {"context": self.learner.prompts.context, "lengths": self.learner.prompts.lengths}
-        return found
-
-    def bank_meta(self) -> dict[str, Any]:
-        """What made the bank, as far as the learner knows."""
-        scorer = self.learner.scorer()
-        learned = {
-            name: float(value.detach())
-            for name in ("tau", "lam")
-            if isinstance(value := getattr(scorer, name, None), Tensor)
-        }
-        return {
+        examples, learner = self.examples, self.learner
+        assert examples is not None
+        features = learner.bank()
+        tensors: dict[str, Tensor] = {}
+        if len(features):
+            projector = examples.projector
+            tensors["features"] = features if projector is None else features @ projector.to(features)
+            if isinstance(learner, PromptBank):
+                tensors |= {"context": learner.prompts.context, "lengths": learner.prompts.lengths}
+        scorer = {name: getattr(learner.scorer(), name, None) for name in ("tau", "lam")}
+        meta = {
             "model": self.encoder.describe(),
             "scorer": plain(self.scorer_spec),
             "loss": "-log of the sum over regions with IoU >= 0.5 of softmax over regions of the scorer's rank",
-            "learned": learned,
-            "text_only": self.material is not None and self.material.text_only,
-            "projector": self.material is not None and self.material.projector is not None,
-            "skipped_expressions": 0 if self.material is None else self.material.skipped,
+            "learned": {name: float(value) for name, value in scorer.items() if isinstance(value, Tensor)},
+            "text_only": examples.text_only,
+            "projector": examples.projector is not None,
+            "skipped_expressions": examples.skipped,
             "settings": self.settings,
             "versions": versions(),
         }
+        return tensors, meta
 
     # --- devices ----------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Bring the frozen model along: no module owns it, so that nothing else does."""
+        """Move the frozen model, which no module owns, to the device."""
         self.encoder.to(self.device)
 
     def on_validation_start(self) -> None:
-        """Likewise."""
+        """Move the frozen model to the device."""
         self.encoder.to(self.device)
 
     def on_test_start(self) -> None:
-        """Likewise."""
+        """Move the frozen model to the device."""
         self.encoder.to(self.device)
+
+
+def finite(x: Tensor) -> Tensor:
+    """Return ``x``.
+
+    Raises:
+        BSAPError: if it holds NaN or infinite values; names what is not finite, and the caller adds where.
+    """
+    if not bool(x.isfinite().all()):
+        raise BSAPError("a feature")
+    return x

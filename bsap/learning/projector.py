@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+
+from bsap.errors import DataError
 
 
 def gap_projector(texts: Tensor, gap: Tensor, *, mu: float = 1e3, rho: float = 1.0) -> Tensor:
@@ -39,3 +45,19 @@ def gap_projector(texts: Tensor, gap: Tensor, *, mu: float = 1e3, rho: float = 1
     # Both matrices are symmetric: W = keep (keep + mu g g')^-1 is the transpose of (keep + mu g g')^-1 keep.
     transposed: Tensor = torch.linalg.solve(keep + mu * torch.outer(g, g), keep)
     return transposed.T.to(texts.dtype)
+
+
+def read_gap(path: Path, dim: int) -> Tensor:
+    """The tensor ``gap`` (D,) of a ``.safetensors`` file.
+
+    Raises:
+        DataError: if there is no such tensor.
+    """
+    try:
+        gap = load_file(path).get("gap")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"The modality gap {path} cannot be read: {error}.") from error
+    if gap is None or tuple(gap.shape) != (dim,):
+        got = "no such tensor" if gap is None else tuple(gap.shape)
+        raise DataError(f"The modality gap {path}: expected a tensor `gap` of shape ({dim},), but got {got}.")
+    return gap.float()

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bsap.datamodules.files import read_bytes
 from bsap.datamodules.records import SplitRecords
-from bsap.errors import DataError, unknown
+from bsap.errors import DataError, check_number, unknown
 from bsap.learning.batch import Example
-from bsap.learning.checks import check_number
 from bsap.prompts.banks import normalise_text
 
 
@@ -36,7 +35,7 @@ class TextConfig:
 
     regions: int = 8
     dropout: float = 0.3
-    gap: str = "regions"
+    gap: str = "none"
     mu: float = 1e3
     rho: float = 1.0
 

@@ -9,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from bsap.datamodules import RefCOCODataModule
+from bsap.datamodules.batch import SceneBatch
 from bsap.errors import ConfigError, DataError
 from bsap.learning import LearningDataModule
 
@@ -21,11 +22,11 @@ def ready(data: dict[str, Any], **changes: Any) -> LearningDataModule:
 
 def test_scenes_of_both_splits(data: dict[str, Any]) -> None:
     module = ready(data)
-    assert (len(module.train_items), len(module.val_items), module.gap_scenes) == (10, 5, [])
-    for split, items in (("train", module.train_items), ("val", module.val_items)):
+    assert (len(module.train_scenes), len(module.val_scenes), len(module.gap_scenes)) == (10, 5, 0)
+    for split, items in (("train", module.train_scenes), ("val", module.val_scenes)):
         alone = RefCOCODataModule(**{**data, "split": split})
         alone.setup("test")
-        assert [scene.image_id for scene in items] == [scene.image_id for scene in alone.scenes]  # type: ignore[union-attr]
+        assert [scene.image_id for scene in items] == [scene.image_id for scene in alone.scenes]
 
 
 def test_shards(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +39,10 @@ def test_shards(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(dist, "get_rank", lambda *_, rank=rank: rank)
             module = ready(data, split="test")
             module.setup("test")
-            module.collate = lambda stage, items: [item.image_id for item in items]
             for stage in seen:
-                batches = getattr(module, f"{stage}_dataloader")()
-                seen[stage].append([name for batch in batches for name in batch])
+                batches = list(getattr(module, f"{stage}_dataloader")())
+                scenes = [scene for b in batches for scene in (b.scenes if isinstance(b, SceneBatch) else b)]
+                seen[stage].append([scene.image_id for scene in scenes])
     assert {len(shard) for shard in seen["train"]} == {4}
     assert len({name for shard in seen["train"] for name in shard}) == 10
     for stage in ("val", "test"):
@@ -53,10 +54,9 @@ def test_epochs_are_shuffled_by_the_global_seed(data: dict[str, Any], monkeypatc
     def order(seed: int, epoch: int) -> list[str]:
         monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
         module = ready(data)
-        module.collate = lambda stage, items: [item.image_id for item in items]
         loader = module.train_dataloader()
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        return [name for batch in loader for name in batch]
+        return [scene.image_id for batch in loader for scene in batch]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -69,24 +69,24 @@ def test_texts_alone_open_no_picture(data: dict[str, Any], tmp_path: Path, world
     given = {key: value for key, value in data.items() if key != "proposals"} | {"root": str(tmp_path)}
     module = ready(given, text_only=True)
     with_pictures = ready(data)
-    texts = {text for scene in module.train_items for group in scene.referents for text in group}  # type: ignore[union-attr]
-    assert texts == {e.text for scene in with_pictures.train_items for e in scene.expressions}  # type: ignore[union-attr]
-    assert module.gap_scenes == []
+    texts = {text for scene in module.train_texts for group in scene.referents for text in group}
+    assert texts == {e.text for scene in with_pictures.train_scenes for e in scene.expressions}
+    assert not module.gap_scenes
 
 
 def test_a_few_regions_for_the_gap(data: dict[str, Any]) -> None:
     module = ready(data, text_only=True, gap_expressions=3)
     assert sum(len(scene.expressions) for scene in module.gap_scenes) == 3
-    assert len(module.train_items) == 10
+    assert len(module.train_texts) == 10
 
 
 def test_a_text_file_keeps_a_tenth_for_validation(tmp_path: Path) -> None:
     file = tmp_path / "t.txt"
     file.write_text("".join(f"sentence number {n}\n" for n in range(25)))
     module = ready({"text_file": str(file)})
-    assert (len(module.train_items), len(module.val_items)) == (22, 3)
+    assert (len(module.train_texts), len(module.val_texts)) == (22, 3)
     other = ready({"text_file": str(file), "val_text_file": str(file)})
-    assert (len(other.train_items), len(other.val_items)) == (25, 25)
+    assert (len(other.train_texts), len(other.val_texts)) == (25, 25)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bsap.cli import main
+from bsap.datamodules import RefCOCODataModule
+from bsap.datamodules.base import SceneDataModule
+from bsap.datamodules.scene import Expression, Proposals, Referent, Scene
+from bsap.errors import DataError
 from bsap.features.ensemble import Ensemble
 from bsap.learning import LearningDataModule, PromptConfig, PromptLearner, TextConfig
-from bsap.learning.regions import stored_regions
+from bsap.learning.scene_features import stored_regions
 from bsap.models.encoder import Encoder
 from bsap.prompts.templates import Templates
 from bsap.runs.settings import RunConfig
@@ -209,20 +215,19 @@ def test_a_run_is_continued_from_its_own_checkpoint_and_from_no_other_pickle(
     assert not (tmp_path / "ran").exists()
 
 
-def test_missing_features_name_a_command_that_stores_them(
-    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_missing_features_say_how_to_store_them(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proposals = {"source": "detections", "path": "demo/detections.json", "min_score": 0.1, "top_k": 5}
-    stored = {"features": "stored", "store": str(tmp_path / "empty"), "templates": {"query": "the {}", "bank": "{}"}}
-    for split in ("train", "val"):
-        assert fit(data_={"proposals": proposals, "max_words": 6}, model_=stored, precision="bf16-mixed") == 2
-        message = capsys.readouterr().err
-        assert f"pictures of split {split!r} are not stored for model 'demo'" in message
-        assert "--model.features pictures" in message
-        (words,) = commands(message)
-        assert main([*words, "--run.root", str(tmp_path), "--trainer.accelerator", "cpu"]) == 0
-        capsys.readouterr()
-    assert fit(data_={"proposals": proposals, "max_words": 6}, model_=stored, precision="bf16-mixed") == 0
+    given: Any = {"data_": {"proposals": proposals, "max_words": 6}, "precision": "bf16-mixed"}
+    given["model_"] = {"features": "stored", "store": str(tmp_path / "empty")}
+    assert fit(**given) == 2
+    message = capsys.readouterr().err
+    assert "10 of 10 train pictures are not stored for model 'demo'" in message
+    assert "Add `--model.features pictures`" in message
+    assert fit("--model.features", "pictures", **given, name="encode") == 0
+    monkeypatch.setattr("bsap.datamodules.batch.load_picture", None)
+    assert fit(**given) == 0
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
@@ -275,13 +280,13 @@ def test_text_alone(data: dict[str, Any], model: dict[str, Any], tmp_path: Path)
         module = learner(model, text=TextConfig(regions=4, gap=gap, mu=1e6))
         items = LearningDataModule(**data, text_only=True, gap_expressions=40 if gap == "regions" else 0)
         trainer(tmp_path, enable_checkpointing=False).fit(module, datamodule=items)
-        found[gap] = module.bank_tensors()["features"]
+        found[gap] = module.learned_bank()[0]["features"]
         if gap == "regions":
             encoder = Encoder("demo")
-            said = [t for s in items.train_items for g in s.referents for t in g]  # type: ignore[union-attr]
+            texts_ = [t for s in items.train_texts for g in s.referents for t in g]
             ensemble = Ensemble([encoder], [make_view("crop")], store=Path(model["store"]))
-            seen = stored_regions(items.gap_scenes, ensemble, split="train")
-            texts = encoder.encode_text([f"a photo of {text}" for text in said])
+            seen = stored_regions(items.gap_scenes, ensemble, stage="gap")
+            texts = encoder.encode_text([f"a photo of {text}" for text in texts_])
             direction = torch.cat([rows[0] for rows in seen.values()]).mean(0) - texts.mean(0)
     assert float((found["regions"] @ direction).abs().max()) < 1e-3
     assert float((found["none"] @ direction).abs().max()) > 1e-2
@@ -297,15 +302,58 @@ def test_a_text_file_learns_without_any_data_set(fit: Fit, tmp_path: Path) -> No
     assert meta["projector"] is False
 
 
-def test_a_gap_nobody_gave(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit(data_={"text_only": True}) == 2
-    assert "set `data.gap_expressions`" in capsys.readouterr().err
+def test_a_gap_without_regions(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(data_={"text_only": True}, model_={"text": {"gap": "regions"}}) == 2
+    assert "Set `data.gap_expressions`" in capsys.readouterr().err
+
+
+class Own(SceneDataModule):
+    """A data module of a user's own: scenes made in Python, with the numbers of their regions as texts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(batch_size=2)
+        self.folder = folder
+
+    def setup(self, stage: str) -> None:
+        self.train_scenes = [self.scene(f"train{n}", n) for n in range(6)]
+        self.val_scenes = [self.scene(f"val{n}", n) for n in range(3)]
+        self.scenes = [self.scene(f"test{n}", n) for n in range(3)]
+        self.texts = [text for scene in self.scenes for text in scene.texts]
+
+    def scene(self, name: str, number: int) -> Scene:
+        path = self.folder / f"{name}.png"
+        if not path.exists():
+            noise = np.random.default_rng(number).integers(0, 255, (32, 48, 3), np.uint8)
+            Image.fromarray(noise).save(path)
+        boxes = np.array([[0, 0, 16, 32], [16, 0, 32, 32], [32, 0, 48, 32]], np.float32)
+        target = Referent(f"{name}-1", ("1",), boxes[1:2], (None,))
+        texts = ("the middle", "second of three")
+        expressions = tuple(Expression(f"{name}/{i}", i, text, target) for i, text in enumerate(texts))
+        return Scene(name, path, 48, 32, Proposals(boxes), expressions, texts)
+
+
+def test_a_data_module_of_ones_own(model: dict[str, Any], tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    module = learner(model, run=RunConfig(root=str(tmp_path), name="own"), store=None)
+    fitter, own = trainer(tmp_path, max_epochs=20), Own(tmp_path)
+    fitter.fit(module, datamodule=own)
+    tensors, meta = bank(tmp_path / "own")
+    assert tensors["features"].shape == (3, 128)
+    (tested,) = fitter.test(module, datamodule=own, verbose=False)
+    assert tested["test/acc@0.5"] == pytest.approx(meta["val"], abs=1e-6), "the same pictures under other names"
+
+
+def test_a_data_module_without_scenes_to_learn_from(
+    model: dict[str, Any], data: dict[str, Any], tmp_path: Path
+) -> None:
+    other = RefCOCODataModule(**data)
+    with pytest.raises(DataError, match="has no train scenes: its setup\\(\\) must set `train_scenes`"):
+        trainer(tmp_path).fit(learner(model), datamodule=other)
 
 
 @pytest.mark.parametrize(
     ("changes", "trainer_", "message"),
     [
-        ({}, {"max_epochs": 0}, "No step of training was made"),
+        ({}, {"max_epochs": 0}, "No training step was made"),
         ({"root": "", "proposals": None, "text_file": "words.txt"}, {}, "None of the 3 texts of stage 'train' can be"),
         ({"root": "", "proposals": None, "text_file": "last.txt"}, {}, "None of the 1 texts of stage 'val' can be"),
         (
@@ -331,7 +379,7 @@ def test_what_learned_nothing_is_no_bank(
     (tmp_path / "last.txt").write_text("red cup\nblue bird\ndog\n")
     scenes = LearningDataModule(**data)
     scenes.setup("fit")
-    both: list[Any] = [*scenes.train_items, *scenes.val_items]
+    both = [*scenes.train_scenes, *scenes.val_scenes]
     far = [{"image_id": s.image_id, "bbox": [0, 0, 2, 2], "score": 0.5} for s in both]
     (tmp_path / "far.json").write_text(json.dumps(far))
     text = {"text": {"gap": "none", "regions": 2}}

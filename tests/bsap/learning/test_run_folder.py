@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bsap.errors import ConfigError
-from bsap.learning.files import write_bank
+from bsap.learning.run_folder import write_bank
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 
 
