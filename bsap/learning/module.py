@@ -137,8 +137,8 @@ class PromptLearner(LightningModule):
     def store_folder(self) -> Path | None:
         """The feature store's folder, or None when none is kept."""
         if self.store == "auto":
-            return None if self.run is None else Path(self.run.root) / "features"
-        return None if self.store is None else Path(self.store)
+            return None if self.run is None else Path(self.run.root).expanduser() / "features"
+        return None if self.store is None else Path(self.store).expanduser()
 
     def configure_callbacks(self) -> list[Callback]:
         """Early stopping, and the run folder with its checkpoints."""

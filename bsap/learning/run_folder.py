@@ -23,7 +23,7 @@ from bsap.prompts.learned import learned_scorer
 from bsap.runs.identity import resolved_settings
 from bsap.runs.parts import FolderLock, write_atomic
 from bsap.runs.processes import on_rank_zero
-from bsap.runs.settings import RunConfig, differences, digest, plain
+from bsap.runs.settings import RunConfig, differences, plain
 
 FORMAT = "bsap-bank-1"
 TEST_SPLIT = "TEST_SPLIT"
@@ -73,7 +73,7 @@ class LearningFolder(Callback):
         settings = resolved_settings(trainer, self.model)
         settings["trainer"] |= {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
         self._settings = plain(settings)
-        self.folder = Path(self.config.root) / (self.config.name or digest(self._settings))
+        self.folder = self.config.folder(self._settings)
         for callback in self.checkpoints:
             callback.dirpath = str(self.folder / "checkpoints")
 
