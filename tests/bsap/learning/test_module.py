@@ -211,7 +211,7 @@ def test_a_run_is_continued_from_its_own_checkpoint_and_from_no_other_pickle(
     torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
     capsys.readouterr()
     assert fit("--ckpt_path", str(tmp_path / "evil.ckpt")) == 2
-    assert "evil.ckpt is no checkpoint that `bsap fit` wrote; name another." in capsys.readouterr().err
+    assert "evil.ckpt is no checkpoint that `bsap fit` wrote. Name another one." in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
 
