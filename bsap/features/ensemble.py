@@ -124,6 +124,7 @@ class Ensemble:
         for member in self.members:
             if isinstance(member.encoder, Encoder):
                 member.view.check(member.encoder, resize=resize)
+        self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
         self._pending: list[tuple[str, Tensor]] = []
 
@@ -231,6 +232,7 @@ class Ensemble:
             tau=self.tau.to(valid.device),
             bank_mask=None if mask is None else mask.to(valid.device),
             valid=valid,
+            views=self._views,
         )
 
     def queries(self, scenes: Sequence[Scene], regions: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-Pooling = Literal["before", "sum"]
+Pooling = Literal["before", "sum", "max"]
 Reduce = Literal["mean", "topk", "logsumexp", "max"]
 Combine = Literal["sum", "product"]
 
@@ -33,14 +33,17 @@ def as_float(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before") -> Tensor:
+def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", views: int | None = None) -> Tensor:
     """Cosines of an ensemble to the logits of one model.
 
     Args:
         cosines: ``(..., N, E, R)``, or ``(..., N, K, R)`` for a bank.
         tau: ``(N,)``, the logit scale of each member.
         aggregate: ``"before"`` is the mean over members of tau_m s_m, as sharp as one member; ``"sum"`` is their sum,
-            N times sharper. CLIP chooses the same region with both; a softmax over texts does not.
+            N times sharper. CLIP chooses the same region with both; a softmax over texts does not. ``"max"`` is
+            ReCLIP's: the sum over models, then the largest over views.
+        views: for ``"max"``, the number of views of each model, where the N members are ordered by model and then by
+            view; None: all members are views of one model.
 
     Returns:
         ``(..., E, R)``.
@@ -54,6 +57,8 @@ def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before") 
     logits = cosines * tau.to(cosines)[:, None, None]
     if logits.shape[-3] == 1:
         return logits.squeeze(-3)
+    if aggregate == "max":
+        return logits.unflatten(-3, (-1, views or logits.shape[-3])).sum(-4).amax(-3)
     return logits.mean(-3) if aggregate == "before" else logits.sum(-3)
 
 

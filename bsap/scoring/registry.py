@@ -46,6 +46,12 @@ NAMED_SCORERS: tuple[NamedScorer, ...] = (
         "Zhou et al. 2023, arXiv 2302.11084",
     ),
     NamedScorer(
+        "distribution_normalization_code",
+        Correction(reduce="mean", alpha=0.5),
+        "as the authors' package by default: minus half the mean over the bank (lambda 0.5)",
+        "Zhou et al. 2023, arXiv 2302.11084",
+    ),
+    NamedScorer(
         "csls",
         Correction(reduce="topk", alpha=0.5, top_k=10),
         "minus half the mean of the 10 nearest bank texts",
@@ -58,6 +64,12 @@ NAMED_SCORERS: tuple[NamedScorer, ...] = (
         "Chowdhury et al. 2024, arXiv 2410.24114",
     ),
     NamedScorer(
+        "nnn_code",
+        Correction(reduce="topk", alpha=0.5, top_k=256),
+        "as the authors' package nnn-retrieval by default: minus half the mean of the 256 nearest bank texts",
+        "Chowdhury et al. 2024, arXiv 2410.24114",
+    ),
+    NamedScorer(
         "inverted_softmax",
         Correction(reduce="logsumexp"),
         "minus the logsumexp over the bank; ranks as BSAP does",
@@ -66,7 +78,13 @@ NAMED_SCORERS: tuple[NamedScorer, ...] = (
     NamedScorer(
         "qb_norm",
         Correction(reduce="logsumexp", gate=True),
-        "inverted softmax where the query's best region is also some bank text's best",
+        "inverted softmax where the query's best region is also some bank text's best, at the model's temperature",
+        "Bogolin et al. 2022, arXiv 2112.12777",
+    ),
+    NamedScorer(
+        "qb_norm_code",
+        Correction(reduce="logsumexp", gate=True, tau=20.0),
+        "as the authors' code by default: qb_norm at the fixed temperature 20 (beta)",
         "Bogolin et al. 2022, arXiv 2112.12777",
     ),
     NamedScorer("dsl", DSL(), "similarity times BSAP's p", "Cheng et al. 2021, arXiv 2109.04290"),
@@ -92,7 +110,7 @@ def make_scorer(spec: ScorerSpec) -> Scorer:
 
     Example:
         >>> make_scorer("csls")
-        Correction(tau=None, tau_clip=None, reduce='topk', alpha=0.5, top_k=10, gate=False)
+        Correction(tau=None, tau_clip=None, reduce='topk', alpha=0.5, top_k=10, gate=False, gate_k=1)
         >>> make_scorer({"class_path": "BSAPH", "init_args": {"lam": 0.7}}).lam
         0.7
     """

@@ -6,6 +6,7 @@ overrides :meth:`Scorer.rank`, and :meth:`Scorer.value` where the value it shows
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -28,7 +29,7 @@ from bsap.scoring.functional import (
 )
 from bsap.scoring.tensors import Scores, Similarities
 
-Aggregate = Literal["before", "sum", "after"]
+Aggregate = Literal["before", "sum", "max", "after"]
 
 _LARGEST = 1e30
 """The largest temperature: sums of logits of all prompts and members stay finite in float32."""
@@ -102,9 +103,10 @@ class Scorer:
         Args:
             similarities: of one scene or of a padded batch of scenes.
             aggregate: where the N members of an ensemble are joined. ``"before"``: mean of their logits. ``"sum"``: sum
-                of their logits. ``"after"``: mean of their distributions over regions, each the softmax of the
-                member's ``rank``: q for CLIP, the mixture for BSAP-H, softmax(z) for BSAP (p / sum p would be flat
-                wherever p saturates). Then ``value`` is that mean.
+                of their logits. ``"max"``: sum over models, then the largest over views, as ReCLIP has it.
+                ``"after"``: mean of their distributions over regions, each the softmax of the member's ``rank``: q for
+                CLIP, the mixture for BSAP-H, softmax(z) for BSAP (p / sum p would be flat wherever p saturates). Then
+                ``value`` is that mean.
 
         Returns:
             Ranks and values, float32, or float64 where that came in.
@@ -137,9 +139,10 @@ class Scorer:
 
     def _pool(self, s: Similarities, aggregate: Pooling) -> Logits:
         tau, tau_clip = self._taus(s)
-        query = clip_logits(s.query, tau, aggregate=aggregate)
-        clip = query if tau is tau_clip else clip_logits(s.query, tau_clip, aggregate=aggregate)
-        bank = clip_logits(s.bank, tau, aggregate=aggregate) if self.needs_bank else s.bank[..., 0, :, :]
+        pool = functools.partial(clip_logits, aggregate=aggregate, views=s.views)
+        query = pool(s.query, tau)
+        clip = query if tau is tau_clip else pool(s.query, tau_clip)
+        bank = pool(s.bank, tau) if self.needs_bank else s.bank[..., 0, :, :]
         return Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
 
     def _separate(self, s: Similarities) -> Logits:
@@ -178,8 +181,9 @@ class Correction(Scorer):
         reduce: ``"mean"``, ``"topk"`` (mean of the ``top_k`` largest), ``"logsumexp"`` or ``"max"`` over the bank.
         alpha: weight of the correction; 0 is CLIP.
         top_k: for ``"topk"`` only.
-        gate: correct an expression only if its best region is the best region of some bank text (the dynamic inverted
-            softmax of QB-Norm, arXiv 2112.12777).
+        gate: correct an expression only if its best region is among the ``gate_k`` best regions of some bank text (the
+            dynamic inverted softmax of QB-Norm, arXiv 2112.12777).
+        gate_k: how many best regions of each bank text count for the gate, at least 1; 1 is published.
         tau: as for every scorer.
         tau_clip: must be None.
     """
@@ -188,12 +192,18 @@ class Correction(Scorer):
     alpha: float | Tensor = 1.0
     top_k: int | None = None
     gate: bool = False
+    gate_k: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_reduce(self.reduce, self.top_k)
         if not isinstance(self.gate, bool):
             raise ValueError(f"Expected argument `gate` to be true or false, but got {self.gate!r}.")
+        if type(self.gate_k) is not int or self.gate_k < 1 or (self.gate_k > 1 and not self.gate):
+            raise ValueError(
+                "Expected argument `gate_k` to be a whole number, at least 1, and more than 1 with `gate=True` only, "
+                f"but got {self.gate_k!r}."
+            )
         if not isinstance(self.alpha, Tensor) and not (_is_number(self.alpha) and math.isfinite(self.alpha)):
             raise ValueError(f"Expected argument `alpha` to be a finite number, but got {self.alpha!r}.")
 
@@ -201,7 +211,7 @@ class Correction(Scorer):
         """The corrected logits."""
         correction = reduce_bank(logits.bank, logits.mask, reduce=self.reduce, top_k=self.top_k)
         corrected = logits.query - self.alpha * correction
-        return torch.where(_is_hub(logits), corrected, logits.query) if self.gate else corrected
+        return torch.where(_is_hub(logits, self.gate_k), corrected, logits.query) if self.gate else corrected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +226,7 @@ class BSAP(Correction):
     alpha: float | Tensor = field(default=1.0, init=False)
     top_k: int | None = field(default=None, init=False)
     gate: bool = field(default=False, init=False)
+    gate_k: int = field(default=1, init=False)
 
     def value(self, rank: Tensor, logits: Logits) -> Tensor:
         """The probability p = sigmoid(z)."""
@@ -283,15 +294,17 @@ def _expand(tau: float | Tensor | None, model: Tensor, name: str) -> Tensor:
     return as_float(tensor).reshape(-1).expand_as(model)
 
 
-def _is_hub(logits: Logits) -> Tensor:
-    """``(..., E, 1)``: whether an expression's best region is the best region of some prompt that counts for it."""
+def _is_hub(logits: Logits, k: int) -> Tensor:
+    """``(..., E, 1)``: whether its best region is among the ``k`` best of some prompt that counts for it."""
     query, bank = logits.query, logits.bank
     if query.shape[-1] == 0:
         return torch.zeros(*query.shape[:-1], 1, dtype=torch.bool, device=query.device)
     if logits.valid is not None:
         padding = ~logits.valid.unsqueeze(-2)
         query, bank = query.masked_fill(padding, -math.inf), bank.masked_fill(padding, -math.inf)
-    same = query.argmax(-1).unsqueeze(-1) == bank.argmax(-1).unsqueeze(-2)
+    # (..., K, k) region indices; a stable sort keeps the lowest index first among equals, as argmax does.
+    best = bank.argmax(-1, keepdim=True) if k == 1 else bank.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    same = (query.argmax(-1)[..., None, None] == best.unsqueeze(-3)).any(-1)
     if logits.mask is not None:
         same = same & logits.mask
     return same.any(-1, keepdim=True)

@@ -20,6 +20,8 @@ class Similarities:
         tau: ``(N,)``, each member's own logit scale.
         bank_mask: ``(..., E, K)`` bool, True where the prompt counts for the expression; None: all count.
         valid: ``(..., R)`` bool, True where the region is real and False where it is padding; None: all are real.
+        views: the number of views of each model, where members are ordered by model and then by view; None: all
+            members are views of one model. Only the aggregate ``max`` uses it.
 
     Raises:
         ValueError: shapes that do not match, a mask that is not boolean, NaN or infinite values.
@@ -30,6 +32,7 @@ class Similarities:
     tau: Tensor
     bank_mask: Tensor | None = None
     valid: Tensor | None = None
+    views: int | None = None
 
     def __post_init__(self) -> None:
         if self.query.dim() < 3:
@@ -38,6 +41,8 @@ class Similarities:
         prompts = self.bank.shape[-2] if self.bank.dim() >= 2 else 0
         _expect("bank", self.bank, (*lead, members, prompts, regions))
         _expect("tau", self.tau, (members,))
+        if self.views is not None and (self.views < 1 or members % self.views):
+            raise ValueError(f"Expected argument `views` to divide the {members} members, but got {self.views}.")
         for name, mask, shape in (
             ("bank_mask", self.bank_mask, (*lead, expressions, prompts)),
             ("valid", self.valid, (*lead, regions)),

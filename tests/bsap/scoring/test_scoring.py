@@ -35,7 +35,7 @@ from bsap.scoring import (
 )
 
 EVERY = list(SCORERS)
-AGGREGATES = ["before", "sum", "after"]
+AGGREGATES = ["before", "sum", "max", "after"]
 
 
 def cosines(*shape: int, seed: int = 0, low: float = 0.0, high: float = 0.4, dtype: Any = torch.float64) -> Tensor:
@@ -107,6 +107,37 @@ def test_qb_norm_corrects_only_hubs() -> None:
     # Nor does padding make a hub: with region 1 gone the bank text's best is region 2.
     padded = scene([[3.0, 1.0, 2.0]], [[0.0, 2.0, 1.0]], valid=torch.tensor([True, False, True]))
     assert SCORERS["qb_norm"](padded).rank.tolist()[0] == [3.0, -math.inf, 2.0]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+@pytest.mark.parametrize("seed", range(5))
+def test_qb_norm_by_a_plain_loop(k: int, seed: int) -> None:
+    """As in QB-Norm's code: the k best regions of each bank text make the set of hubs."""
+    query, bank = cosines(1, 12, 6, seed=seed).round(decimals=1), cosines(1, 4, 6, seed=seed + 99).round(decimals=1)
+    expected = []
+    hubs = {region for row in bank[0].tolist() for region in sorted(range(6), key=lambda r: -row[r])[:k]}
+    for row in (20 * query[0]).tolist():
+        if row.index(max(row)) in hubs:
+            row = [x - math.log(sum(math.exp(20 * p[r]) for p in bank[0].tolist())) for r, x in enumerate(row)]
+        expected.append(row)
+    scorer = Correction(reduce="logsumexp", gate=True, gate_k=k, tau=20.0)
+    got = scorer(Similarities(query=query, bank=bank, tau=torch.tensor([100.0]))).rank
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+
+
+def test_max_sums_models_and_takes_the_best_view() -> None:
+    query, bank, tau = cosines(6, 4, 5), cosines(6, 3, 5, seed=1), torch.tensor([10.0, 10.0, 10.0, 30.0, 30.0, 30.0])
+    s = Similarities(query=query, bank=bank, tau=tau, views=3)
+
+    def pooled(x: Tensor) -> Tensor:  # two models with three views each
+        return torch.stack([10 * x[view] + 30 * x[view + 3] for view in range(3)]).amax(0)
+
+    torch.testing.assert_close(CLIP()(s, "max").rank, pooled(query))
+    torch.testing.assert_close(BSAP()(s, "max").rank, pooled(query) - pooled(bank).logsumexp(-2))
+    alone = Similarities(query=query, bank=bank, tau=tau)  # one model, six views
+    torch.testing.assert_close(CLIP()(alone, "max").rank, (tau[:, None, None] * query).amax(0))
+    with pytest.raises(ValueError, match="`views` to divide the 6 members, but got 4"):
+        Similarities(query=query, bank=bank, tau=tau, views=4)
 
 
 # --- identities -------------------------------------------------------------------------------------------------------
@@ -520,6 +551,8 @@ def test_only_clip_does_without_a_bank() -> None:
         (lambda: Correction(alpha=math.inf), "`alpha` to be a finite number"),
         (lambda: Correction(reduce="topk"), "`top_k` to be given with"),
         (lambda: Correction(top_k=3), "`top_k` to be given with"),
+        (lambda: Correction(gate=True, gate_k=0), "`gate_k` to be a whole number, at least 1"),
+        (lambda: Correction(gate_k=2), "more than 1 with `gate=True` only"),
         (lambda: Correction(reduce="topk", top_k=0), "`top_k` to be a whole number, at least 1"),
         (lambda: CLIP()(scene([[0.1]]), aggregate="mean"), "`aggregate` to be one of"),
         (lambda: BSAP(tau=torch.ones(3))(scene([[0.1]], [[0.1]])), "`tau` to be a scalar or one number for each of 1"),
@@ -536,7 +569,8 @@ def test_misuse(make: Any, message: str) -> None:
 
 def test_ready_made_scorers_are_found_named_and_described() -> None:
     names = (
-        "clip bsap bsap_h bsap_h_product subtraction distribution_normalization csls nnn inverted_softmax qb_norm dsl"
+        "clip bsap bsap_h bsap_h_product subtraction distribution_normalization distribution_normalization_code csls "
+        "nnn nnn_code inverted_softmax qb_norm qb_norm_code dsl"
     )
     assert names.split() == EVERY
     for named in NAMED_SCORERS:
