@@ -19,7 +19,7 @@ from bsap.features.ensemble import Ensemble, Member
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
-from bsap.prompts.learned import warn_of_other_use
+from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
 from bsap.runs.callback import RunCallback
 from bsap.runs.make_record import make_record
@@ -28,7 +28,7 @@ from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
 from bsap.runs.settings import RunConfig, plain
-from bsap.scoring import Scorer, Scores, Similarities, make_scorer, scorer_name
+from bsap.scoring import Aggregate, Scorer, Scores, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")
@@ -52,7 +52,8 @@ class BSAPModule(LightningModule):
         bank_seed: which captions the bank ``captions`` draws.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
-            or ``after`` (mean of the members' distributions over regions).
+            as ``max`` (sum over models, largest over views: ReCLIP's), or ``after`` (mean of the members' distributions
+            over regions).
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
@@ -81,7 +82,7 @@ class BSAPModule(LightningModule):
         bank: str = "coco_categories",
         bank_seed: int = 0,
         scorers: Sequence[str | dict[str, Any]] = ("clip", "bsap", "bsap_h"),
-        aggregate: Literal["before", "sum", "after"] = "before",
+        aggregate: Aggregate = "before",
         strict: bool = False,
         missing_mask: Literal["error", "skip"] = "error",
         region_batch: int | None = None,
@@ -165,6 +166,7 @@ class BSAPModule(LightningModule):
         if self.bank is not None:
             check_learned_bank(self.bank, self.models)
             warn_of_other_use(self.bank, self.settings)
+            warn_of_few_prompts(self.bank, self.scorers)
         self.ensemble = Ensemble(
             self.models,
             self.views,

@@ -36,6 +36,8 @@ class ProposalConfig:
         min_score: lowest detector score that is kept; 0 keeps all.
         top_k: how many of the highest scores are kept per picture; among equals the first in the file.
         min_area: smallest box that is kept, in square pixels.
+        min_area_share: boxes that cover at most this share of the picture, 0 to 1, are left out, unless all are so
+            small (ReCLIP's ``box_area_threshold``); 0 keeps all.
         masked_only: leave out proposals without a mask, where only some have one (RIS on annotations that lack masks).
         empty: what a picture without proposals means. ``miss``: its expressions count as wrong; ``whole_image``: the
             whole picture is the one proposal (ReCLIP); ``skip``: its expressions are left out and the result is partial
@@ -55,6 +57,7 @@ class ProposalConfig:
     min_score: float = 0.0
     top_k: int | None = None
     min_area: float = 0.0
+    min_area_share: float = 0.0
     masked_only: bool = False
     empty: Empty = "miss"
 
@@ -65,6 +68,12 @@ class ProposalConfig:
             raise unknown("policy for pictures without proposals", self.empty, ("miss", "whole_image", "skip"))
         check_number("proposals.min_score", self.min_score)
         check_number("proposals.min_area", self.min_area)
+        check_number("proposals.min_area_share", self.min_area_share)
+        if self.min_area_share >= 1:
+            raise ConfigError(
+                f"`proposals.min_area_share` is a share of the picture, below 1, but got {self.min_area_share!r}. Use "
+                "`proposals.min_area` for square pixels."
+            )
         if self.top_k is not None:
             check_number("proposals.top_k", self.top_k, least=1, whole=True)
         if self.source == "ground_truth":
@@ -223,8 +232,11 @@ def make_proposals(
     kept = [regions[i] for i in keep.tolist()]
     masks = _masks(kept, picture) if has_masks else None
     xywh = _xywh(kept, masks, picture)
-    if config.min_area > 0:
-        large = np.flatnonzero(xywh[:, 2] * xywh[:, 3] >= config.min_area)
+    if config.min_area > 0 or config.min_area_share > 0:
+        areas = xywh[:, 2] * xywh[:, 3]
+        wide = areas > config.min_area_share * picture.width * picture.height
+        # As in ReCLIP, the share leaves out nothing where no box reaches it.
+        large = np.flatnonzero((areas >= config.min_area) & (wide if config.min_area_share and wide.any() else True))
         keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
         masks = None if masks is None else [masks[i] for i in large.tolist()]
     fix = "Leave out proposals without area with `--data.proposals.min_area 1`, the smallest area in square pixels."

@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--aggregate",
         nargs="+",
-        choices=["before", "sum", "after"],
+        choices=["before", "sum", "max", "after"],
         help="where an ensemble is joined, as for `bsap test`; by default as in the run",
     )
     parser.add_argument(

@@ -22,6 +22,8 @@ from bsap.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bsap.scoring import Scorer
+
 CAPTIONS = "captions"
 SCENE = "scene"
 LEARNED = "learned:"
@@ -104,6 +106,17 @@ def list_banks() -> tuple[Bank, ...]:
         for name, source in _COMPUTED.items()
     )
     return (*map(load_bank, _shipped()), *computed)
+
+
+def too_small_for(bank: Bank, scorers: Mapping[str, Scorer]) -> dict[str, int]:
+    """The scorers that want more prompts than a bank has, and how many they want; they use what there is.
+
+    Args:
+        bank: the bank. One of each scene counts as too small for every scorer that wants a number.
+        scorers: by name.
+    """
+    size = len(bank.prompts) if bank.features is None else len(bank.features)
+    return {name: s.prompts_wanted for name, s in scorers.items() if s.prompts_wanted and s.prompts_wanted > size}
 
 
 def load_learned_bank(path: Path) -> Bank:

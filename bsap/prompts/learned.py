@@ -1,4 +1,4 @@
-"""A learned bank goes with the scorer, template and views it was learned with: a word where they are others."""
+"""Warnings where a bank does not fit what it is used with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from bsap.prompts.banks import Bank
-from bsap.scoring import make_scorer
+from bsap.prompts.banks import Bank, too_small_for
+from bsap.scoring import Scorer, make_scorer
 from bsap.scoring.registry import ScorerSpec
 
 
@@ -36,6 +36,19 @@ def learned_scorer(meta: Mapping[str, Any]) -> Any:
     given = {f.name: getattr(scorer, f.name) for f in fields(scorer) if f.init}
     changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
     return {"class_path": type(scorer).__name__, "init_args": changed | learned}
+
+
+def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
+    """Warn where scorers want more auxiliary prompts than the bank has: the published setting is not what runs."""
+    wanted = too_small_for(bank, scorers)
+    if wanted:
+        size = len(bank.prompts) if bank.features is None else len(bank.features)
+        has = "the prompts of each scene" if bank.per_scene else f"{size} prompts"
+        asked = ", ".join(f"{name} {number}" for name, number in wanted.items())
+        rank_zero_warn(
+            f"Bank {bank.name!r} has {has}, but scorers want more ({asked}) and use all there are. Choose a larger "
+            "bank, such as captions, or set `top_k` of the scorer."
+        )
 
 
 def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from bsap.datamodules.scene import SplitSummary
+from bsap.prompts.banks import too_small_for
 from bsap.runs.evaluated import Evaluated
 from bsap.runs.schema import BankInfo, Counts, MadeBy, Precision, Protocol, Record, Results, RunSettings, Timing
 from bsap.runs.settings import SPEED_SETTINGS, digest
@@ -95,6 +96,7 @@ def bank_info(module: Evaluated) -> BankInfo | None:
         "transductive": bank.transductive,
         "source": bank.source,
         "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank],
+        "too_small_for": too_small_for(bank, module.scorers),
     }
 
 

@@ -87,8 +87,8 @@ class Counts(TypedDict):
     regions: Count
 
 
-class BankInfo(TypedDict):
-    """The auxiliary prompts; ``prompts`` counts them."""
+class BankFields(TypedDict):
+    """What every version writes of a bank."""
 
     name: str
     prompts: Count | None
@@ -96,6 +96,12 @@ class BankInfo(TypedDict):
     transductive: bool
     source: str
     used_by: list[str]
+
+
+class BankInfo(BankFields, total=False):
+    """The auxiliary prompts; ``prompts`` counts them; ``too_small_for``: scorers that want more, and how many."""
+
+    too_small_for: dict[str, Count]
 
 
 class EncoderSettings(TypedDict):

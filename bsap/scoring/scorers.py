@@ -89,6 +89,11 @@ class Scorer:
                     f"Expected argument `{name}` to be a positive number, at most {_LARGEST:g}, but got {value!r}."
                 )
 
+    @property
+    def prompts_wanted(self) -> int | None:
+        """How many auxiliary prompts a published setting needs at least; None: any number."""
+        return None
+
     def rank(self, logits: Logits) -> Tensor:
         """The quantity to argmax, ``(..., E, R)``; values at padding must be finite and are ignored."""
         raise NotImplementedError
@@ -206,6 +211,11 @@ class Correction(Scorer):
             )
         if not isinstance(self.alpha, Tensor) and not (_is_number(self.alpha) and math.isfinite(self.alpha)):
             raise ValueError(f"Expected argument `alpha` to be a finite number, but got {self.alpha!r}.")
+
+    @property
+    def prompts_wanted(self) -> int | None:
+        """``top_k``."""
+        return self.top_k
 
     def rank(self, logits: Logits) -> Tensor:
         """The corrected logits."""

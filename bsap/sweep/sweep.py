@@ -15,7 +15,7 @@ from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
 from bsap.features.stored_model import StoredModel
 from bsap.prompts.banks import check_learned_bank, load_bank
-from bsap.prompts.learned import warn_of_other_use
+from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
 from bsap.runs.saved import SavedRun
 from bsap.runs.settings import plain
@@ -129,6 +129,7 @@ class Sweep:
                 bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed)
                 check_learned_bank(bank, self.models)
                 warn_of_other_use(bank, {**self.settings["model"], "scorers": list(scorers.values())})
+                warn_of_few_prompts(bank, scorers)
                 todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or not number}
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():

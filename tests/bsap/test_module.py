@@ -191,3 +191,38 @@ def test_encoders_do_not_train(planted: Any, tmp_path: Path) -> None:
 def test_python_is_checked_as_the_command_line_is(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BSAPModule(**settings)
+
+
+def test_the_ensemble_says_how_many_views_each_model_has(planted: Any, whole: SceneBatch) -> None:
+    found = module(planted, views=["crop", "gray", "dim"], aggregate="max")
+    similarities = found.similarities(whole)
+    assert similarities.views == 3
+    assert similarities.query.shape[1] == 3
+
+
+@pytest.mark.parametrize(("size", "short"), [(127, {"nnn": 128}), (128, {})])
+def test_a_scorer_that_wants_more_prompts_than_there_are(tmp_path: Path, planted: Any, size: int, short: Any) -> None:
+    """The run uses what there is, warns once and records it."""
+    import json
+    import warnings
+
+    from lightning.pytorch import Trainer
+
+    from bsap import RunConfig
+
+    bank = tmp_path / "words.txt"
+    bank.write_text("\n".join(f"word {n}" for n in range(size)))
+    found = module(
+        planted, scorers=["clip", "csls", "nnn"], bank=str(bank), run=RunConfig(root=str(tmp_path), name="a")
+    )
+    data = RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False).test(
+            found, data
+        )
+    shown = [str(w.message) for w in caught if "want more" in str(w.message)]
+    assert len(shown) == len(short)
+    assert all("Bank 'words' has 127 prompts, but scorers want more (nnn 128)" in text for text in shown)
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert results["protocol"]["bank"]["too_small_for"] == short

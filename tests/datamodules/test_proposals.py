@@ -127,6 +127,10 @@ SCORED = [region([n, n, 4 + n, 5], score) for n, score in enumerate([0.2, 0.9, 0
         ({"min_area": 30.0}, [2, 3, 4]),
         ({"min_score": 0.3, "top_k": 4, "min_area": 35.0}, [3, 4]),
         ({"min_score": 0.95}, []),
+        ({"min_area_share": 24 / (PICTURE.width * PICTURE.height)}, [1, 2, 3, 4]),
+        ({"min_area_share": 30 / (PICTURE.width * PICTURE.height)}, [3, 4]),
+        ({"min_area_share": 0.9}, [0, 1, 2, 3, 4]),
+        ({"min_area_share": 0.9, "min_area": 30.0}, [2, 3, 4]),
     ],
 )
 def test_filters_keep_the_files_order(filters: dict[str, Any], kept: list[int]) -> None:
@@ -188,6 +192,7 @@ def test_a_mask_without_a_pixel_gives_no_box(has_masks: bool) -> None:
         ({"source": "detections", "min_score": -1}, "min_score"),
         ({"source": "detections", "min_score": float("nan")}, "min_score"),
         ({"source": "detections", "min_area": "1"}, "min_area"),
+        ({"source": "detections", "min_area_share": 20}, "share of the picture, below 1, but got 20"),
         ({"source": "detections", "top_k": 0}, "top_k"),
         ({"source": "detections", "top_k": True}, "top_k"),
         ({"source": "ground_truth", "path": "x.json"}, "`proposals.path` has no meaning"),
