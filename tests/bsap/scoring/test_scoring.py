@@ -292,7 +292,7 @@ def plain_rank_and_value(scorer: Scorer, s: np.ndarray, bank: np.ndarray, tau: f
         "topk": ordered[: scorer.top_k].mean(0),
         "logsumexp": np.log(np.exp(bank).sum(0)),
     }[scorer.reduce]
-    if scorer.gate and query.argmax() not in bank.argmax(1):
+    if scorer.gate and query.argmax() not in np.argsort(-bank, axis=1, kind="stable")[:, : scorer.gate_k]:
         term = np.zeros_like(query)
     rank = query - float(scorer.alpha) * term
     return rank, np.exp(rank) / np.exp(rank).sum()
@@ -310,6 +310,7 @@ SCORER_SPACE = st.sampled_from(
         BSAPH(lam=0.2, combine="product"),
         Correction(reduce="max", alpha=0.3),
         Correction(reduce="topk", top_k=3),
+        Correction(reduce="mean", gate=True, gate_k=2),
     ]
 )
 
@@ -346,15 +347,15 @@ def test_padded_batches_agree_with_a_plain_loop(
         for e in range(expressions):
             keep = mask[b, e].numpy() if masked else np.ones(prompts, dtype=bool)
             q, k = query[b, :, e, :regions].numpy(), bank[b, :, keep, :regions].numpy()
-            t = tau.numpy()
+            t = tau.numpy() if scorer.tau is None else np.full(members, float(scorer.tau))
             if aggregate == "after":
                 each = [plain_rank_and_value(scorer, q[m], k[m], t[m])[0] for m in range(members)]
                 value = np.mean([np.exp(r - r.max()) / np.exp(r - r.max()).sum() for r in each], axis=0)
                 rank = np.log(value)
             else:
                 # One model of temperature 1 whose cosines are the pooled logits.
-                total = members if aggregate == "before" else 1
-                pooled = [(t[:, None] * q).sum(0) / total, (t[:, None, None] * k).sum(0) / total]
+                pool = {"before": np.mean, "sum": np.sum, "max": np.max}[aggregate]
+                pooled = [pool(t[:, None] * q, axis=0), pool(t[:, None, None] * k, axis=0)]
                 rank, value = plain_rank_and_value(scorer, pooled[0], pooled[1], 1.0)
             assert_same_up_to_a_constant(scores.rank[b, e, :regions].numpy(), rank)
             np.testing.assert_allclose(scores.value[b, e, :regions].numpy(), value, atol=1e-9, rtol=1e-6)
