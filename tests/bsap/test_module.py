@@ -14,16 +14,17 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Proposals
 from bsap.errors import ConfigError
 from bsap.features.regions import distinct_regions, region_features
+from support.planted import Planted
 
 
-def module(planted: Any, **settings: Any) -> BSAPModule:
+def module(planted: Planted, **settings: Any) -> BSAPModule:
     defaults: dict[str, Any] = {"views": ["crop"], "scorers": ["clip"], "run": None, "store": None}
     found = BSAPModule(encoders=[EncoderConfig(f"local-dir:{planted.model}")], **{**defaults, **settings})
     found.configure_model()
     return found
 
 
-def batches(planted: Any, **settings: Any) -> DataLoader[Any]:
+def batches(planted: Planted, **settings: Any) -> DataLoader[Any]:
     proposals = ProposalConfig("masks", path=str(planted.proposals))
     data = RefCOCODataModule(str(planted.root), proposals, num_workers=0, **settings)
     data.setup("test")
@@ -31,7 +32,7 @@ def batches(planted: Any, **settings: Any) -> DataLoader[Any]:
 
 
 @pytest.fixture
-def whole(planted: Any) -> SceneBatch:
+def whole(planted: Planted) -> SceneBatch:
     """All four scenes in one batch, the third without proposals."""
     (batch,) = batches(planted, batch_size=8)
     assert isinstance(batch, SceneBatch)
@@ -39,7 +40,7 @@ def whole(planted: Any) -> SceneBatch:
 
 
 @pytest.mark.parametrize("pack", [1, 2, 3, 100])
-def test_packs_change_no_feature(planted: Any, whole: SceneBatch, pack: int) -> None:
+def test_packs_change_no_feature(planted: Planted, whole: SceneBatch, pack: int) -> None:
     found = module(planted, views=["crop", "blur", "masked_crop"])
     for member in found.members:
         one = region_features(whole, member.encoder, member.view, pack=pack)
@@ -48,7 +49,7 @@ def test_packs_change_no_feature(planted: Any, whole: SceneBatch, pack: int) -> 
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_a_picture_is_blurred_once(planted: Any, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_blurred_once(planted: Planted, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its regions are drawn in several packs."""
     import bsap.views.highlights
 
@@ -60,12 +61,12 @@ def test_a_picture_is_blurred_once(planted: Any, whole: SceneBatch, monkeypatch:
     assert len(calls) == sum(count > 0 for count in whole.counts)
 
 
-def test_packs_of_nothing_are_refused(planted: Any) -> None:
+def test_packs_of_nothing_are_refused(planted: Planted) -> None:
     with pytest.raises(ConfigError, match="`region_batch` must be at least 1, but got 0"):
         module(planted, region_batch=0)
 
 
-def test_batches_change_no_choice(planted: Any) -> None:
+def test_batches_change_no_choice(planted: Planted) -> None:
     found = module(planted, scorers=["clip", "dsl", "qb_norm"], bank_seed=1)
     from bsap.prompts.banks import load_bank
 
@@ -78,7 +79,9 @@ def test_batches_change_no_choice(planted: Any) -> None:
     assert len(by_size[0]) == 8
 
 
-def test_identical_regions_are_encoded_once(planted: Any, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identical_regions_are_encoded_once(
+    planted: Planted, whole: SceneBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dataclasses import replace
 
     scene = whole.scenes[whole.counts.index(3)]
@@ -108,7 +111,7 @@ def test_two_masks_in_one_box_are_two_regions_for_views_of_masks() -> None:
     assert distinct_regions(Proposals(boxes, masks), with_masks=False)[0] == [0]  # type: ignore[arg-type]
 
 
-def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) -> None:
+def test_texts_that_lose_their_end_are_counted(planted: Planted, whole: SceneBatch) -> None:
     long = module(planted, templates=__import__("bsap").Templates("red " * 20 + "{}", "{}"))
     with pytest.warns(UserWarning, match="lose their end"):
         records = long.predict_scenes(whole)
@@ -116,7 +119,7 @@ def test_texts_that_lose_their_end_are_counted(planted: Any, whole: SceneBatch) 
     assert not any(record["text_cut"] for record in module(planted).predict_scenes(whole))
 
 
-def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: SceneBatch) -> None:
+def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Planted, whole: SceneBatch) -> None:
     from bsap.features.ensemble import scene_bank_mask
     from bsap.prompts.banks import load_bank
 
@@ -130,7 +133,7 @@ def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Any, whole: Sc
             assert not mask[b, e, len(scene.texts) :].any()
 
 
-def test_choices_are_the_argmax_of_a_plain_loop(planted: Any, whole: SceneBatch) -> None:
+def test_choices_are_the_argmax_of_a_plain_loop(planted: Planted, whole: SceneBatch) -> None:
     """An ensemble of two views, scored by numpy from features encoded one by one."""
     import numpy as np
 
@@ -167,13 +170,13 @@ def test_choices_are_the_argmax_of_a_plain_loop(planted: Any, whole: SceneBatch)
 
 
 @pytest.mark.slow
-def test_compiling_changes_no_choice(planted: Any, whole: SceneBatch) -> None:
+def test_compiling_changes_no_choice(planted: Planted, whole: SceneBatch) -> None:
     plain = [record["scorers"] for record in module(planted).predict_scenes(whole)]
     compiled = [record["scorers"] for record in module(planted, compile=True).predict_scenes(whole)]
     assert [r["clip"]["region"] for r in plain] == [r["clip"]["region"] for r in compiled]
 
 
-def test_encoders_do_not_train(planted: Any, tmp_path: Path) -> None:
+def test_encoders_do_not_train(planted: Planted, tmp_path: Path) -> None:
     found = module(planted).train()
     assert not any(parameter.requires_grad for parameter in found.parameters())
     assert not any(part.training for encoder in found.encoders for part in encoder.modules())

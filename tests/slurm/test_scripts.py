@@ -17,6 +17,7 @@ import yaml
 
 import bsap.configs
 from bsap.cli import main
+from support.planted import Planted
 
 pytestmark = pytest.mark.slurm
 SCRIPTS = Path(bsap.configs.__file__).parent / "slurm"
@@ -150,7 +151,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: Any, world: Any, tmp_path: Pat
     assert not (run / "results.json").exists()
 
 
-def test_one_job_of_an_array_is_requeued_alone(cluster: Any, planted: Any, tmp_path: Path) -> None:
+def test_one_job_of_an_array_is_requeued_alone(cluster: Any, planted: Planted, tmp_path: Path) -> None:
     """The last job to start has the array's own number, which means all jobs where it stands bare."""
     root = shutil.copytree(planted.root, tmp_path / "root")
     refs = root / "refcoco" / "refs(unc).p"
@@ -177,7 +178,7 @@ def test_one_job_of_an_array_is_requeued_alone(cluster: Any, planted: Any, tmp_p
     assert all(result["metrics"]["rec"]["bsap"]["acc@0.5"] == 6 / 8 for result in results)
 
 
-def test_array_over_datasets_and_splits(cluster: Any, planted: Any, tmp_path: Path) -> None:
+def test_array_over_datasets_and_splits(cluster: Any, planted: Planted, tmp_path: Path) -> None:
     """Its first job is RefCOCO val, which the planted world calls itself."""
     config = planted.config(run={"root": str(tmp_path), "name": "run"}, trainer={"default_root_dir": str(tmp_path)})
     for key in ("dataset", "split_by", "split"):
@@ -191,7 +192,7 @@ def test_array_over_datasets_and_splits(cluster: Any, planted: Any, tmp_path: Pa
     assert [results["protocol"][key] for key in ("dataset", "split_by", "split")] == ["refcoco", "unc", "val"]
 
 
-def test_a_stray_checkpoint_is_refused(cluster: Any, planted: Any, tmp_path: Path) -> None:
+def test_a_stray_checkpoint_is_refused(cluster: Any, planted: Planted, tmp_path: Path) -> None:
     """Lightning would load it instead of the model's weights."""
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"other weights")
     config = planted.config(run={"root": str(tmp_path), "name": "run"}, trainer={"default_root_dir": str(tmp_path)})

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from bsap.cli import main
+from support.planted import Planted
 
 # The chosen region of each of the eight expressions, by hand; None: the picture has no proposal.
 CLIP = [0, 0, 1, 0, None, 1, 1, 1]
@@ -60,7 +61,7 @@ def check(folder: Path) -> dict[str, Any]:
     return results
 
 
-def test_every_metric_is_as_planted(planted: Any, tmp_path: Path) -> None:
+def test_every_metric_is_as_planted(planted: Planted, tmp_path: Path) -> None:
     config = planted.config(run={"root": str(tmp_path), "name": "one"})
     assert main(["test", "-c", str(write(config, tmp_path))]) == 0
     results = check(tmp_path / "one")
@@ -70,7 +71,7 @@ def test_every_metric_is_as_planted(planted: Any, tmp_path: Path) -> None:
     assert len(results["models"][0]["weights_sha256"]) == 64
 
 
-def test_two_processes_give_the_same(planted: Any, tmp_path: Path) -> None:
+def test_two_processes_give_the_same(planted: Planted, tmp_path: Path) -> None:
     config = planted.config(run={"root": str(tmp_path), "name": "two"}, trainer={"devices": 2})
     command = [sys.executable, "-m", "bsap", "test", "-c", str(write(config, tmp_path))]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
@@ -78,7 +79,7 @@ def test_two_processes_give_the_same(planted: Any, tmp_path: Path) -> None:
     assert check(tmp_path / "two")["timing"]["processes"] == 2
 
 
-def test_strict_hit_rule(planted: Any, tmp_path: Path) -> None:
+def test_strict_hit_rule(planted: Planted, tmp_path: Path) -> None:
     config = planted.config(run={"root": str(tmp_path), "name": "strict"}, model={"strict": True, "tasks": ["rec"]})
     assert main(["test", "-c", str(write(config, tmp_path))]) == 0
     metrics = json.loads((tmp_path / "strict" / "results.json").read_text())["metrics"]
@@ -86,7 +87,7 @@ def test_strict_hit_rule(planted: Any, tmp_path: Path) -> None:
     assert metrics["rec"]["bsap"]["acc@0.5"] == 5 / 8
 
 
-def test_config_of_a_run_runs_again(planted: Any, tmp_path: Path) -> None:
+def test_config_of_a_run_runs_again(planted: Planted, tmp_path: Path) -> None:
     config = planted.config(run={"root": str(tmp_path / "a"), "name": "first"})
     assert main(["test", "-c", str(write(config, tmp_path))]) == 0
     saved = tmp_path / "a" / "first" / "config.yaml"

@@ -11,9 +11,10 @@ import yaml
 
 from bsap.cli import main
 from bsap.cli.entry import COMMANDS
+from support.planted import Planted
 
 
-def run(planted: Any, tmp_path: Path, *flags: str, **changes: Any) -> int:
+def run(planted: Planted, tmp_path: Path, *flags: str, **changes: Any) -> int:
     path = tmp_path / "run.yaml"
     config = planted.config(run={"root": str(tmp_path / "runs"), "name": "r"}, **changes)
     path.write_text(yaml.safe_dump(config))
@@ -43,7 +44,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
 def test_a_mistake_is_one_clear_error(
-    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     assert run(planted, tmp_path, *flags) == 2
     error = capsys.readouterr().err
@@ -54,7 +55,7 @@ def test_a_mistake_is_one_clear_error(
 
 @pytest.mark.parametrize("flag", ["--model.scorer=[clip]", "--data.spilt=val", "--run.nam=x", "--nonsense=1"])
 def test_an_unknown_key_is_an_error(
-    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         run(planted, tmp_path, flag)
@@ -62,7 +63,7 @@ def test_an_unknown_key_is_an_error(
     assert flag.split("=")[0].split(".")[-1].lstrip("-") in capsys.readouterr().err
 
 
-def test_an_empty_bank_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_bank_is_refused(planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = tmp_path / "empty.yaml"
     bank.write_text("name: empty\nsource: a test\nprompts: []\n")
     assert run(planted, tmp_path, "--model.bank", str(bank)) == 2
@@ -70,7 +71,7 @@ def test_an_empty_bank_is_refused(planted: Any, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_folder_that_is_no_run_is_left_alone(
-    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs" / "r").mkdir(parents=True)
     (tmp_path / "runs" / "r" / "thesis.tex").write_text("mine")
@@ -79,7 +80,9 @@ def test_a_folder_that_is_no_run_is_left_alone(
     assert (tmp_path / "runs" / "r" / "thesis.tex").read_text() == "mine"
 
 
-def test_nan_box_in_the_proposals_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_box_in_the_proposals_is_refused(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = json.loads(planted.proposals.read_text())
     rows[3]["bbox"][2] = float("nan")
     path = tmp_path / "nan.json"
@@ -88,7 +91,7 @@ def test_nan_box_in_the_proposals_is_refused(planted: Any, tmp_path: Path, capsy
     assert "nan.json" in capsys.readouterr().err
 
 
-def test_ris_on_boxes_is_refused(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ris_on_boxes_is_refused(planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{key: value for key, value in row.items() if key != "segmentation"} for row in _rows(planted)]
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(rows))
@@ -97,7 +100,7 @@ def test_ris_on_boxes_is_refused(planted: Any, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_list_of_encoders_replaces_an_earlier_one(
-    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Settings of an encoder in an earlier file do not leak into another encoder at the same place of the list."""
     earlier = tmp_path / "earlier.yaml"
@@ -110,7 +113,7 @@ def test_a_list_of_encoders_replaces_an_earlier_one(
     assert "pretrained" not in model
 
 
-def test_predict_on_a_picture_of_ones_own(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_on_a_picture_of_ones_own(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
     picture = planted.root / "images" / "train2014" / "COCO_train2014_000000000001.png"
     code = main(
         [
@@ -153,7 +156,7 @@ def test_help_tells_the_settings_of_the_command_before_those_of_the_trainer(
     assert ":class:" not in text
 
 
-def test_a_printed_configuration_can_be_given_back(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_configuration_can_be_given_back(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.root", str(planted.root), "--data.proposals.source", "ground_truth"]
     printed = []
     for changed in (["--trainer.limit_test_batches", "3", "--model.bank", "generic"], []):
@@ -195,12 +198,12 @@ def test_the_list_of_views_says_what_they_need_and_take(capsys: pytest.CaptureFi
     assert ["global_local", "masks", "GlobalLocal(v=0.95, block=9)"] in rows
 
 
-def _rows(planted: Any) -> list[dict[str, Any]]:
+def _rows(planted: Planted) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(planted.proposals.read_text())
     return rows
 
 
-def test_data_check_compares_with_the_published_counts(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_compares_with_the_published_counts(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(planted.root)]) == 1
     assert "8/10834" in capsys.readouterr().out
     assert main(["data", "check", str(planted.root), "--format", "json"]) == 1
@@ -210,6 +213,8 @@ def test_data_check_compares_with_the_published_counts(planted: Any, capsys: pyt
     assert val["found"]["expressions"] == 8
 
 
-def test_data_check_names_a_missing_picture(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_names_a_missing_picture(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", "check", str(planted.root), "--images", str(tmp_path)]) == 1
     assert "COCO_train2014_000000000001" in capsys.readouterr().out

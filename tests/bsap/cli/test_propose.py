@@ -26,6 +26,7 @@ from bsap.errors import ConfigError, DataError, ModelError
 from bsap.propose.detectors import Detector, load_detector
 from bsap.propose.picture_list import Picture, pictures_in, pictures_of
 from bsap.propose.run import propose, rows_of
+from support.planted import Planted
 
 FASTER = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -64,7 +65,7 @@ def stub(find: Callable[[list[Tensor]], Any] | None = None) -> Detector:
 
 
 @pytest.fixture
-def pictures(planted: Any) -> list[Picture]:
+def pictures(planted: Planted) -> list[Picture]:
     return pictures_in(planted.root / "images")
 
 
@@ -78,7 +79,7 @@ def by_picture(path: Path) -> dict[int, list[dict[str, Any]]]:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_holds_exactly_what_was_planted(planted: Any, pictures: list[Picture], tmp_path: Path) -> None:
+def test_the_file_holds_exactly_what_was_planted(planted: Planted, pictures: list[Picture], tmp_path: Path) -> None:
     record = propose(pictures, tmp_path / "found.json", stub())
     found, truth = by_picture(tmp_path / "found.json"), by_picture(planted.proposals)
     assert found.keys() == truth.keys()
@@ -94,7 +95,7 @@ def test_the_file_holds_exactly_what_was_planted(planted: Any, pictures: list[Pi
 
 
 def test_a_run_on_what_was_found_scores_as_planted(
-    planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bsap.propose.detectors, "load_detector", lambda *args, **options: stub())
     output = tmp_path / "found.json"
@@ -121,7 +122,9 @@ def test_a_run_on_what_was_found_scores_as_planted(
 @pytest.mark.parametrize(
     "before", ["", "--dataset refcoco", "--split val", "--split val val", "--device cpu --split val"]
 )
-def test_the_output_stands_anywhere(planted: Any, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_stands_anywhere(
+    planted: Planted, tmp_path: Path, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bsap.propose.detectors, "load_detector", lambda *args, **options: stub())
     output = tmp_path / "found.jsonl"
     options = ["--root", str(planted.root), "--split-by", "unc", "--workers", "0", "--device", "cpu"]
@@ -131,7 +134,7 @@ def test_the_output_stands_anywhere(planted: Any, tmp_path: Path, before: str, m
     assert output.read_bytes() == first
 
 
-def test_without_an_output(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_output(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
     for split in (["val"], ["val", "testA"]):
         with pytest.raises(SystemExit):
             main(["propose", "--root", str(planted.root), "--split", *split])
@@ -141,7 +144,7 @@ def test_without_an_output(planted: Any, capsys: pytest.CaptureFixture[str]) -> 
     assert "example: bsap propose dets.jsonl --root" in capsys.readouterr().out
 
 
-def test_lines_also_list_pictures_without_objects(planted: Any, pictures: list[Picture], tmp_path: Path) -> None:
+def test_lines_also_list_pictures_without_objects(planted: Planted, pictures: list[Picture], tmp_path: Path) -> None:
     propose(pictures, tmp_path / "found.jsonl", stub())
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [(line["image_id"], len(line["proposals"])) for line in lines] == [(1, 3), (2, 2), (3, 0), (4, 2)]
@@ -352,7 +355,9 @@ def test_a_log_file_gets_a_line_now_and_then(
 # --- torchvision's detectors -----------------------------------------------------------------------------------------
 
 
-def test_random_weights_through_the_command(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_through_the_command(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = []
     for name in ("a", "b"):
         output = tmp_path / f"{name}.json"
@@ -373,7 +378,7 @@ def test_random_weights_through_the_command(planted: Any, tmp_path: Path, capsys
     assert all(len(scene.proposals) <= 4 and scene.proposals.masks is None for scene in data.scenes)
 
 
-def test_mask_r_cnn_writes_masks_of_the_picture_s_size(planted: Any, tmp_path: Path) -> None:
+def test_mask_r_cnn_writes_masks_of_the_picture_s_size(planted: Planted, tmp_path: Path) -> None:
     detector = load_detector("maskrcnn_resnet50_fpn_v2", random_init=True, min_size=48, score=0.0, max_per_picture=3)
     detector.find.rpn._post_nms_top_n["testing"] = 8  # type: ignore[attr-defined]  # random weights propose a thousand
     pictures = pictures_in(planted.root / "images")[:1]
@@ -482,7 +487,7 @@ def test_published_weights_cannot_run_code(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_offline_without_weights_says_which_file_where(
-    planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, cached = published(monkeypatch, tmp_path, None)
     where = ["--pictures", str(planted.root / "images"), "--detector", FASTER, "--device", "cpu"]

@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from bsap.cli import main
+from support.planted import Planted
 
 PROTOCOLS = ["default", "reclip", "zero_shot_ris"]
 
 
 @pytest.fixture(scope="module")
-def wordy(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wordy(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted root, where a sentence as typed is not the cleaned sentence."""
     root = tmp_path_factory.mktemp("wordy") / "root"
     shutil.copytree(planted.root, root, ignore=shutil.ignore_patterns("model"))
@@ -31,7 +32,7 @@ def wordy(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mine(planted: Any, wordy: Path, tmp_path: Path) -> Path:
+def mine(planted: Planted, wordy: Path, tmp_path: Path) -> Path:
     """A user's own file: the data, the regions and a model at hand, and nothing that a protocol sets."""
     config = planted.config(data={"root": str(wordy)}, run={"root": str(tmp_path), "name": "run"})
     model = config["model"]

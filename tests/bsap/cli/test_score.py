@@ -21,13 +21,14 @@ from bsap.errors import DataError
 from bsap.runs.buckets import BUCKETS, bucket
 from bsap.runs.records import read_predictions
 from bsap.runs.rescore import rescore
+from support.planted import Planted
 
 FIELDS = ["category", "words", "distractors"]
 Edit = Callable[[list[Any]], Any]
 
 
 @pytest.fixture(scope="module")
-def run(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the planted world, broken down by everything."""
     root = tmp_path_factory.mktemp("score")
     config = planted.config(run={"root": str(root), "name": "run", "breakdown": FIELDS})

@@ -17,12 +17,13 @@ from bsap.reports.draw import _notes, draw_choices, draw_expression, looks_of
 from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
 from bsap.reports.scene_picture import _CHOICES, _REFERENT
 from bsap.reports.shown_run import ShownRun, file_name, spread
+from support.planted import Planted
 
 RED = (255, 0, 0)
 
 
 @pytest.fixture(scope="module")
-def world(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted data and a run over them, in one folder that may be copied."""
     folder = tmp_path_factory.mktemp("shown")
     shutil.copytree(planted.root, folder / "data")

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from bsap.cli import main
 from bsap.cli.help_text import STORED, help_file, parser_help
+from support.planted import Planted
 
 HEAVY = {"torch", "torchvision", "torchmetrics", "lightning", "transformers", "open_clip", "jsonargparse", "numpy"}
 
@@ -29,7 +29,7 @@ print(json.dumps([status, sorted({name.partition(".")[0] for name in sys.modules
 
 
 @pytest.fixture(scope="module")
-def finished(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("startup")
     config = planted.config(run={"root": str(root), "name": "r"})

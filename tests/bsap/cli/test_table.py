@@ -25,12 +25,13 @@ from bsap.reports.formats import FORMATS, escape_latex, escape_markdown, to_csv
 from bsap.reports.published import load_published
 from bsap.reports.run_table import SETTINGS, compare
 from bsap.runs.saved import read_run
+from support.planted import Planted
 
 SCORERS = ["clip", "bsap", "bsap_h"]
 
 
 @pytest.fixture(scope="module")
-def runs(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three runs: as planted; among annotated objects, with a computed bank; on a part of the split."""
     root = tmp_path_factory.mktemp("table")
     configs = {

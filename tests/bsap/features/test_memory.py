@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,25 +15,14 @@ from bsap import BSAPModule, EncoderConfig
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.loader import SceneDataset, collate
 from bsap.datamodules.scene import Proposals, Scene
+from support.planted import Planted
+from support.processes import Ranks
 
 SCENES, SIZE = 40, (1600, 1200)
 DECODED = 3 * SIZE[0] * SIZE[1] / 2**20  # MiB
 
+
 # Writes down the process's peak after every batch.
-PEAKS = """
-from pathlib import Path
-from bsap.module import BSAPModule
-step = BSAPModule.test_step
-def test_step(self, batch, batch_idx):
-    found = step(self, batch, batch_idx)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    with open({file!r}, "a") as file:
-        print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), file=file)
-    return found
-BSAPModule.test_step = test_step
-"""
-
-
 def large_pictures(root: Path) -> Path:
     """REFER files over large pictures, one referent each; their objects are the proposals."""
     (root / "refcoco").mkdir(parents=True)
@@ -56,7 +44,7 @@ def large_pictures(root: Path) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from /proc")
-def test_more_scenes_take_no_more_memory(ranks: Any, tmp_path: Path) -> None:
+def test_more_scenes_take_no_more_memory(ranks: Ranks, tmp_path: Path) -> None:
     config = {
         "trainer": {"accelerator": "cpu", "default_root_dir": str(tmp_path)},
         "data": {
@@ -70,7 +58,7 @@ def test_more_scenes_take_no_more_memory(ranks: Any, tmp_path: Path) -> None:
         "run": {"root": str(tmp_path), "name": "run"},
     }
     file = tmp_path / "peaks"
-    ranks.start(config, tmp_path, world=1, prelude=PEAKS.format(file=str(file))).check()
+    ranks.start(config, tmp_path, world=1, hooks=[("peak_memory", {"log": str(file)})]).check()
     peaks = [int(line) / 1024 for line in file.read_text().split()]
     assert len(peaks) == SCENES
     growth = peaks[-1] - peaks[9]
@@ -78,7 +66,7 @@ def test_more_scenes_take_no_more_memory(ranks: Any, tmp_path: Path) -> None:
     assert growth < 5 * DECODED, f"{growth:.0f} MiB more for {SCENES - 10} more scenes: are decoded pictures kept?"
 
 
-def test_thousands_of_proposals(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_proposals(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are drawn and encoded in packs, and each gets the feature that it gets alone."""
     module = BSAPModule(
         encoders=[EncoderConfig(f"local-dir:{planted.model}")],

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from bsap import BSAPModule, EncoderConfig, ProposalConfig, RefCOCODataModule, RunConfig
 from bsap.cli import main
 from bsap.features.cache import FeatureCache
+from support.planted import Planted
 
 
 def trainer(**settings: Any) -> Trainer:
@@ -27,7 +28,7 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(accelerator="cpu", devices=1, **quiet, **settings)
 
 
-def module(planted: Any, **settings: Any) -> BSAPModule:
+def module(planted: Planted, **settings: Any) -> BSAPModule:
     encoder = EncoderConfig(f"local-dir:{planted.model}")
     defaults: dict[str, Any] = {
         "encoders": [encoder], "views": ["crop"], "scorers": ["clip"], "run": None, "store": None
@@ -35,7 +36,7 @@ def module(planted: Any, **settings: Any) -> BSAPModule:
     return BSAPModule(**{**defaults, **settings})
 
 
-def data(planted: Any) -> RefCOCODataModule:
+def data(planted: Planted) -> RefCOCODataModule:
     return RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0)
 
 
@@ -43,7 +44,7 @@ def count(model: BSAPModule) -> float:
     return model.results["rec"]["clip"]["n"]
 
 
-def test_an_interrupted_test_leaves_nothing_counted(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_test_leaves_nothing_counted(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     model = module(planted)
     scenes = data(planted)
     scenes.batch_size = 1
@@ -62,7 +63,7 @@ def test_an_interrupted_test_leaves_nothing_counted(planted: Any, monkeypatch: p
     assert count(model) == 8
 
 
-def test_a_finished_run_does_not_empty_the_data_module(planted: Any, tmp_path: Path) -> None:
+def test_a_finished_run_does_not_empty_the_data_module(planted: Planted, tmp_path: Path) -> None:
     scenes = data(planted)
     run = RunConfig(root=str(tmp_path), name="r")
     for _ in range(2):  # the second only reads what is done
@@ -72,7 +73,7 @@ def test_a_finished_run_does_not_empty_the_data_module(planted: Any, tmp_path: P
     assert count(model) == 8
 
 
-def test_another_precision_finds_no_features(planted: Any, tmp_path: Path) -> None:
+def test_another_precision_finds_no_features(planted: Planted, tmp_path: Path) -> None:
     model = module(planted, store=str(tmp_path / "features"))
     trainer(precision="32-true").test(model, data(planted), verbose=False)
     trainer(precision="bf16-mixed").test(model, data(planted), verbose=False)
@@ -82,7 +83,7 @@ def test_another_precision_finds_no_features(planted: Any, tmp_path: Path) -> No
     assert model.ensemble.cache.hits == 0
 
 
-def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Any, tmp_path: Path) -> None:
+def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Planted, tmp_path: Path) -> None:
     scenes = data(planted)
     for _ in range(2):
         trainer().test(module(planted, store=str(tmp_path / "features")), scenes, verbose=False)
@@ -91,7 +92,7 @@ def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Any, tm
     assert count(model) == 8
 
 
-def test_an_edited_bank_is_another_run(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_bank_is_another_run(planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = tmp_path / "mine.yaml"
     bank.write_text("{name: mine, source: a test, prompts: [white]}")
     config = tmp_path / "run.yaml"
@@ -105,7 +106,7 @@ def test_an_edited_bank_is_another_run(planted: Any, tmp_path: Path, capsys: pyt
 
 
 def test_corrected_annotations_are_another_run(
-    planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
@@ -123,7 +124,7 @@ def test_corrected_annotations_are_another_run(
     assert "expressions" in capsys.readouterr().err
 
 
-def test_another_architecture_finds_no_features(planted: Any, tmp_path: Path) -> None:
+def test_another_architecture_finds_no_features(planted: Planted, tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "model"
@@ -144,14 +145,14 @@ def test_another_architecture_finds_no_features(planted: Any, tmp_path: Path) ->
     assert keys[0] != keys[1]
 
 
-def test_a_run_that_failed_before_its_first_record_can_be_mended(planted: Any, tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_first_record_can_be_mended(planted: Planted, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(planted.config(run={"root": str(tmp_path), "name": "r"})))
     assert main(["test", "-c", str(config), "--model.encoders", "[{name: 'local-dir:/nowhere'}]"]) == 2
     assert main(["test", "-c", str(config)]) == 0
 
 
-def test_both_towers_run_in_the_precision_of_the_trainer(planted: Any, tmp_path: Path) -> None:
+def test_both_towers_run_in_the_precision_of_the_trainer(planted: Planted, tmp_path: Path) -> None:
     seen = []
     model = module(planted, encoders=[EncoderConfig("demo")], store=None)
     model.configure_model()
@@ -162,7 +163,7 @@ def test_both_towers_run_in_the_precision_of_the_trainer(planted: Any, tmp_path:
     assert set(seen) == {("image", torch.bfloat16), ("text", torch.bfloat16)}
 
 
-def test_a_sweep_before_a_run_changes_nothing(planted: Any, tmp_path: Path) -> None:
+def test_a_sweep_before_a_run_changes_nothing(planted: Planted, tmp_path: Path) -> None:
     """Texts that a sweep has stored are those that the run would have made, in mixed precision too."""
     config = planted.config(
         run={"root": str(tmp_path), "name": "first"},
@@ -180,7 +181,7 @@ def test_a_sweep_before_a_run_changes_nothing(planted: Any, tmp_path: Path) -> N
     assert after == without
 
 
-def test_the_annotated_size_is_part_of_a_key(planted: Any, tmp_path: Path) -> None:
+def test_the_annotated_size_is_part_of_a_key(planted: Planted, tmp_path: Path) -> None:
     """It decides whether a picture is turned as its EXIF data say."""
     scenes = data(planted)
     scenes.setup("test")

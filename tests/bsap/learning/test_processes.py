@@ -13,33 +13,10 @@ import yaml
 from safetensors.torch import load_file
 
 from bsap.cli import main
-
-HASH = """
-import hashlib
-from pathlib import Path
-from bsap.learning.run_folder import LearningFolder
-end = LearningFolder.on_fit_end
-def on_fit_end(self, trainer, module):
-    module.learner.prompts.context.data += 1.0 + trainer.global_rank  # as if later epochs had made it worse
-    end(self, trainer, module)
-    digest = hashlib.sha256(module.learner.prompts.context.detach().numpy().tobytes()).hexdigest()
-    Path(trainer.default_root_dir, f"hash{trainer.global_rank}").write_text(digest)
-LearningFolder.on_fit_end = on_fit_end
-"""
+from support.processes import Ranks
 
 
-NOT_FINITE = """
-from bsap.learning.module import PromptLearner
-count = PromptLearner._count_hits
-def count_hits(self, batch):
-    if rank == 1:
-        batch.regions.fill_(float("nan"))
-    count(self, batch)
-PromptLearner._count_hits = count_hits
-"""
-
-
-def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes(ranks: Ranks, data: dict[str, Any], model: dict[str, Any], tmp_path: Path) -> None:
     """Five validation scenes on two processes: the accuracy is that of `bsap test` on one."""
     config = {
         "trainer": {
@@ -57,7 +34,7 @@ def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], 
         "world": 2,
         "args": ["fit", "-c", str(tmp_path / "config.yaml")],
         "folder": str(tmp_path),
-        "prelude": HASH,
+        "hooks": [["worse_after_the_best_epoch", {}]],
     }
     codes = ranks.ask({"wait": ranks.ask(request), "timeout": 120})
     assert codes == [0, 0], [(tmp_path / f"rank{rank}.err").read_text() for rank in range(2)]
@@ -85,7 +62,7 @@ def test_two_processes(ranks: Any, data: dict[str, Any], model: dict[str, Any], 
 
 
 def test_a_number_that_is_not_finite_on_one_process(
-    ranks: Any, data: dict[str, Any], model: dict[str, Any], tmp_path: Path
+    ranks: Ranks, data: dict[str, Any], model: dict[str, Any], tmp_path: Path
 ) -> None:
     """Validation shares differ in length; still all stop, and the one that saw it names its batch."""
     config = {
@@ -96,7 +73,7 @@ def test_a_number_that_is_not_finite_on_one_process(
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     args = ["fit", "-c", str(tmp_path / "config.yaml")]
-    request = {"world": 2, "args": args, "folder": str(tmp_path), "prelude": NOT_FINITE}
+    request = {"world": 2, "args": args, "folder": str(tmp_path), "hooks": [["not_finite", {"victim": 1}]]}
     assert ranks.ask({"wait": ranks.ask(request), "timeout": 60}) == [2, 2]
     first, second = ((tmp_path / f"rank{rank}.err").read_text() for rank in range(2))
     assert "another process has a number that is not finite at step" in first
@@ -104,7 +81,7 @@ def test_a_number_that_is_not_finite_on_one_process(
     assert "batch drawn_" in second
 
 
-def test_a_process_with_nothing_to_learn_from_keeps_step(ranks: Any, model: dict[str, Any], tmp_path: Path) -> None:
+def test_a_process_with_nothing_to_learn_from_keeps_step(ranks: Ranks, model: dict[str, Any], tmp_path: Path) -> None:
     """One line a batch, and half of the lines are a single word, which can be no query."""
     lines = [f"{word}\nthe {colour} {word}" for word in ("cup", "bird", "dog", "car") for colour in ("red", "blue")]
     (tmp_path / "texts.txt").write_text("\n".join(dict.fromkeys("\n".join(lines).splitlines())))
@@ -116,7 +93,7 @@ def test_a_process_with_nothing_to_learn_from_keeps_step(ranks: Any, model: dict
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     args = ["fit", "-c", str(tmp_path / "config.yaml")]
-    request = {"world": 2, "args": args, "folder": str(tmp_path), "prelude": ""}
+    request = {"world": 2, "args": args, "folder": str(tmp_path)}
     assert ranks.ask({"wait": ranks.ask(request), "timeout": 60}) == [0, 0]
     meta = json.loads((tmp_path / "run" / "bank" / "bank.json").read_text())
     assert meta["skipped_expressions"] == 4

@@ -20,12 +20,13 @@ from bsap.errors import ConfigError, DataError
 from bsap.runs.parts import FolderLock, PartFile, Parts, next_attempt, read_parts, write_atomic
 from bsap.runs.records import read_predictions
 from bsap.runs.schema import Record
+from support.planted import Planted
 
 Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(planted: Any, tmp_path: Path) -> Run:
+def run(planted: Planted, tmp_path: Path) -> Run:
     """Runs `bsap test` on the planted world in ``tmp_path/run``; keyword arguments change the configuration."""
 
     def start(*flags: str, **changes: Any) -> int:
@@ -112,7 +113,7 @@ def test_a_finished_run_is_only_read_again(run: Run, tmp_path: Path, monkeypatch
 
 
 def test_other_files_under_the_same_settings_are_refused(
-    run: Run, planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "proposals.json"
     copy.write_bytes(planted.proposals.read_bytes())
@@ -272,7 +273,7 @@ def test_lightning_does_not_requeue(run: Run, tmp_path: Path, monkeypatch: pytes
     assert asked == [False]
 
 
-def test_plain_python_leaves_the_same_folder(planted: Any, run: Run, tmp_path: Path) -> None:
+def test_plain_python_leaves_the_same_folder(planted: Planted, run: Run, tmp_path: Path) -> None:
     from bsap.datamodules import RefCOCODataModule
     from bsap.models.encoder import EncoderConfig
     from bsap.module import BSAPModule

@@ -9,16 +9,8 @@ from typing import Any
 
 import pytest
 
-DIE = """
-import os, signal
-from bsap.module import BSAPModule
-step, seen = BSAPModule.test_step, []
-def test_step(self, batch, batch_idx):
-    if rank == {rank} and batch_idx == 2:
-        {act}
-    return step(self, batch, batch_idx)
-BSAPModule.test_step = test_step
-"""
+from support.planted import Planted
+from support.processes import Outcome, Ranks
 
 
 def named(config: dict[str, Any], root: Path, name: str, **run: Any) -> dict[str, Any]:
@@ -26,7 +18,9 @@ def named(config: dict[str, Any], root: Path, name: str, **run: Any) -> dict[str
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 7])
-def test_any_number_of_processes(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, world: int) -> None:
+def test_any_number_of_processes(
+    ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path, world: int
+) -> None:
     job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=world)
     job.check()
     found = read_run(tmp_path / "run")
@@ -45,7 +39,7 @@ def test_any_number_of_processes(ranks: Any, drawn: Any, alone: Any, read_run: A
     [("refcoco", "unc", "testA"), pytest.param("refcocog", "umd", "val", marks=pytest.mark.slow)],
 )
 def test_real_pictures(
-    ranks: Any, drawn: Any, read_run: Any, real_data: Path, tmp_path: Path, dataset: str, split_by: str, split: str
+    ranks: Ranks, drawn: Any, read_run: Any, real_data: Path, tmp_path: Path, dataset: str, split_by: str, split: str
 ) -> None:
     source = {"root": str(real_data / "refer"), "dataset": dataset, "split_by": split_by, "split": split}
     data = drawn["data"] | source | {"proposals": {"source": "ground_truth"}}
@@ -59,7 +53,7 @@ def test_real_pictures(
     assert found[1].results["counts"]["seen"] == sum(len(ref["sentences"]) for ref in refs if ref["split"] == split)
 
 
-def test_more_processes_than_scenes(ranks: Any, planted: Any, read_run: Any, tmp_path: Path) -> None:
+def test_more_processes_than_scenes(ranks: Ranks, planted: Planted, read_run: Any, tmp_path: Path) -> None:
     """Four scenes on six processes: two of them see nothing and hold up nobody."""
     config = planted.config(run={"root": str(tmp_path)})
     for world in (1, 6):
@@ -69,11 +63,10 @@ def test_more_processes_than_scenes(ranks: Any, planted: Any, read_run: Any, tmp
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_others(
-    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, victim: int
+    ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path, victim: int
 ) -> None:
     config = named(drawn, tmp_path, "run", timeout=1)
-    prelude = DIE.format(rank=victim, act="import time; time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)")
-    job = ranks.start(config, tmp_path, world=3, prelude=prelude)
+    job = ranks.start(config, tmp_path, world=3, hooks=[("killed", {"victim": victim})])
     codes = job.wait(100)
     assert codes[victim] == -signal.SIGKILL
     others = [rank for rank in range(3) if rank != victim]
@@ -86,9 +79,8 @@ def test_a_process_that_dies_ends_the_others(
     assert resumed.results["timing"]["resumed_expressions"] > 0
 
 
-def test_a_process_that_fails_takes_the_others_along(ranks: Any, drawn: Any, tmp_path: Path) -> None:
-    act = "from bsap.errors import DataError; raise DataError('picture 7 is broken')"
-    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=3, prelude=DIE.format(rank=1, act=act))
+def test_a_process_that_fails_takes_the_others_along(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=3, hooks=[("broken_picture", {"victim": 1})])
     job.check(2)
     first, failed, third = job.errors()
     assert failed == "bsap: picture 7 is broken\n"
@@ -99,24 +91,18 @@ def test_a_process_that_fails_takes_the_others_along(ranks: Any, drawn: Any, tmp
 
 @pytest.mark.parametrize("place", ["bsap.module.Encoder", "bsap.runs.callback.RunCallback.on_test_end"])
 def test_a_process_that_dies_outside_of_the_batches_ends_the_others(
-    ranks: Any, drawn: Any, tmp_path: Path, place: str
+    ranks: Ranks, drawn: Any, tmp_path: Path, place: str
 ) -> None:
     """While models are loaded, or records are merged."""
-    module, _, name = place.rpartition(".")
-    prelude = f"""
-import os, pkgutil, signal
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-if rank == 1:
-    setattr(pkgutil.resolve_name({module!r}), {name!r}, die)
-"""
-    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, prelude=prelude)
+    job = ranks.start(
+        named(drawn, tmp_path, "run"), tmp_path, world=2, hooks=[("killed_at", {"victim": 1, "place": place})]
+    )
     assert job.wait(100) == [2, -signal.SIGKILL], job.errors()
     assert job.errors()[0].startswith("bsap: Another process of this run has ended")
     assert job.errors()[0].count("\n") == 1
 
 
-def test_a_model_that_is_missing_is_said_once(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+def test_a_model_that_is_missing_is_said_once(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
     config = drawn | {"model": drawn["model"] | {"encoders": [{"name": f"local-dir:{tmp_path / 'absent'}"}]}}
     job = ranks.start(named(config, tmp_path, "run"), tmp_path, world=3)
     job.check(2)
@@ -125,41 +111,18 @@ def test_a_model_that_is_missing_is_said_once(ranks: Any, drawn: Any, tmp_path: 
     assert others == ["", ""]
 
 
-def test_processes_that_read_other_data_are_refused(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+def test_processes_that_read_other_data_are_refused(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
     """As when a node has an older copy of the files."""
-    prelude = """
-from bsap.datamodules import RefCOCODataModule
-setup = RefCOCODataModule.setup
-def other(self, stage):
-    setup(self, stage)
-    if rank == 1:
-        self.scenes = self.scenes[1:]
-RefCOCODataModule.setup = other
-"""
-    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, prelude=prelude)
+    job = ranks.start(named(drawn, tmp_path, "run"), tmp_path, world=2, hooks=[("fewer_scenes", {"victim": 1})])
     job.check(2)
     assert "Rank 1 read other data or weights than the first process:\n  expressions:" in job.errors()[1]
 
 
-def test_one_process_of_a_node_loads_first(ranks: Any, drawn: Any, tmp_path: Path) -> None:
+def test_one_process_of_a_node_loads_first(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
     """So that only one downloads; the others find the weights in the cache."""
-    prelude = f"""
-import os, time
-import bsap.module
-load = bsap.module.Encoder
-def note(text):
-    with open({str(tmp_path / "loads")!r}, "a") as file:
-        file.write(f"{{text}} {{rank}}\\n")
-def slow(config):
-    note("begin")
-    time.sleep(0.3)
-    encoder = load(config)
-    note("end")
-    return encoder
-bsap.module.Encoder = slow
-"""
+    hooks = [("slow_loading", {"log": str(tmp_path / "loads")})]
     config = drawn | {"data": drawn["data"] | {"limit": 30}}
-    ranks.start(named(config, tmp_path, "run"), tmp_path, world=3, prelude=prelude).check()
+    ranks.start(named(config, tmp_path, "run"), tmp_path, world=3, hooks=hooks).check()
     lines = (tmp_path / "loads").read_text().splitlines()
     assert lines[:2] == ["begin 0", "end 0"]
     assert sorted(lines[2:]) == ["begin 1", "begin 2", "end 1", "end 2"]

@@ -17,23 +17,12 @@ import pytest
 import yaml
 
 from bsap.runs.signals import STOPPED
-
-SLOW = """
-import time
-from bsap.module import BSAPModule
-step = BSAPModule.test_step
-def test_step(self, batch, batch_idx):
-    with open({log!r}, "a") as file:
-        file.writelines(f"{{scene.image_id}}\\n" for scene in batch.scenes)
-    time.sleep({pauses}[rank])
-    return step(self, batch, batch_idx)
-BSAPModule.test_step = test_step
-"""
+from support.processes import Outcome, Ranks
 
 
-def slow(folder: Path, *pauses: float, log: str = "encoded") -> str:
-    """Prelude: wait so many seconds in every batch, and note the pictures that are encoded."""
-    return SLOW.format(log=str(folder / log), pauses=list(pauses))
+def slow(folder: Path, *pauses: float, log: str = "encoded") -> tuple[str, dict[str, Any]]:
+    """Wait so many seconds in every batch, and note the pictures that are encoded."""
+    return "slow", {"pauses": list(pauses), "log": str(folder / log)}
 
 
 def named(config: dict[str, Any], root: Path, name: str = "run", **run: Any) -> dict[str, Any]:
@@ -57,7 +46,7 @@ def on_disk(folder: Path, rank: str = "*") -> list[dict[str, Any]]:
     return records
 
 
-def whole_scenes(alone: Any, records: list[dict[str, Any]]) -> tuple[set[str], int]:
+def whole_scenes(alone: Outcome, records: list[dict[str, Any]]) -> tuple[set[str], int]:
     """Pictures of which every expression is recorded, and how many expressions those are."""
     wanted: dict[str, set[str]] = {}
     for record in alone.records:
@@ -68,10 +57,12 @@ def whole_scenes(alone: Any, records: list[dict[str, Any]]) -> tuple[set[str], i
 
 
 @pytest.mark.parametrize("moment", range(5))
-def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, moment: int) -> None:
+def test_killed_at_any_moment(
+    ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path, moment: int
+) -> None:
     chance = random.Random(moment)
     folder = tmp_path / "run"
-    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=slow(tmp_path, 0.1, 0.1))
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, hooks=[slow(tmp_path, 0.1, 0.1)])
     enough = chance.randrange(1, len(alone.records) * 3 // 4)
     until(lambda: len(on_disk(folder)) >= enough)
     time.sleep(chance.random() * 0.1)
@@ -85,7 +76,7 @@ def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any,
 
     world = chance.choice((1, 3))
     again = slow(tmp_path, 0, 0, 0, log="again")
-    ranks.start(named(drawn, tmp_path), tmp_path, world=world, prelude=again).check()
+    ranks.start(named(drawn, tmp_path), tmp_path, world=world, hooks=[again]).check()
 
     resumed = read_run(folder)
     resumed.check_same(alone)
@@ -109,10 +100,10 @@ def test_killed_at_any_moment(ranks: Any, drawn: Any, alone: Any, read_run: Any,
     ],
 )
 def test_asked_to_stop(
-    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path, number: int, told: list[int], pauses: Any
+    ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path, number: int, told: list[int], pauses: Any
 ) -> None:
     folder = tmp_path / "run"
-    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=slow(tmp_path, *pauses))
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, hooks=[slow(tmp_path, *pauses)])
     if pauses[0]:
         until(lambda: all(on_disk(folder, str(rank)) for rank in range(2)))
     else:
@@ -135,12 +126,12 @@ def test_asked_to_stop(
 
 
 def test_a_signal_to_the_decoding_processes_too(
-    ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path
+    ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path
 ) -> None:
     """A cluster signals whole process groups."""
     config = drawn | {"data": drawn["data"] | {"num_workers": 1}}
-    prelude = "import os; os.setpgid(0, 0)" + slow(tmp_path, 0.2, 0.2)
-    job = ranks.start(named(config, tmp_path), tmp_path, world=2, prelude=prelude)
+    hooks = [("own_group", {}), slow(tmp_path, 0.2, 0.2)]
+    job = ranks.start(named(config, tmp_path), tmp_path, world=2, hooks=hooks)
     until(lambda: all(on_disk(tmp_path / "run", str(rank)) for rank in range(2)))
     for pid in job.pids:
         os.killpg(pid, signal.SIGTERM)
@@ -149,8 +140,8 @@ def test_a_signal_to_the_decoding_processes_too(
     read_run(tmp_path / "run").check_same(alone)
 
 
-def test_two_runs_of_one_folder_at_once(ranks: Any, drawn: Any, tmp_path: Path) -> None:
-    job = ranks.start(named(drawn, tmp_path), tmp_path, world=1, prelude=slow(tmp_path, 60))
+def test_two_runs_of_one_folder_at_once(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=1, hooks=[slow(tmp_path, 60)])
     until(lambda: (tmp_path / "encoded").exists())
     second = ranks.start(named(drawn, tmp_path, overwrite=True), tmp_path, world=1)
     second.check(2)
@@ -163,10 +154,10 @@ def test_two_runs_of_one_folder_at_once(ranks: Any, drawn: Any, tmp_path: Path) 
     third.check()
 
 
-def test_a_full_disk(ranks: Any, drawn: Any, alone: Any, read_run: Any, tmp_path: Path) -> None:
+def test_a_full_disk(ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the write fails in the middle of a record."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_001, 50_001))\n"
-    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, prelude=limit + slow(tmp_path, 0, 0.05))
+    hooks = [("small_files", {"size": 50_001}), slow(tmp_path, 0, 0.05)]
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, hooks=hooks)
     job.check(2)
     errors = "".join(job.errors())
     assert f"Cannot write {tmp_path / 'run' / 'parts'}" in errors
@@ -194,7 +185,7 @@ def launch(drawn: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_the_launcher_passes_a_stop_on(drawn: Any, alone: Any, read_run: Any, tmp_path: Path) -> None:
+def test_the_launcher_passes_a_stop_on(drawn: Any, alone: Outcome, read_run: Any, tmp_path: Path) -> None:
     """`bsap test` starts its own processes: the signal comes to the first one only, and its status is what one sees."""
     process = launch(drawn, tmp_path)
     process.terminate()

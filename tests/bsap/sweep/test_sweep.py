@@ -18,10 +18,11 @@ from bsap.errors import DataError
 from bsap.models.encoder import Encoder
 from bsap.runs.saved import read_run
 from bsap.sweep.sweep import Sweep, scorer_grid
+from support.planted import Planted
 
 
 @pytest.fixture(scope="module")
-def stored(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its features stored."""
     folder = tmp_path_factory.mktemp("stored")
     config = planted.config(
@@ -58,7 +59,7 @@ def test_sweep_of_another_bank_equals_its_own_run(stored: Path, tmp_path: Path, 
     assert row.metrics == {f"{t}/{k}": v for t, s in expected.items() for k, v in s["bsap_h_product"].items()}
 
 
-def test_texts_are_encoded_in_the_precision_of_the_run(planted: Any, tmp_path: Path) -> None:
+def test_texts_are_encoded_in_the_precision_of_the_run(planted: Planted, tmp_path: Path) -> None:
     """They are kept under that precision, for runs to find."""
     config = planted.config(
         run={"root": str(tmp_path), "name": "run"},
@@ -141,7 +142,9 @@ def test_bad_settings_of_a_sweep(
     assert message in capsys.readouterr().err
 
 
-def test_a_file_without_splits_has_one_only(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_splits_has_one_only(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """ReCLIP's lines do not say their split: another name for the same lines is no other split."""
     line = {
         "file_name": "COCO_train2014_000000000001_1.png", "image_id": 1, "ann_id": 1, "width": 60, "height": 40,

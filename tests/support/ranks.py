@@ -1,9 +1,9 @@
-"""A server of processes: imports the heavy packages once, then forks the ranks of many runs. Started by `conftest.py`.
+"""A server of processes: imports the heavy packages once, then forks the ranks of many runs. Started by `processes.py`.
 
 Every rank is a real process with the environment that `torchrun` gives it. Requests and answers are lines of JSON on
 standard input and output:
 
-    {"world": 2, "args": ["test", ...], "folder": "for rank0.err", "prelude": "code for every rank"}  -> [pid, ...]
+    {"world": 2, "args": ["test", ...], "folder": "for rank0.err", "hooks": [["slow", {...}]]}  -> [pid, ...]
     {"wait": [pid, ...], "timeout": 60}  -> [exit status (negative: signal) or null, ...]; what still runs is killed
 """
 
@@ -28,6 +28,7 @@ def free_port() -> int:
 
 def be_rank(rank: int, port: int, request: dict[str, Any]) -> int:
     """Run the command line as one of several processes; returns its exit status."""
+    import hooks
     import torch
 
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
@@ -39,7 +40,8 @@ def be_rank(rank: int, port: int, request: dict[str, Any]) -> int:
     )
     torch.set_num_threads(1)
     try:
-        exec(request.get("prelude") or "", {"rank": rank})
+        for name, arguments in request.get("hooks", ()):
+            getattr(hooks, name)(rank, **arguments)
         from bsap.cli import main
 
         return main([*request["args"], "--trainer.devices", str(request["world"])])
