@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+SUPPORT = Path(__file__).parent
+
 
 @dataclass(frozen=True)
 class Job:
@@ -40,7 +42,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ranks.py"))],
+            [sys.executable, str(SUPPORT / "ranks.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

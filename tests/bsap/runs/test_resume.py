@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from bsap.runs.signals import STOPPED
-from support.processes import Outcome, Ranks
+from support.processes import SUPPORT, Outcome, Ranks
 
 
 def slow(folder: Path, *pauses: float, log: str = "encoded") -> tuple[str, dict[str, Any]]:
@@ -170,16 +170,10 @@ def test_a_full_disk(ranks: Ranks, drawn: Any, alone: Outcome, read_run: Any, tm
 
 def launch(drawn: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
     """`bsap test` that has started its own second process, somewhere in the middle."""
-    path, script = folder / "config.yaml", folder / "slow.py"
+    path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(named(drawn, folder) | {"trainer": drawn["trainer"] | {"devices": 2}}))
-    note = (
-        f"import os\nopen({str(folder)!r} + '/pid' + os.environ.get('LOCAL_RANK', '0'), 'w').write(str(os.getpid()))\n"
-    )
-    pause = slow(folder, 0.3, 0.3).replace("[rank]", "[0]")
-    script.write_text(note + pause + "\nimport sys; from bsap.cli import main; sys.exit(main())")
-    process = subprocess.Popen(
-        [sys.executable, str(script), "test", "-c", str(path)], stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, str(SUPPORT / "launch.py"), str(folder), "test", "-c", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until(lambda: all(on_disk(folder / "run", str(rank)) for rank in range(2)))
     return process
 
