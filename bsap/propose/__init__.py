@@ -1,1 +1,1 @@
-"""Proposals from object detectors."""
+"""Proposals for pictures, found by object detectors."""

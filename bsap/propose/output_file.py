@@ -1,41 +1,47 @@
-"""A file of proposals in the making: picture by picture in a part file, whole or not at all in the end."""
+"""The file of proposals: written picture by picture to a part file, and published as a whole at the end."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from bsap.errors import ConfigError, DataError
+from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.models.checkpoint import file_sha256
 from bsap.propose.picture_list import Picture, digest_of
+from bsap.runs.parts import seal, try_lock, unseal
 from bsap.runs.settings import differences
 
 Row = Mapping[str, Any]
-"""One proposal as COCO results write it, without ``image_id``."""
+"""One proposal in the form of COCO results, without ``image_id``."""
+
+AGAIN = "Choose another output, or start again with `--overwrite`."
 
 
 class ProposalsFile:
-    """Collects the proposals of pictures, goes on where an earlier attempt ended, and becomes the result at once.
+    """Collects the proposals of pictures, continues an attempt that was interrupted, and publishes the result.
 
-    While it is made it is ``NAME.part``: a line with the settings, then a JSON line per picture. The result is COCO
-    results, or, where its name ends in ``.jsonl``, a line per picture; ``NAME.origin.json`` says what made it.
+    An unfinished file is ``NAME.part``: a line with the settings, then a JSON line per picture, each with a checksum.
+    The result has the form of COCO results, or, if its name ends in ``.jsonl``, a line per picture;
+    ``NAME.origin.json`` holds what made it.
 
     Args:
-        path: the file to make.
-        pictures: those that it shall cover, in order.
-        settings: what decides the proposals; an attempt with others is not continued.
-        overwrite: start anew.
+        path: the file to write.
+        pictures: the pictures that it covers, in order.
+        settings: what decides the proposals; an attempt with other settings is not continued.
+        overwrite: start again from nothing.
 
     Attributes:
-        done: what was found so far, a JSON line per picture.
-        origin: what made the file, where it was finished before.
+        done: picture id to its JSON line, for the pictures that are finished.
+        origin: what made the file, if it was finished before.
 
     Raises:
-        ConfigError: if the file was made or begun with other settings, was changed afterwards, or cannot be written.
+        ConfigError: if the file has other settings, was changed afterwards, cannot be written, or is being written by
+            another process.
         DataError: if a picture has changed since.
     """
 
@@ -47,18 +53,25 @@ class ProposalsFile:
         self.about = {"count": len(pictures), "sha256": digest_of(pictures)}
         self.done: dict[str, str] = {}
         self.origin: dict[str, Any] | None = None
+        self._file: BinaryIO | None = None
         try:
-            if overwrite:
-                for old in (self.part, self.path, self._origin):
-                    old.unlink(missing_ok=True)
-            # With a part file beside it, it was cut off between the last two files: they are written again.
-            if path.exists() and not self.part.exists():
+            # A part file beside the result was left between the last two steps, which are done again.
+            if path.exists() and not self.part.exists() and not overwrite:
                 self.origin = self._finished()
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._resume()
+            self._file = self._open()
+            if overwrite:
+                self._file.truncate(0)
+                for old in (path, self._origin):
+                    old.unlink(missing_ok=True)
+            self._resume()
         except OSError as error:
+            self.close()
             raise ConfigError(f"Cannot write {path}: {error}. Choose another output.") from error
+        except BSAPError:
+            self.close()
+            raise
         self.resumed = len(self.done)
 
     def add(self, picture: Picture, rows: Sequence[Row]) -> None:
@@ -76,32 +89,31 @@ class ProposalsFile:
             }
         )  # fmt: skip
         self.done[picture.image_id] = line
-        self._file.write(line + "\n")
+        self._file.write(seal(line).encode())
 
     def flush(self) -> None:
-        """Put on disk what was added."""
+        """Write to disk what was added."""
         self._file.flush()
 
     def close(self) -> None:
-        """Leave the part file as it is."""
-        if self.origin is None:
+        """Let other processes write the file; the part file stays."""
+        if self._file is not None:
             self._file.close()
 
     def finish(self, **more: Any) -> dict[str, Any]:
         """Write the result; needs all pictures.
 
         Args:
-            more: what else the record of the origin says.
+            more: what else ``NAME.origin.json`` holds.
 
         Returns:
-            That record.
+            The content of ``NAME.origin.json``.
         """
-        self._file.close()
         lines = [self.done[picture.image_id] for picture in self.pictures]
         counts = [len(json.loads(line)["proposals"]) for line in lines]
         by_picture = self.path.suffix == ".jsonl"
         _replace(self.path, (line + "\n" for line in lines) if by_picture else _coco_results(lines))
-        self.origin = {
+        origin = {
             "settings": dict(self.settings),
             "pictures": self.about,
             "regions": sum(counts),
@@ -111,9 +123,11 @@ class ProposalsFile:
             **more,
             "versions": {name: version(name) for name in ("bsap", "torch", "torchvision", "pycocotools")},
         }
-        _replace(self._origin, [json.dumps(self.origin, indent=2) + "\n"])
-        self.part.unlink()
-        return self.origin
+        _replace(self._origin, [json.dumps(origin, indent=2) + "\n"])
+        self._file.close()
+        self.part.unlink(missing_ok=True)
+        self.origin = origin
+        return origin
 
     def _finished(self) -> dict[str, Any]:
         try:
@@ -122,58 +136,61 @@ class ProposalsFile:
                 {**record["settings"], "pictures": record["pictures"]}, {**self.settings, "pictures": self.about}
             )
             same = file_sha256(self.path) == record["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ConfigError(
-                f"{self.path} exists, and no {self._origin.name} says what made it. "
-                "Choose another output, or start anew with `--overwrite`."
-            ) from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise ConfigError(f"{self.path} exists, but no {self._origin.name} says what made it. {AGAIN}") from None
         _refuse(self.path, lines)
         if not same:
             raise ConfigError(
-                f"{self.path} was changed after it was made: its SHA-256 is not the one in {self._origin.name}. "
-                "Choose another output, or start anew with `--overwrite`."
+                f"{self.path} was changed after it was made: its SHA-256 is not the one in {self._origin.name}. {AGAIN}"
             )
         return record
 
-    def _resume(self) -> TextIO:
+    def _open(self) -> BinaryIO:
+        file = self.part.open("a+b")
+        # A process that has just finished may have removed the file between opening and locking.
+        if try_lock(file.fileno()) and self.part.exists() and self.part.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()
+        raise ConfigError(f"Another process is writing {self.path}. Wait for it, or choose another output.")
+
+    def _resume(self) -> None:
+        """Read the part file; lines without a right checksum are dropped, and their pictures are processed again."""
+        self._file.seek(0)
+        data = self._file.read()
+        *lines, rest = data.split(b"\n")  # an interrupted process may leave half a line, which is no damage
+        texts = [unseal(line) for line in lines]
+        kept = [json.loads(text) for text in texts if text is not None]
+        if texts and (texts[0] is None or "settings" not in kept[0]):
+            kept = []  # nothing says which settings the lines were made with
         wanted = {picture.image_id: picture for picture in self.pictures}
-        data = self.part.read_bytes() if self.part.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]  # a killed process may leave half a line
-        for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), 1):
-            try:
-                record = json.loads(line)
-                if "settings" in record:
-                    _refuse(self.part, differences(record["settings"], self.settings))
-                    continue
-                image_id, size = str(record["image_id"]), (record["bytes"], record["width"], record["height"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{self.part}, line {number}: not a picture's proposals ({error!r}). Start anew with `--overwrite`."
-                ) from error
-            picture = wanted.get(image_id)
-            if picture is None:
+        for record in kept[:1]:
+            _refuse(self.part, differences(record["settings"], self.settings))
+        for record in kept[1:]:
+            image_id, size = str(record["image_id"]), (record["bytes"], record["width"], record["height"])
+            if (picture := wanted.get(image_id)) is None:
                 continue
             if size != (picture.bytes, picture.width, picture.height):
                 raise DataError(
-                    f"{picture.path} is not the picture {image_id} that {self.part} was begun with. "
-                    "Choose another output, or start anew with `--overwrite`."
+                    f"{picture.path} is not the picture {image_id} that {self.part} was begun with. {AGAIN}"
                 )
-            self.done[image_id] = line
-        file = self.part.open("r+" if self.part.exists() else "w", encoding="utf-8")
-        file.truncate(len(whole))
-        file.seek(0, os.SEEK_END)
-        if not whole:
-            file.write(json.dumps({"settings": self.settings}) + "\n")
-        return file
+            self.done[image_id] = json.dumps(record)
+        if damaged := len(texts) - len(kept):
+            print(
+                f"bsap: {damaged} of {len(texts)} lines of {self.part} are damaged (without a right checksum); their "
+                "pictures are processed again.",
+                file=sys.stderr,
+            )
+        if damaged or rest or not kept:
+            self._file.truncate(0)
+            self._file.write(seal(json.dumps({"settings": self.settings})).encode())
+            self._file.writelines(seal(line).encode() for line in self.done.values())
+            self._file.flush()
 
 
 def _refuse(path: Path, lines: Sequence[str]) -> None:
     if lines:
         listed = "\n  ".join(lines)
-        raise ConfigError(
-            f"{path} was made with other settings:\n  {listed}\n"
-            "Choose another output, or start anew with `--overwrite`."
-        )
+        raise ConfigError(f"{path} was made with other settings:\n  {listed}\n{AGAIN}")
 
 
 def _coco_results(lines: Iterable[str]) -> Iterator[str]:

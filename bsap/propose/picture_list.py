@@ -1,4 +1,4 @@
-"""Which pictures to look for objects in, and how annotation files call them."""
+"""The pictures to find objects in, with the ids that annotation files give them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bsap.datamodules.files import is_regular
 from bsap.datamodules.picture_files import PictureFolder, picture_size
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError
 
 _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})")
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_NOT_PICTURES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
+"""Folders in which systems keep copies and remains of pictures."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to look for objects in.
+    """A picture to find objects in.
 
     Attributes:
         image_id: its identity in annotation files.
@@ -36,7 +39,7 @@ class Picture:
 
     @property
     def bytes(self) -> int:
-        """The file's size, -1 where it is not there."""
+        """The file's size, -1 if it is not there."""
         with suppress(OSError):
             return self.path.stat().st_size
         return -1
@@ -45,15 +48,24 @@ class Picture:
 def pictures_in(folder: Path) -> list[Picture]:
     """All pictures in a folder and its subfolders, in the order of their names.
 
-    A picture named as COCO names them has COCO's number as its id; any other the path below the folder, which is what
-    JSON lines of one's own call it.
+    Hidden files and folders are left out, such as ``._1.jpg``, which macOS writes beside ``1.jpg``. A picture with a
+    name in COCO's form has COCO's number as its id; any other has its path below the folder, as in JSON lines.
 
     Raises:
-        DataError: without a picture, for one that cannot be read, or where two have the same id.
+        DataError: if there is no picture, one cannot be read, or two have the same id.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES
+        and not path.is_dir()
+        and not any(part.startswith(".") or part in _NOT_PICTURES for part in path.relative_to(folder).parts)
+    )
     if not files:
-        raise DataError(f"No picture ({', '.join(sorted(_SUFFIXES))}) in {folder}.")
+        raise DataError(
+            f"No picture ({', '.join(sorted(_SUFFIXES))}) in {folder}; hidden files are not read. Set `--pictures` to "
+            "a folder of pictures."
+        )
     first: dict[str, Path] = {}
     pictures = []
     for path in files:
@@ -61,15 +73,15 @@ def pictures_in(folder: Path) -> list[Picture]:
         image_id = str(int(coco[1])) if coco else path.relative_to(folder).as_posix()
         if (other := first.setdefault(image_id, path)) != path:
             raise DataError(f"{other} and {path} would both be the picture {image_id}: keep one of them.")
-        pictures.append(Picture(image_id, path, *picture_size(path)))
+        pictures.append(Picture(image_id, path, *_size(path)))
     return pictures
 
 
 def pictures_of(splits: Iterable[SplitRecords], folder: PictureFolder) -> list[Picture]:
-    """The pictures of annotated splits, each once, by the ids that the annotations give them.
+    """The pictures of annotated splits, each once, with the ids of the annotations.
 
     Raises:
-        DataError: if a picture is missing.
+        DataError: if a picture is missing or cannot be read.
     """
     splits = list(splits)
     records = {image_id: picture for split in splits for image_id, picture in split.pictures.items()}
@@ -79,8 +91,19 @@ def pictures_of(splits: Iterable[SplitRecords], folder: PictureFolder) -> list[P
     pictures = []
     for (image_id, record), path in zip(records.items(), paths, strict=True):
         annotated = None if record.width is None or record.height is None else (record.width, record.height)
-        pictures.append(Picture(image_id, path, *(annotated or picture_size(path))))
+        pictures.append(Picture(image_id, path, *_size(path, annotated)))
     return pictures
+
+
+def _size(path: Path, annotated: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The annotated size, else that of the file; refuses what could be read without end."""
+    try:
+        regular = is_regular(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read the picture {path}: {error}. Remove it or restore it.") from error
+    if not regular:
+        raise DataError(f"{path} is a pipe, a device or a folder, not a picture. Remove it or rename it.")
+    return annotated or picture_size(path)
 
 
 def digest_of(pictures: Sequence[Picture]) -> str:

@@ -1,4 +1,4 @@
-"""Candidate regions for any pictures: what a detector finds, as a file that the data modules read."""
+"""Candidate regions for any pictures: the objects that a detector finds, in a file that the data modules read."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def propose(
     overwrite: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Find objects in pictures and write them down; an attempt that was cut off is continued.
+    """Find objects in pictures and write them to a file; an interrupted attempt is continued.
 
-    Pictures of one batch have one size, so that none is padded and the batch size changes no detection.
+    The pictures of a batch have the same size, so that none is padded and the batch size changes no detection.
 
     Args:
-        pictures: where to look.
-        output: the file to write: COCO results, or, where it ends in ``.jsonl``, a line per picture, which also lists
-            pictures without any object.
-        detector: what finds them.
-        score: lowest score to keep.
+        pictures: the pictures.
+        output: the file to write: COCO results, or, if its name ends in ``.jsonl``, a line per picture, which also
+            lists pictures without any object.
+        detector: finds the objects.
+        score: the lowest score to keep.
         max_per_picture: how many of the highest scores to keep per picture.
         batch_size: the most pictures at once.
-        device: where the detector runs.
-        num_workers: processes that decode pictures; None chooses.
-        overwrite: start anew instead of going on.
-        advance: told how many more pictures are done.
+        device: the device of the detector.
+        num_workers: processes that decode pictures; None chooses a number from the available cores.
+        overwrite: start again from nothing instead of continuing.
+        advance: called with the number of pictures that were finished since the last call.
 
     Returns:
-        What made the file, as ``NAME.origin.json`` says it.
+        The content of ``NAME.origin.json``: what made the file.
 
     Raises:
-        ConfigError: if the output was made, or begun, with other settings.
+        ConfigError: if the output was made, or begun, with other settings, or another process is writing it.
         DataError: for a picture that cannot be decoded; what was done before is kept.
-        ModelError: if the device's memory does not suffice; likewise.
+        ModelError: if the device has too little memory; what was done before is kept.
     """
     settings = {**detector.describe(), "score": score, "max_per_picture": max_per_picture}
     result = ProposalsFile(output, pictures, settings, overwrite=overwrite)
@@ -75,7 +75,7 @@ def propose(
     except (PictureError, ModelError) as error:
         raise type(error)(
             f"{error} {len(result.done)} of {len(pictures)} pictures are done and kept in {result.part}: "
-            "run the same command again to go on."
+            "run the same command again to continue."
         ) from error
     finally:
         result.close()
@@ -88,12 +88,12 @@ def rows_of(found: Mapping[str, Tensor], picture: Picture, *, score: float, most
     Args:
         found: N objects, as :data:`bsap.propose.detectors.Found` returns them.
         picture: the picture.
-        score: lowest score to keep.
+        score: the lowest score to keep.
         most: how many to keep.
 
     Returns:
-        Proposals with ``category_id``, ``bbox`` (x, y, width, height in pixels), ``score`` and, where there are masks,
-        ``segmentation``. Boxes are cut at the picture's edge; one without area is no object.
+        Proposals with ``category_id``, ``bbox`` (x, y, width, height in pixels), ``score`` and, if there are masks,
+        ``segmentation``. Boxes are clipped to the picture; boxes without area are left out.
 
     Example:
         >>> found = {"boxes": torch.tensor([[2.0, 1.0, 99.0, 4.0]]), "scores": torch.ones(1), "labels": torch.ones(1)}
@@ -133,7 +133,7 @@ class _Decoded(Dataset[tuple[Picture, Tensor]]):
 def _batches(
     pictures: Sequence[Picture], size: int, workers: int | None
 ) -> Iterator[tuple[list[Picture], list[Tensor]]]:
-    """Decoded pictures in batches of one size each, the largest first: memory that does not suffice is found early."""
+    """Decoded pictures in batches of one size each, the largest first, so that too little memory is found early."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, picture in enumerate(pictures):
         groups.setdefault((picture.width, picture.height), []).append(index)
@@ -153,5 +153,5 @@ def _detect(detector: Detector, images: Sequence[Tensor], device: torch.device |
         return detector.find([image.to(device).float() / 255 for image in images])
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
-            f"The memory of {device} does not suffice for {len(images)} pictures at once: use fewer."
+            f"{device} has too little memory for {len(images)} pictures at once. Set a smaller --batch-size."
         ) from error

@@ -176,11 +176,26 @@ def note_attempt(folder: Path, attempt: int, made_by: MadeBy) -> None:
     write_atomic(folder / "parts" / f"{attempt}.json", json.dumps(made_by) + "\n")
 
 
-class FolderLock:
-    """Keeps two runs from writing one folder at the same time.
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if another process holds the lock.
 
     It is a lock of the operating system and ends with its process, however that ends: there are no stale lock files, no
     host names, no clocks. Where the file system has no locks, nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return True
+    try:
+        # lockf, not flock: worker processes must not inherit it and hold it after this process is gone
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+class FolderLock:
+    """Keeps two runs from writing one folder at the same time, see :func:`try_lock`.
 
     Args:
         folder: a run folder.
@@ -190,21 +205,10 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = -1
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
         self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # lockf, not flock: worker processes must not inherit it and hold it after this process is gone
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                self.release()
-                raise ConfigError(
-                    f"Another process is writing {folder}. Wait for it, or choose another `--run.name`."
-                ) from error
+        if not try_lock(self._descriptor):
+            self.release()
+            raise ConfigError(f"Another process is writing {folder}. Wait for it, or choose another `--run.name`.")
 
     def release(self) -> None:
         """Let other processes write the folder."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -22,10 +27,12 @@ import bsap.propose.detectors
 from bsap.cli import main
 from bsap.cli.propose import progress
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
+from bsap.datamodules.picture_files import PictureFolder
 from bsap.errors import ConfigError, DataError, ModelError
 from bsap.propose.detectors import Detector, load_detector
 from bsap.propose.picture_list import Picture, pictures_in, pictures_of
 from bsap.propose.run import propose, rows_of
+from bsap.runs.parts import seal
 from support.planted import Planted
 
 FASTER = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -229,12 +236,110 @@ def test_what_is_finished_is_not_made_again(pictures: list[Picture], tmp_path: P
 def test_cut_off_between_the_last_two_files(pictures: list[Picture], tmp_path: Path) -> None:
     output, part, origin = (tmp_path / name for name in ("a.jsonl", "a.jsonl.part", "a.jsonl.origin.json"))
     record = propose(pictures, output, stub())
-    part.write_text(json.dumps({"settings": record["settings"]}) + "\n" + output.read_text())
+    lines = [json.dumps({"settings": record["settings"]}), *output.read_text().splitlines()]
+    part.write_text("".join(map(seal, lines)))
     origin.unlink()
     again = propose(pictures, output, stub(broken_after(0)))
     assert again["sha256"] == record["sha256"]
     assert origin.exists()
     assert not part.exists()
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Picture], bytes, bytes]:
+    """Six pictures, of which five are done; the part file and the result of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    for index, colour in enumerate(["red", "lime", "blue", "yellow", "white", "cyan"]):
+        picture = Image.new("RGB", (24, 16), "gray")
+        picture.paste(colour, (index, 2, index + 9, 12))
+        picture.save(folder / f"{index}.bmp")
+    pictures = pictures_in(folder)
+    with pytest.raises(KeyboardInterrupt):
+        propose(pictures, folder / "a.json", stub(broken_after(5)), batch_size=1)
+    propose(pictures, folder / "whole.json", stub(), batch_size=1)
+    return pictures, (folder / "a.json.part").read_bytes(), (folder / "whole.json").read_bytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_damage_to_the_part_file_never_reaches_the_result(
+    unfinished: tuple[list[Picture], bytes, bytes], data: st.DataObject
+) -> None:
+    """One byte changed, a piece cut out, a line repeated, or the end lost: what is damaged is processed again."""
+    pictures, part, whole = unfinished
+    place = data.draw(st.integers(0, len(part) - 1))
+    damage = data.draw(st.sampled_from(["change", "cut", "repeat", "end"]))
+    line = part[: place + 1].splitlines(keepends=True)[-1]
+    damaged = {
+        "change": part[:place] + bytes([part[place] ^ data.draw(st.integers(1, 255))]) + part[place + 1 :],
+        "cut": part[:place] + part[place + data.draw(st.integers(1, 50)) :],
+        "repeat": part + line,
+        "end": part[:place],
+    }[damage]
+    with TemporaryDirectory() as folder:
+        output = Path(folder, "a.json")
+        Path(folder, "a.json.part").write_bytes(damaged)
+        propose(pictures, output, stub(), batch_size=1)
+        assert output.read_bytes() == whole
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["a.json", "a.json.origin.json"]
+
+
+def test_damaged_lines_are_counted_and_only_theirs_are_processed_again(
+    unfinished: tuple[list[Picture], bytes, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, part, whole = unfinished
+    lines = part.splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"score": 0.', b'"score": 0.9')
+    (tmp_path / "a.json.part").write_bytes(b"".join(lines))
+    colours = Colours()
+    propose(pictures, tmp_path / "a.json", stub(colours), batch_size=1)
+    assert len(colours.batches) == 2, "the damaged one and the one that was left to do"
+    assert "1 of 6 lines of" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_bytes() == whole
+
+
+def test_a_part_file_without_checksums_is_begun_again(
+    unfinished: tuple[list[Picture], bytes, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As versions before checksums wrote it."""
+    pictures, part, whole = unfinished
+    (tmp_path / "a.json.part").write_bytes(b"".join(line.split(b"\t")[0] + b"\n" for line in part.splitlines()))
+    propose(pictures, tmp_path / "a.json", stub(), batch_size=1)
+    assert "6 of 6 lines of" in capsys.readouterr().err
+    assert (tmp_path / "a.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_processes_on_one_output(pictures: list[Picture], tmp_path: Path, overwrite: bool) -> None:
+    """The second one is refused while the first one works, and changes nothing."""
+    output, release = tmp_path / "a.json", tmp_path / "release"
+    context = multiprocessing.get_context("spawn")
+    first = context.Process(target=holding, args=(pictures, output, release))
+    first.start()
+    try:
+        while not (tmp_path / "a.json.part").exists() or b"image_id" not in (tmp_path / "a.json.part").read_bytes():
+            assert first.is_alive()
+            time.sleep(0.02)
+        with pytest.raises(ConfigError, match=r"Another process is writing .*a\.json\. Wait for it"):
+            propose(pictures, output, stub(), overwrite=overwrite)
+    finally:
+        release.touch()
+        first.join()
+    assert first.exitcode == 0
+    propose(pictures, tmp_path / "b.json", stub())
+    assert output.read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def holding(pictures: list[Picture], output: Path, release: Path) -> None:
+    """Find objects, and wait after the first batch until a file appears."""
+    colours = Colours()
+
+    def find(images: list[Tensor]) -> list[dict[str, Tensor]]:
+        while colours.batches and not release.exists():
+            time.sleep(0.02)
+        return colours(images)
+
+    propose(pictures, output, stub(find), batch_size=1, num_workers=0)
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -319,6 +424,39 @@ def test_ids_of_a_folder(tmp_path: Path) -> None:
         pictures_in(tmp_path)
 
 
+def test_what_systems_leave_beside_pictures_is_left_out(tmp_path: Path) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "1.jpg")
+    for name in ("._1.jpg", ".hidden/2.jpg", "__MACOSX/._1.jpg", "@eaDir/1.jpg/thumb.jpg", "sub/.3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    (tmp_path / "folder.jpg").mkdir()
+    assert [picture.image_id for picture in pictures_in(tmp_path)] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "broken link"])
+def test_what_never_ends_is_no_picture(tmp_path: Path, kind: str) -> None:
+    """Neither in a folder, nor by the name that an annotation gives."""
+    path = tmp_path / "1.png"
+    if kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path / "gone")
+    message = r"1\.png is a pipe, a device" if kind != "broken link" else r"Cannot read the picture .*1\.png"
+    with pytest.raises(DataError, match=message):
+        pictures_in(tmp_path)
+    line: dict[str, Any] = {
+        "picture": "1.png",
+        "width": 30,
+        "height": 20,
+        "objects": [{"id": "a", "bbox": [0, 0, 5, 5]}],
+    }
+    line["expressions"] = [{"text": "it", "target": "a"}]
+    (tmp_path / "own.jsonl").write_text(json.dumps(line) + "\n")
+    data = RefCOCODataModule(str(tmp_path), ProposalConfig("ground_truth"), dataset="own", annotations="own.jsonl")
+    with pytest.raises(DataError, match=message):
+        pictures_of([data.read("val")], PictureFolder(tmp_path))
+
+
 def test_a_folder_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match="No picture"):
         pictures_in(tmp_path)
@@ -335,8 +473,6 @@ def test_pictures_of_one_s_own_lines_have_their_ids(tmp_path: Path) -> None:
     line["expressions"] = [{"text": "it", "target": "a"}]
     (tmp_path / "own.jsonl").write_text(json.dumps(line) + "\n")
     data = RefCOCODataModule(str(tmp_path), ProposalConfig("ground_truth"), dataset="own", annotations="own.jsonl")
-    from bsap.datamodules.picture_files import PictureFolder
-
     records = data.read("val")
     assert pictures_of([records, records], PictureFolder(tmp_path)) == pictures_in(tmp_path)
 
