@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bsap.analysis.paired import bootstrap, cluster_index
+
 
 class Interval(NamedTuple):
     """A difference of means with its bootstrap interval; in the unit of what was compared."""
@@ -28,9 +30,7 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of ``mean(b) - mean(a)`` over the same expressions, clustered by scene.
 
-    Whole scenes are drawn, with replacement: the expressions of one scene share its picture and its regions, so they
-    are not independent of each other. See Cameron, Gelbach and Miller, "Bootstrap-Based Improvements for Inference with
-    Clustered Errors", Review of Economics and Statistics 90 (2008).
+    The bootstrap of :func:`bsap.analysis.paired.compare_outcomes` for plain values.
 
     Args:
         correct_a: (N,) what the first scorer got for each expression: 0 or 1, or an IoU.
@@ -57,13 +57,9 @@ def bootstrap_interval(
         raise ValueError(f"Expected argument `n` to be at least 1, but got {n}.")
     if not 0 < level < 1:
         raise ValueError(f"Expected argument `level` to be between 0 and 1, but got {level}.")
-    number = {scene: index for index, scene in enumerate(dict.fromkeys(scene_ids))}
-    scene = np.array([number[scene] for scene in scene_ids])
-    gain, size = np.bincount(scene, b - a), np.bincount(scene)
-    rng = np.random.default_rng(seed)
-    means = np.empty(n)
-    for draw in range(n):
-        drawn = rng.integers(len(number), size=len(number))
-        means[draw] = gain[drawn].sum() / size[drawn].sum()
-    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(float((b - a).mean()), float(low), float(high))
+    index, count = cluster_index(scene_ids)
+    sums = np.stack(
+        [np.bincount(index, values, minlength=count) for values in (a, np.ones_like(a), b, np.ones_like(b))]
+    )
+    low, high = bootstrap(sums[:, None], resamples=n, seed=seed, level=level)
+    return Interval(float((b - a).mean()), float(low[0]), float(high[0]))

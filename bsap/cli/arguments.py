@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bsap.errors import ConfigError
 from bsap.reports.text import visible
 
 FAILED = 2
@@ -63,6 +64,22 @@ def path(text: str) -> Path:
 def path_text(text: str) -> str:
     """As :func:`path`, for options that stay text."""
     return str(path(text))
+
+
+def write_or_print(text: str, file: Path | None) -> None:
+    """Write the output of a command to a file, or print it.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    if file is None:
+        print(text, end="")
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {file}: {error}. Choose another `--output`.") from error
+    print(visible(f"Written to {file}"), file=sys.stderr)
 
 
 def at_least(least: int) -> Callable[[str], int]:

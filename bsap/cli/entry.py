@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("bsap.cli.fit", "learn auxiliary prompts and write them as a bank"),
     "score": ("bsap.cli.score", "compute the metrics of a saved run again, without a model"),
     "table": ("bsap.cli.table", "put many runs into one table: md, csv, json or latex"),
+    "compare": ("bsap.cli.compare", "compare scorers with intervals and p-values: bsap compare RUN:clip RUN:bsap"),
     "sweep": ("bsap.cli.sweep", "try many scorers, banks and temperatures on a run's stored features"),
     "propose": ("bsap.cli.propose", "find regions in pictures with an object detector"),
     "show": ("bsap.cli.show", "draw what a run chose: single expressions, or a contact sheet"),

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bsap.cli.arguments import Arguments, path
-from bsap.errors import ConfigError
-from bsap.reports.formats import FORMATS
+from bsap.cli.arguments import Arguments, path, write_or_print
 from bsap.reports.published import published_rows
-from bsap.reports.run_table import compare
+from bsap.reports.run_formats import FORMATS
+from bsap.reports.run_table import make_table
 from bsap.runs.saved import read_run
 
 SHOWN = 5
@@ -21,7 +20,7 @@ def finished(paths: Sequence[Path]) -> list[Path]:
     """The run folders among some paths, each once, with a line on standard error for what is left out.
 
     ``runs/*`` also names the feature store, pictures, and runs that are not finished. Where nothing is a finished run,
-    all paths are returned, so that reading them says what is wrong.
+    all paths are returned, and reading them shows what is wrong.
     """
     named = list({folder.resolve(): folder for folder in reversed(paths)}.values())[::-1]
     skipped = [folder for folder in named if folder.exists() and not (folder / "results.json").exists()]
@@ -48,21 +47,27 @@ def run(argv: list[str]) -> int:
         help="append published numbers of the same splits and tasks, with what was done differently",
     )
     parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="such as rec/acc@0.5; by default all metrics"
+    )
+    parser.add_argument(
+        "--gain-over",
+        metavar="SCORER",
+        help="show what every row gains over this scorer of the same run, or over RUN:SCORER, with 95 %% intervals and "
+        "p-values; by default no gains are shown",
+    )
+    parser.add_argument(
         "--output", type=path, metavar="FILE", help="write the table to a file; by default it is printed"
     )
     options = parser.parse_args(argv[1:])
 
     runs = [read_run(folder) for folder in finished(options.runs)]
     published = published_rows(runs) if options.published else []
-    text = FORMATS[options.format](compare(runs, published))
     if options.published and not published:
         print("bsap: no published numbers are known for these splits and tasks.", file=sys.stderr)
-    if options.output is None:
-        print(text, end="")
-        return 0
-    try:
-        options.output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Cannot write {options.output}: {error}. Choose another `--output`.") from error
-    print(f"Written to {options.output}", file=sys.stderr)
+    table = make_table(runs, published, metrics=options.metrics)
+    if options.gain_over is not None:
+        from bsap.reports.table_gains import with_gains
+
+        table = with_gains(table, options.gain_over)
+    write_or_print(FORMATS[options.format](table), options.output)
     return 0

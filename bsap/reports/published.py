@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from bsap.reports.run_table import Fact, Row, metric_column, short
+from bsap.reports.run_table import Row, Setting, metric_column, short
 from bsap.runs.saved import SavedRun
 
 
@@ -70,17 +70,20 @@ def published_rows(runs: Sequence[SavedRun], methods: Sequence[Published] | None
 
 
 def _row(method: Published, split: str, group: Sequence[Mapping[str, Any]]) -> Row:
-    facts = {"split": Fact(split, split.replace("/", " ")), "proposals": Fact(method.proposals, method.proposals)}
+    settings = {
+        "split": Setting(split, split.replace("/", " ")),
+        "proposals": Setting(method.proposals, method.proposals),
+    }
     if method.hit:
-        facts["hit"] = Fact(method.hit, method.hit)
+        settings["hit"] = Setting(method.hit, method.hit)
     if method.encoders:
-        facts["model"] = Fact(method.encoders, short(method.encoders))
+        settings["model"] = Setting(method.encoders, short(method.encoders))
     if method.views:
-        facts["views"] = Fact([method.views], short(method.views))
+        settings["views"] = Setting([method.views], short(method.views))
     return Row(
         run=method.name,
         scorer="",
-        facts=facts,
+        settings=settings,
         metrics={metric_column(method.task, name): value for name, value in method.results[split].items()},
         marks=("ground_truth",) if method.ground_truth else (),
         source=method.source,

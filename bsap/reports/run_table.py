@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bsap.errors import DataError
+from bsap.errors import DataError, unknown
 from bsap.runs.saved import SavedRun
+
+if TYPE_CHECKING:
+    from bsap.analysis.paired import Gain
 
 COUNTS = ("n", "missing")
 TASKS = {"rec": "REC", "ris": "RIS"}
@@ -28,7 +31,7 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Fact:
+class Setting:
     """One setting of a row.
 
     Attributes:
@@ -49,39 +52,51 @@ class Row:
     Attributes:
         run: name of the run, or of a published method.
         scorer: name of the scorer; empty for a published method.
-        facts: settings by column. A setting that is unknown, or without effect on the row, is left out.
+        settings: by column. A setting that is unknown, or without effect on the row, is left out.
         metrics: per cent, by column.
         n: expressions counted, by task; empty for a published method.
         missing: those of them that had no proposal to choose from, by task.
         marks: keys of :data:`MARKS`.
         source: where a published number stands; empty for a run.
         differs: how a published number was made differently.
+        gains: gains over a baseline, by column.
+        best: columns in which no other row of the same split and proposals is better.
+        folder: the run's folder; empty for a published method.
     """
 
     run: str
     scorer: str
-    facts: dict[str, Fact]
+    settings: dict[str, Setting]
     metrics: dict[str, float]
     n: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     source: str = ""
     differs: tuple[str, ...] = ()
+    gains: Mapping[str, Gain] = field(default_factory=dict)
+    best: frozenset[str] = frozenset()
+    folder: str = ""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunTable:
     """A table of runs.
 
     Attributes:
         rows: its rows.
         settings: columns of settings: those in which the rows differ.
         metrics: columns of metrics.
+        gains: those of the metrics that have a gain beside them.
+        baseline: what the gains are over.
+        notes: lines below the table.
     """
 
     rows: tuple[Row, ...]
     settings: tuple[str, ...]
     metrics: tuple[str, ...]
+    gains: tuple[str, ...] = ()
+    baseline: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def marks(self) -> list[str]:
@@ -94,23 +109,73 @@ class Comparison:
         return any(any(row.missing.values()) for row in self.rows)
 
 
-def compare(runs: Sequence[SavedRun], published: Sequence[Row] = ()) -> Comparison:
+def make_table(runs: Sequence[SavedRun], published: Sequence[Row] = (), *, metrics: Sequence[str] = ()) -> RunTable:
     """Put runs, and published rows below them, into one table.
+
+    A scorer that does not use the bank gives the same row in runs that differ in nothing else: such a row stands once.
 
     Args:
         runs: finished runs.
         published: from :func:`bsap.reports.published.published_rows`.
+        metrics: names ``task/metric`` to show; by default all.
 
     Raises:
         DataError: if a run is not finished, or its results lack something.
+        ConfigError: for an unknown metric.
     """
     names = _names(runs)
-    rows = [row for run, name in zip(runs, names, strict=True) for row in rows_of(run, name)] + list(published)
+    own = _once([row for run, name in zip(runs, names, strict=True) for row in rows_of(run, name)])
+    rows = [*_with_best(own), *published]
     settings = [
-        name for name in SETTINGS if len({_frozen(row.facts[name].identity) for row in rows if name in row.facts}) > 1
+        name
+        for name in SETTINGS
+        if len({_frozen(row.settings[name].identity) for row in rows if name in row.settings}) > 1
     ]
-    metrics = dict.fromkeys(name for row in rows for name in row.metrics)
-    return Comparison(tuple(_told_apart(row, rows) for row in rows), tuple(settings), tuple(metrics))
+    columns = list(dict.fromkeys(name for row in rows for name in row.metrics))
+    if metrics:
+        known = {metric_name(name): name for name in columns}
+        for name in metrics:
+            if name not in known:
+                raise unknown("metric", name, known)
+        columns = [known[name] for name in metrics]
+    return RunTable(tuple(_distinguished(row, rows) for row in rows), tuple(settings), tuple(columns))
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of another run that say the same of the same scorer."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        settings = {name: setting.identity for name, setting in row.settings.items()}
+        found.setdefault(_frozen([row.scorer, settings, row.metrics, row.n, row.missing, row.marks]), []).append(row)
+    once = []
+    for same in found.values():
+        others = len({row.run for row in same}) - 1
+        once.append(replace(same[0], run=f"{same[0].run} and {others} more" if others else same[0].run))
+    return once
+
+
+def _with_best(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the metrics in which they are the best of several of the same split and proposals."""
+    best: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for name, value in row.metrics.items():
+            best.setdefault((_rivals(row), name), []).append(value)
+    return [
+        replace(
+            row,
+            best=frozenset(
+                name
+                for name, value in row.metrics.items()
+                if len(best[_rivals(row), name]) > 1 and value == max(best[_rivals(row), name])
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _rivals(row: Row) -> str:
+    """What rows must share to be compared: the split and the proposals."""
+    return _frozen([row.settings[name].identity for name in ("split", "proposals") if name in row.settings])
 
 
 def rows_of(run: SavedRun, name: str) -> list[Row]:
@@ -118,7 +183,7 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
     results = run.finished()
     try:
         tables: Mapping[str, Mapping[str, Mapping[str, float]]] = results["metrics"]
-        facts = {key: fact for key, make in SETTINGS.items() if (fact := make(results)) is not None}
+        settings = {key: setting for key, make in SETTINGS.items() if (setting := make(results)) is not None}
         bank = results["protocol"]["bank"]
         used_by = None if bank is None else bank["used_by"]
         rows = []
@@ -129,7 +194,7 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
                 Row(
                     run=name,
                     scorer=scorer,
-                    facts={key: fact for key, fact in facts.items() if not (no_bank and key == "bank")},
+                    settings={key: setting for key, setting in settings.items() if not (no_bank and key == "bank")},
                     metrics={
                         metric_column(task, metric): 100 * value
                         for task, row in values.items()
@@ -139,6 +204,7 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
                     n={TASKS[task]: int(row["n"]) for task, row in values.items()},
                     missing={TASKS[task]: int(row["missing"]) for task, row in values.items()},
                     marks=_marks(results, transductive=not no_bank),
+                    folder=str(run.folder),
                 )
             )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -154,6 +220,17 @@ def metric_column(task: str, metric: str) -> str:
         'REC acc@0.5'
     """
     return f"{TASKS[task]} {metric}"
+
+
+def metric_name(column: str) -> str:
+    """The name ``task/metric`` of a column.
+
+    Example:
+        >>> metric_name("REC acc@0.5")
+        'rec/acc@0.5'
+    """
+    task, _, metric = column.partition(" ")
+    return f"{task.lower()}/{metric}"
 
 
 def counts(by_task: Mapping[str, int]) -> str:
@@ -183,14 +260,16 @@ def _names(runs: Sequence[SavedRun]) -> list[str]:
     return [str(run.folder) if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
-def _told_apart(row: Row, rows: Sequence[Row]) -> Row:
+def _distinguished(row: Row, rows: Sequence[Row]) -> Row:
     """The row with details where another row's different setting has the same text."""
-    facts = {}
-    for name, fact in row.facts.items():
-        others = [other.facts[name] for other in rows if name in other.facts]
-        alike = any(f.text == fact.text and _frozen(f.identity) != _frozen(fact.identity) for f in others)
-        facts[name] = Fact(fact.identity, f"{fact.text} ({fact.detail})") if alike and fact.detail else fact
-    return Row(**{**vars(row), "facts": facts})
+    settings = {}
+    for name, setting in row.settings.items():
+        others = [other.settings[name] for other in rows if name in other.settings]
+        alike = any(f.text == setting.text and _frozen(f.identity) != _frozen(setting.identity) for f in others)
+        settings[name] = (
+            Setting(setting.identity, f"{setting.text} ({setting.detail})") if alike and setting.detail else setting
+        )
+    return replace(row, settings=settings)
 
 
 def _frozen(value: Any) -> str:
@@ -221,20 +300,20 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def _protocol(*keys: str) -> Callable[[Mapping[str, Any]], Fact | None]:
-    def fact(results: Mapping[str, Any]) -> Fact | None:
+def _protocol(*keys: str) -> Callable[[Mapping[str, Any]], Setting | None]:
+    def setting(results: Mapping[str, Any]) -> Setting | None:
         values = [results["protocol"][key] for key in keys]
-        return Fact(values, " ".join(short(value) for value in values if value is not None))
+        return Setting(values, " ".join(short(value) for value in values if value is not None))
 
-    return fact
+    return setting
 
 
-def _split(results: Mapping[str, Any]) -> Fact | None:
+def _split(results: Mapping[str, Any]) -> Setting | None:
     names = [results["protocol"][key] for key in ("dataset", "split_by", "split")]
-    return None if None in names else Fact("/".join(names), " ".join(names))
+    return None if None in names else Setting("/".join(names), " ".join(names))
 
 
-def _proposals(results: Mapping[str, Any]) -> Fact | None:
+def _proposals(results: Mapping[str, Any]) -> Setting | None:
     given = results["protocol"]["proposals"]
     if given is None:
         return None
@@ -242,43 +321,43 @@ def _proposals(results: Mapping[str, Any]) -> Fact | None:
     file = "" if given["source"] == "ground_truth" else f" {PurePath(given['path'] or '').name}"
     digest = str(given.get("sha256"))
     text = given["source"].replace("_", " ") + file + (f", {short(changed)}" if changed else "")
-    return Fact([given["source"], digest if file else None, changed], text, digest[:8])
+    return Setting([given["source"], digest if file else None, changed], text, digest[:8])
 
 
-def _model(results: Mapping[str, Any]) -> Fact:
+def _model(results: Mapping[str, Any]) -> Setting:
     models = [(model["label"], model["weights_sha256"]) for model in results["models"]]
-    return Fact(models, short([label for label, _ in models]), " + ".join(str(sha)[:8] for _, sha in models))
+    return Setting(models, short([label for label, _ in models]), " + ".join(str(sha)[:8] for _, sha in models))
 
 
-def _bank(results: Mapping[str, Any]) -> Fact | None:
+def _bank(results: Mapping[str, Any]) -> Setting | None:
     bank = results["protocol"]["bank"]
     if bank is None:
         return None
     seed = results["protocol"]["bank_seed"] if bank["transductive"] else 0
     digest = str(bank.get("prompts_digest"))
-    return Fact([bank["name"], digest, seed], bank["name"] + (f", seed {seed}" if seed else ""), digest[:8])
+    return Setting([bank["name"], digest, seed], bank["name"] + (f", seed {seed}" if seed else ""), digest[:8])
 
 
-def _hit(results: Mapping[str, Any]) -> Fact | None:
-    return Fact(results["protocol"]["hit"], results["protocol"]["hit"]) if "rec" in results["metrics"] else None
+def _hit(results: Mapping[str, Any]) -> Setting | None:
+    return Setting(results["protocol"]["hit"], results["protocol"]["hit"]) if "rec" in results["metrics"] else None
 
 
-def _wording(results: Mapping[str, Any]) -> Fact | None:
+def _wording(results: Mapping[str, Any]) -> Setting | None:
     data = results["settings"]["data"]
     if "text" not in data:
         return None
-    return Fact([data["text"], data["lowercase"]], data["text"] + (", lower case" if data["lowercase"] else ""))
+    return Setting([data["text"], data["lowercase"]], data["text"] + (", lower case" if data["lowercase"] else ""))
 
 
-def _selection(results: Mapping[str, Any]) -> Fact:
-    return Fact(results["selection"], short(results["selection"]) or "all")
+def _selection(results: Mapping[str, Any]) -> Setting:
+    return Setting(results["selection"], short(results["selection"]) or "all")
 
 
-def _precision(results: Mapping[str, Any]) -> Fact:
-    return Fact(results["precision"]["effective"], results["precision"]["effective"])
+def _precision(results: Mapping[str, Any]) -> Setting:
+    return Setting(results["precision"]["effective"], results["precision"]["effective"])
 
 
-SETTINGS: dict[str, Callable[[Mapping[str, Any]], Fact | None]] = {
+SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "split": _split,
     "selection": _selection,
     "wording": _wording,

@@ -1,0 +1,77 @@
+"""Gains of scorers over each other, in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from bsap.analysis.comparison import Comparison
+from bsap.reports.formats import csv_text, json_text, latex, markdown
+from bsap.reports.run_formats import shown_p
+
+COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "wins", "losses", "p", "p (Holm)", "McNemar", "n", "pictures")
+FIELDS = (
+    "metric", "a", "b", "difference", "low", "high", "wins", "losses", "p", "p_holm", "mcnemar", "expressions",
+    "pictures",
+)  # fmt: skip
+
+
+def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, seed: int) -> str:
+    """Comparisons as ``md``, ``csv``, ``json`` or ``latex``.
+
+    Args:
+        comparisons: corrected together.
+        form: the format. CSV and JSON hold shares, the others per cent with two digits.
+        resamples: what the comparisons were made with, for the notes.
+        seed: of those resamples.
+    """
+    notes = _notes(comparisons, resamples, seed)
+    rows = [(c, group, gain) for c in comparisons for group, gains in c.gains.items() for gain in gains]
+    if form == "json":
+        items = [{"a": c.a.label, "b": c.b.label, "group": group, "gain": asdict(gain)} for c, group, gain in rows]
+        return json_text({"comparisons": items, "resamples": resamples, "seed": seed, "level": 0.95, "notes": notes})
+    if form == "csv":
+        values = [[c.a.label, c.b.label, group, *(getattr(gain, name) for name in FIELDS)] for c, group, gain in rows]
+        return csv_text(["run A", "run B", "group", *FIELDS], values)
+    names = len(comparisons) > 1
+    groups = any(group != "all" for _, group, _ in rows)
+    cells = []
+    for c, group, gain in rows:
+        interval = "" if gain.low is None or gain.high is None else f"[{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
+        cells.append(
+            [
+                *([c.a.label, c.b.label] if names else []),
+                *([group] if groups else []),
+                gain.metric,
+                f"{100 * gain.a:.2f}",
+                f"{100 * gain.b:.2f}",
+                f"{100 * gain.difference:+.2f}",
+                interval,
+                str(gain.wins),
+                str(gain.losses),
+                shown_p(gain.p),
+                shown_p(gain.p_holm),
+                shown_p(gain.mcnemar),
+                str(gain.expressions),
+                str(gain.pictures),
+            ]
+        )
+    columns = [*(["run A", "run B"] if names else []), *(["group"] if groups else []), *COLUMNS]
+    write = latex if form == "latex" else markdown
+    return write(columns, cells, numbers=len(COLUMNS) - 1, notes=notes)
+
+
+def _notes(comparisons: Sequence[Comparison], resamples: int, seed: int) -> list[str]:
+    tests = sum(gain.p is not None for c in comparisons for gains in c.gains.values() for gain in gains)
+    notes = [f"A is {c.a.label}, B is {c.b.label}." for c in comparisons] if len(comparisons) == 1 else []
+    for c in comparisons:
+        if c.left_out:
+            notes.append(f"{c.a.label} and {c.b.label}: {c.left_out} expressions are in one run only and are left out.")
+    if any(gain.low is None for c in comparisons for gains in c.gains.values() for gain in gains):
+        notes.append("Where all expressions are of one picture, there is no interval and no p-value.")
+    return [
+        *notes,
+        f"Intervals: paired bootstrap over pictures, {resamples} resamples, seed {seed}.",
+        f"p: the scorers exchanged at random in whole pictures, {resamples} times; Holm's correction for {tests}.",
+        "McNemar: exact test of wins and losses, assuming independent expressions, which those of one picture are not.",
+    ]
