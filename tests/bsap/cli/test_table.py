@@ -182,7 +182,14 @@ def test_a_run_named_twice_stands_once(runs: Path, capsys: pytest.CaptureFixture
 def test_no_filter_of_proposals_is_hidden(plain: Path) -> None:
     """Whatever settings proposals have: by default none is shown, and each one shows when it is set."""
     usual = dataclasses.asdict(ProposalConfig("detections", path="proposals.json"))
-    given = {"min_score": 0.5, "top_k": 7, "min_area": 2.5, "masked_only": True, "empty": "skip"}
+    given = {
+        "min_score": 0.5,
+        "top_k": 7,
+        "min_area": 2.5,
+        "min_area_share": 0.05,
+        "masked_only": True,
+        "empty": "skip",
+    }
     assert {"source", "path", *given} == set(usual), "a new setting belongs into this list"
     for changes in ({}, *({name: value} for name, value in given.items())):
         edit(plain, lambda r: r["protocol"]["proposals"].update({**usual, **changes}))  # noqa: B023
