@@ -271,7 +271,7 @@ class BSAPModule(LightningModule):
                         tasks=self.tasks,
                         missing_mask=self.missing_mask,
                         ious=ious.get(id(expression.referent)),
-                        text_cut=self.ensemble is not None and self.ensemble.is_cut(expression.text),
+                        text_cut=self.ensemble is not None and self.ensemble.is_cut(expression),
                     )
                 )
         return records

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache, text_features
 from bsap.models.encoder import Encoder
 from bsap.prompts.banks import Bank, bank_mask
-from bsap.prompts.phrases import load_parser, phrase_of
+from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Phrases, Templates
 from bsap.scoring import Similarities
 from bsap.views import View
@@ -34,16 +34,14 @@ class Member:
         view: how it is shown a region.
         texts: the model's text features.
         templates: the sentences around queries and auxiliary prompts.
-        phrase: the noun phrase of an expression; None leaves noun phrases out.
-        phrase_weight: of the noun phrase.
+        wording: how expressions are put to the model.
     """
 
     encoder: Encoder | StoredModel
     view: View
     texts: TextCache
     templates: Templates
-    phrase: Callable[[Expression], str] | None = None
-    phrase_weight: float = 0.0
+    wording: Wording
 
     @property
     def label(self) -> str:
@@ -52,11 +50,15 @@ class Member:
 
     def queries(self, expressions: Sequence[Expression]) -> Tensor:
         """(N, D) features of N expressions."""
-        sentences = [self.templates.query.format(expression.text) for expression in expressions]
-        if self.phrase is None:
+        sentences = [self.sentence(expression) for expression in expressions]
+        if not self.wording.weight:
             return self.texts.features(sentences)
-        phrases = [self.templates.query.format(self.phrase(expression)) for expression in expressions]
-        return text_features(self.texts, sentences, phrases, weight=1 - self.phrase_weight)
+        phrases = [self.templates.query.format(self.wording.phrase(expression)) for expression in expressions]
+        return text_features(self.texts, sentences, phrases, weight=1 - self.wording.weight)
+
+    def sentence(self, expression: Expression) -> str:
+        """What the text tower reads of an expression."""
+        return self.templates.query.format(self.wording.sentence(expression))
 
     def prompts(self, texts: Sequence[str]) -> Tensor:
         """(K, D) features of K auxiliary prompts."""
@@ -108,16 +110,14 @@ class Ensemble:
     ) -> None:
         self.resize, self.pack, self.precision = resize, pack, precision
         self.cache = None if store is None else FeatureCache(store, precision=precision, resize=resize)
-        phrase = None
-        if phrases.weight:
-            phrase = partial(phrase_of, parse=None if phrases.parser is None else load_parser(phrases.parser))
+        wording = Wording(phrases)
         self.members: list[Member] = []
         for encoder in encoders:
             texts = TextCache(encoder, precision=precision, cache=self.cache)
             for view in views:
                 # A view that draws on the picture may speak of what it drew.
                 own = templates if view.template is None else Templates(view.template, view.template)
-                self.members.append(Member(encoder, view, texts, own, phrase, phrases.weight))
+                self.members.append(Member(encoder, view, texts, own, wording))
         labels = [member.label for member in self.members]
         if len(set(labels)) < len(labels):
             raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
@@ -261,9 +261,9 @@ class Ensemble:
             found.append(rows @ flat.mT)
         return torch.stack(found, dim=1)
 
-    def is_cut(self, text: str) -> bool:
+    def is_cut(self, expression: Expression) -> bool:
         """Whether any model lost the end of an expression at its context length."""
-        return any(member.templates.query.format(text) in member.encoder.truncated for member in self.members)
+        return any(member.sentence(expression) in member.encoder.truncated for member in self.members)
 
 
 def scene_bank_mask(scenes: Sequence[Scene], bank: Bank | None) -> Tensor | None:

@@ -8,10 +8,12 @@ optional.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bsap.datamodules.scene import Expression
 from bsap.errors import DataError, ModelError
+from bsap.prompts.templates import Phrases
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc
@@ -54,6 +56,41 @@ def load_parser(model: str = "en_core_web_lg") -> Callable[[str], Doc]:
     except OSError as error:
         raise ModelError(f"spaCy has no pipeline {model!r}: `python -m spacy download {model}`, {mend}.") from error
     return parser
+
+
+def rejoined(doc: Doc) -> str:
+    """The tokens of a parsed sentence joined by single spaces, as Global-Local CLIP's code writes its sentences."""
+    return " ".join(token.text for token in doc if token.text != " ")
+
+
+class Wording:
+    """How an expression is put to the text tower: its sentence, and its noun phrase.
+
+    Args:
+        phrases: the settings.
+
+    Raises:
+        ModelError: see :func:`load_parser`.
+    """
+
+    def __init__(self, phrases: Phrases) -> None:
+        needed = phrases.parser is not None and (phrases.weight or phrases.rejoin)
+        self.weight = phrases.weight
+        self._parse = load_parser(phrases.parser) if needed and phrases.parser else None
+        self._rejoined: dict[str, str] | None = {} if phrases.rejoin else None
+
+    def sentence(self, expression: Expression) -> str:
+        """The sentence, written as the settings want it."""
+        text = expression.text
+        if self._rejoined is None or self._parse is None:
+            return text
+        if text not in self._rejoined:
+            self._rejoined[text] = rejoined(self._parse(text))
+        return self._rejoined[text]
+
+    def phrase(self, expression: Expression) -> str:
+        """The noun phrase of :meth:`sentence`, see :func:`phrase_of`."""
+        return phrase_of(replace(expression, text=self.sentence(expression)), self._parse)
 
 
 def phrase_of(expression: Expression, parse: Callable[[str], Doc] | None = None) -> str:

@@ -40,14 +40,19 @@ class Phrases:
     Args:
         weight: of the noun phrase; 0 leaves phrases out, 0.5 is published.
         parser: the spaCy pipeline for expressions whose data file gives no phrase, for example ``en_core_web_lg``.
+        rejoin: whether sentences are written as ``parser``'s tokens joined by spaces, as the published code does:
+            "thats" becomes "that s". By default they stay as the data file has them.
 
     Raises:
-        ConfigError: a weight outside [0, 1].
+        ConfigError: a weight outside [0, 1], or ``rejoin`` without ``parser``.
     """
 
     weight: float = 0.0
     parser: str | None = None
+    rejoin: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
             raise ConfigError(f"`phrases.weight` must be in [0, 1], but got {self.weight}.")
+        if self.rejoin and self.parser is None:
+            raise ConfigError("`phrases.rejoin` needs `phrases.parser`, such as en_core_web_lg, for its tokens.")

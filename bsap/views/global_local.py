@@ -5,6 +5,11 @@ Yu, Seo, Son: Zero-shot Referring Image Segmentation with Global-Local Context F
 down the tokens outside the mask in its last blocks; the local feature is the masked crop. Published settings: ViT-B/32,
 ``block`` 9 of 12, ``v`` 0.85 on RefCOCOg and 0.95 elsewhere, pictures normalised with ImageNet's mean and standard
 deviation and resized bilinearly. Its text features are in :mod:`bsap.prompts.phrases`.
+
+The published code draws in an unusual way, which the options ``background`` and ``resampling`` repeat: it resizes the
+picture to a shorter side of 800 pixels, normalises it, and resizes it from there without antialiasing to the encoder's
+size and back to the picture's; and it fills the background of the masked crop with the mean colour *after* the
+normalisation, so that the tower sees 0.485, 0.456, 0.406 there instead of 0.
 """
 
 from __future__ import annotations
@@ -12,28 +17,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from bsap.datamodules.scene import RLE
-from bsap.errors import ConfigError, DataError, ModelError
+from bsap.errors import ConfigError, DataError, ModelError, unknown
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.packing import ImageEncoder, default_pack, packs
-from bsap.views.view import View
+from bsap.views.view import View, decode_masks
 
+Background = Literal["mean", "published"]
+Resampling = Literal["direct", "published"]
+_SHORTER_SIDE = 800  # to which the published code resizes a picture first
 _MASKS_AT_ONCE = 32  # dense masks of one picture in memory, about 40 MB in float32 at 640 x 480
 
 
 @dataclass(frozen=True)
 class GlobalLocal(View):
-    """The whole picture with the tokens outside the mask faded, together with the masked crop.
+    """The whole picture with the tokens outside the mask scaled down, together with the masked crop.
 
     Args:
         v: weight of the global feature, 0 to 1: as published 0.85 on RefCOCOg and 0.95 on RefCOCO and RefCOCO+.
         block: the first transformer block, from 0, whose input is masked.
+        background: of the masked crop: ``mean`` is the encoder's mean colour; ``published`` is what the published code
+            shows, the mean written into a picture that is normalised already.
+        resampling: ``direct`` resizes once, from the picture; ``published`` repeats the steps of the published code.
     """
 
     kind: ClassVar[str] = "global_local"
@@ -42,6 +55,8 @@ class GlobalLocal(View):
 
     v: float = 0.95
     block: int = 9
+    background: Background = "mean"
+    resampling: Resampling = "direct"
 
     def __post_init__(self) -> None:
         """Check the parameters; only :meth:`check` knows how many blocks the encoder has."""
@@ -52,6 +67,9 @@ class GlobalLocal(View):
             raise ConfigError(
                 f"block of the view 'global_local' must be a whole number of at least 0, but is {self.block!r}."
             )
+        for name, known in (("background", Background), ("resampling", Resampling)):
+            if getattr(self, name) not in get_args(known):
+                raise unknown(f"{name} of the view 'global_local'", getattr(self, name), get_args(known))
 
     def check(self, encoder: ImageEncoder, *, resize: str) -> None:
         """Refuse another resize than ``squash``, and towers that have no such block or no tokens to fade."""
@@ -77,7 +95,9 @@ class GlobalLocal(View):
         for picture, regions, known in zip(pictures, boxes, masks, strict=True):
             for [(_, start, stop)] in packs([len(regions)], pack or default_pack(encoder.device)):
                 some = None if known is None else known[start:stop]
-                features.append(encode_scene(encoder, picture, regions[start:stop], some, v=self.v, block=self.block))
+                options: dict[str, Any] = {"background": self.background, "resampling": self.resampling}
+                options |= {"v": self.v, "block": self.block}
+                features.append(encode_scene(encoder, picture, regions[start:stop], some, **options))
         return torch.cat(features) if features else torch.zeros(0, encoder.dim, device=encoder.device)
 
 
@@ -90,6 +110,8 @@ def encode_scene(
     v: float = 0.95,
     block: int = 9,
     antialias: bool = False,
+    background: Background = "mean",
+    resampling: Resampling = "direct",
 ) -> Tensor:
     """Global-Local features of the regions of one picture.
 
@@ -101,6 +123,8 @@ def encode_scene(
         v: weight of the global feature; 1 leaves the local one out.
         block: the first transformer block, counted from 0, whose input is masked. Earlier blocks run once per picture.
         antialias: average each token's share of the mask instead of sampling it as the published code does.
+        background: of the masked crop, see :class:`GlobalLocal`.
+        resampling: see :class:`GlobalLocal`.
 
     Returns:
         (R, D) float32 unit vectors of v * global + (1 - v) * local, which are summed with their own lengths.
@@ -113,10 +137,10 @@ def encode_scene(
     if not 0 <= v <= 1:
         raise ValueError(f"Expected argument `v` to be in [0, 1], but got {v}.")
     masks = _check_masks(masks, len(boxes), (picture.shape[1], picture.shape[2]))
-    features = v * global_features(encoder, picture, masks, block=block, antialias=antialias)
+    features = v * global_features(encoder, picture, masks, block=block, antialias=antialias, resampling=resampling)
     if v < 1 and len(boxes):
-        crops = _render(MaskedCrop(), encoder, picture, boxes, masks)
-        features = features + (1 - v) * encoder.encode_image(crops, normalize=False)
+        local = local_features(encoder, picture, boxes, masks, background=background, resampling=resampling)
+        features = features + (1 - v) * local
     return F.normalize(features, dim=-1)
 
 
@@ -128,6 +152,7 @@ def global_features(
     *,
     block: int = 9,
     antialias: bool = False,
+    resampling: Resampling = "direct",
 ) -> Tensor:
     """The token-masked features of one picture: the input of each block from ``block`` on is faded by the mask.
 
@@ -137,6 +162,7 @@ def global_features(
         masks: R encodings of the picture's size.
         block: the first masked block, counted from 0.
         antialias: see :func:`encode_scene`.
+        resampling: see :class:`GlobalLocal`.
 
     Returns:
         (R, D) float32, not normalised.
@@ -147,14 +173,70 @@ def global_features(
     blocks = masked_blocks(encoder, block)
     if not masks:
         return torch.empty((0, encoder.dim), device=encoder.device)
-    whole = torch.tensor([[0.0, 0.0, picture.shape[2], picture.shape[1]]], device=picture.device)
-    pixels = _render(Crop(), encoder, picture, whole)
+    if resampling == "published":
+        pixels = F.interpolate(_normalised_800(encoder, picture), encoder.size, mode="bilinear")
+    else:
+        whole = torch.tensor([[0.0, 0.0, picture.shape[2], picture.shape[1]]], device=picture.device)
+        pixels = encoder.standardize(_render(Crop(), encoder, picture, whole, fill=encoder.fill))
     visual: Any = encoder.model.visual
     weights = token_weights(masks, visual.grid_size, device=encoder.device, antialias=antialias)
     with _masked(blocks, weights):
         # The tower's forward itself: a compiled tower was compiled without the masks.
-        features: Tensor = visual.forward(encoder.standardize(pixels))
+        features: Tensor = visual.forward(pixels)
     return features.float()
+
+
+@torch.no_grad()
+def local_features(
+    encoder: ImageEncoder,
+    picture: Tensor,
+    boxes: Tensor,
+    masks: Sequence[RLE],
+    *,
+    background: Background = "mean",
+    resampling: Resampling = "direct",
+) -> Tensor:
+    """The features of the masked crops of one picture.
+
+    Args:
+        encoder: with one of open_clip's standard vision transformers.
+        picture: (3, H, W) uint8, RGB.
+        boxes: (R, 4) float32, xyxy in pixels.
+        masks: R encodings of the picture's size.
+        background: see :class:`GlobalLocal`.
+        resampling: see :class:`GlobalLocal`.
+
+    Returns:
+        (R, D) float32, not normalised.
+    """
+    mean, std = (torch.tensor(values) for values in (encoder.mean, encoder.std))
+    if resampling == "direct":
+        red, green, blue = (255 * (mean + std * mean if background == "published" else mean)).tolist()
+        crops = _render(MaskedCrop(), encoder, picture, boxes, masks, fill=(red, green, blue))
+        return encoder.encode_image(crops, normalize=False)
+    height, width = picture.shape[-2:]
+    restored = F.interpolate(_normalised_800(encoder, picture), (height, width), mode="bilinear")
+    outside = (mean if background == "published" else torch.zeros(3)).to(restored)[:, None, None]
+    pixels = []
+    for (x1, y1, x2, y2), mask in zip(boxes.tolist(), masks, strict=True):
+        left, top = min(max(int(x1), 0), width - 1), min(max(int(y1), 0), height - 1)
+        right, bottom = max(left + 1, int(x2)), max(top + 1, int(y2))
+        masked = torch.where(decode_masks([mask], restored.device), restored, outside)
+        pixels.append(F.interpolate(masked[..., top:bottom, left:right], encoder.size, mode="bilinear"))
+    features: Tensor = encoder.model.visual.forward(torch.cat(pixels))
+    return features.float()
+
+
+def _normalised_800(encoder: ImageEncoder, picture: Tensor) -> Tensor:
+    """(1, 3, h, w) float32: the picture with a shorter side of 800 pixels, normalised."""
+    height, width = picture.shape[-2:]
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
+    columns, rows = (_SHORTER_SIDE * side // min(height, width) for side in (width, height))
+    for size in ((columns, height), (columns, rows)):  # one axis at a time, in the order of Pillow before 13
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image)).to(encoder.device).permute(2, 0, 1)[None]
+    mean, std = (torch.tensor(values, device=encoder.device)[:, None, None] for values in (encoder.mean, encoder.std))
+    return (pixels / 255 - mean) / std
 
 
 def token_weights(
@@ -178,22 +260,24 @@ def token_weights(
         >>> token_weights([mask.encode(left.numpy().copy(order="F"))], (2, 2))
         tensor([[1., 0., 1., 0.]])
     """
-    from pycocotools import mask
-
     rows = []
     for start in range(0, len(masks), _MASKS_AT_ONCE):
-        dense = torch.from_numpy(mask.decode(list(masks[start : start + _MASKS_AT_ONCE])))
-        planes = dense.to(device).permute(2, 0, 1)[:, None].float()
+        planes = decode_masks(masks[start : start + _MASKS_AT_ONCE], device).float()
         rows.append(F.interpolate(planes, grid, mode="bilinear", align_corners=False, antialias=antialias).flatten(1))
     return torch.cat(rows)
 
 
 def _render(
-    view: View, encoder: ImageEncoder, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None = None
+    view: View,
+    encoder: ImageEncoder,
+    picture: Tensor,
+    boxes: Tensor,
+    masks: Sequence[RLE] | None = None,
+    *,
+    fill: tuple[float, float, float],
 ) -> Tensor:
-    return view.render(
-        picture, boxes, encoder.size, masks=masks, interpolation=encoder.interpolation, fill=encoder.fill
-    )
+    options: dict[str, Any] = {"interpolation": encoder.interpolation, "fill": fill}
+    return view.render(picture, boxes, encoder.size, masks=masks, **options)
 
 
 def masked_blocks(encoder: ImageEncoder, block: int) -> Sequence[nn.Module]:

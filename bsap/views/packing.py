@@ -21,6 +21,10 @@ class ImageEncoder(Protocol):
     """``(h, w)`` pixels of its input."""
     fill: tuple[float, float, float]
     """Its mean colour, 0..255."""
+    mean: tuple[float, ...]
+    """Pixel mean of its preprocessing, 0..1."""
+    std: tuple[float, ...]
+    """Pixel standard deviation of its preprocessing."""
     interpolation: str
     """``bicubic`` or ``bilinear``."""
     dim: int

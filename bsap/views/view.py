@@ -287,7 +287,7 @@ class View:
         encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
         out = [picture.new_empty(0, 3, *size)]
         for part in chunks(len(boxes), picture, size):
-            dense = None if encodings is None else _decode(encodings[part], picture.device)
+            dense = None if encodings is None else decode_masks(encodings[part], picture.device)
             inside = self.inside(boxes[part], dense, height, width)
             images = layers.inner[None] if inside is None else compose(inside, layers.inner, layers.outer)
             windows = self.window(boxes[part], height, width)
@@ -326,7 +326,7 @@ def colour_layer(colour: Sequence[float], picture: Tensor) -> Tensor:
     return constant(tuple(colour), torch.uint8, picture.device)[:, None, None]
 
 
-def _decode(masks: Sequence[RLE], device: torch.device) -> Tensor:
+def decode_masks(masks: Sequence[RLE], device: torch.device | str) -> Tensor:
     """Run-length encodings as ``(R, 1, H, W)`` bool."""
     from pycocotools import mask as coco
 

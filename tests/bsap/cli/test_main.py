@@ -195,7 +195,7 @@ def test_the_list_of_views_says_what_they_need_and_take(capsys: pytest.CaptureFi
     assert main(["list", "views"]) == 0
     rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in capsys.readouterr().out.splitlines()[3:-1]]
     assert ["blur", "boxes", "Blur(shape=box, std=100)"] in rows
-    assert ["global_local", "masks", "GlobalLocal(v=0.95, block=9)"] in rows
+    assert ["global_local", "masks", "GlobalLocal(v=0.95, block=9, background=mean, resampling=direct)"] in rows
 
 
 def _rows(planted: Planted) -> list[dict[str, Any]]:

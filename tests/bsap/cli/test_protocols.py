@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from bsap.cli import main
+from bsap.views import GlobalLocal, make_view
 from support.planted import Planted
 
 PROTOCOLS = ["default", "reclip", "zero_shot_ris"]
@@ -117,6 +118,12 @@ def test_zero_shot_ris_normalises_as_its_authors_do(capsys: pytest.CaptureFixtur
         "std": [0.229, 0.224, 0.225],
         "interpolation": "bilinear",
     }
+
+
+def test_zero_shot_ris_draws_as_its_authors_do(capsys: pytest.CaptureFixture[str]) -> None:
+    (view,) = resolved(capsys, "-c", "bsap:protocols/zero_shot_ris.yaml", *NEEDED)["model"]["views"]
+    made = make_view(view)
+    assert made == GlobalLocal(v=0.95, block=9, background="published", resampling="published")
 
 
 def test_later_files_and_flags_win(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

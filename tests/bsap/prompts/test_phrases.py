@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from bsap.datamodules.scene import Expression, Referent
-from bsap.errors import DataError, ModelError
+from bsap.errors import ConfigError, DataError, ModelError
 from bsap.features.texts import TextCache, text_features
-from bsap.prompts.phrases import load_parser, noun_phrase, phrase_of
+from bsap.prompts.phrases import Wording, load_parser, noun_phrase, phrase_of
+from bsap.prompts.templates import Phrases
 
 
 def parsed(words, tags, heads, deps):
@@ -116,3 +117,33 @@ def test_sentences_and_phrases_are_summed_with_their_own_lengths():
         text_features(cache, ["s"], ["p", "p"])
     with pytest.raises(ValueError, match=r"`weight` to be in \[0, 1\], but got 2"):
         text_features(cache, ["s"], ["p"], weight=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("thats the man", "that s the man"),
+        ("man  on left", "man on left"),
+        ("red-ish thing's edge.", "red - ish thing 's edge ."),
+    ],
+)
+def test_sentences_may_be_written_as_the_tokens_of_the_parser(tmp_path, text, written):
+    spacy = pytest.importorskip("spacy")
+    spacy.blank("en").to_disk(tmp_path)
+    plain = expression(None)
+    plain = type(plain)(plain.id, 0, text, plain.referent, None)
+    assert Wording(Phrases(parser=str(tmp_path), rejoin=True)).sentence(plain) == written
+    assert Wording(Phrases(parser=str(tmp_path))).sentence(plain) == text
+    with pytest.raises(ConfigError, match=r"`phrases\.rejoin` needs `phrases\.parser`"):
+        Phrases(rejoin=True)
+
+
+def test_the_phrase_is_that_of_the_rejoined_sentence(monkeypatch):
+    import bsap.prompts.phrases as room
+
+    parses = {"a tall man holding the red kite": two_roots_doc, "a cat the old chair": two_roots_doc}
+    monkeypatch.setattr(room, "load_parser", lambda name: lambda text: parses[text]())
+    wording = Wording(Phrases(weight=0.5, parser="any", rejoin=True))
+    assert wording.sentence(expression(None)) == "a cat the old chair"
+    assert wording.phrase(expression(None)) == "the old chair"
+    assert wording.phrase(expression("tall man")) == "tall man"

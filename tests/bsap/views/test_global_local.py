@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pycocotools import mask as coco
+from torchvision.transforms import functional as TF
 
 from bsap.datamodules.loader import collate
 from bsap.datamodules.scene import Proposals, Scene
@@ -80,8 +81,11 @@ def test_masking_outside_changes_it_from_each_block_on_differently(encoder, pict
 
 def reference(encoder, picture, weights, block):
     """One region at a time, every block written out, without hooks."""
+    return tower(encoder, (picture.float() / 255 - encoder.mean_pixel) / encoder.std_pixel, weights, block)
+
+
+def tower(encoder, x, weights, block):
     visual = encoder.model.visual
-    x = (picture.float() / 255 - encoder.mean_pixel) / encoder.std_pixel
     x = visual.conv1(x).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(1, 1, -1), x], dim=1) + visual.positional_embedding
     x = visual.ln_pre(x)
@@ -192,6 +196,61 @@ def test_other_towers_are_refused(tmp_path, picture, vision):
     encoder = Encoder({"name": f"local-dir:{tmp_path}", "random_init": True})
     with pytest.raises(ModelError, match="need one of open_clip's own vision transformers"):
         encode_scene(encoder, picture, torch.from_numpy(FULL), [rle(np.ones((48, 80)))], block=0)
+
+
+def published(encoder, image, boxes, dense, *, v, block):
+    """The steps of the published code, with torchvision, one region at a time."""
+    mean, std = list(encoder.mean), list(encoder.std)
+    columns, rows = (800 * side // min(image.size) for side in image.size)
+    large = image.resize((columns, image.height), Image.Resampling.BILINEAR).resize(
+        (columns, rows), Image.Resampling.BILINEAR
+    )
+    tensor = TF.normalize(TF.to_tensor(large), mean, std)
+    original = TF.resize(tensor, [image.height, image.width], antialias=False)
+    whole = TF.resize(tensor, [SIZE, SIZE], antialias=False)
+    background = torch.tensor(mean)[:, None, None]
+    found = []
+    for (x1, y1, x2, y2), mask in zip(boxes, dense, strict=True):
+        plane = torch.from_numpy(mask)
+        weights = TF.resize(plane[None].float(), [4, 4], antialias=False).flatten()
+        masked = original * plane + (1 - plane) * background
+        crop = TF.resized_crop(
+            masked, int(y1), int(x1), int(y2) - int(y1), int(x2) - int(x1), [SIZE, SIZE], antialias=False
+        )
+        everywhere = torch.ones(16)
+        local = tower(encoder, crop[None], everywhere, block=block)
+        found.append(F.normalize(v * tower(encoder, whole[None], weights, block=block) + (1 - v) * local, dim=-1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("size", [(80, 48), (31, 77), (1200, 900), (820, 800)])
+def test_the_published_steps_are_those_of_the_published_code(encoder, size):
+    width, height = size
+    pixels = np.random.default_rng(width).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels.repeat(4, 0).repeat(4, 1)[:height, :width])
+    picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    boxes = [(0.4, 0.6, width / 2 + 0.7, height / 2 + 0.9), (width / 3, height / 4, width, height)]
+    dense = [rectangle(height, width, *(int(edge) for edge in box)) for box in boxes]
+    dense[1][::3] = 0
+    view = GlobalLocal(v=0.6, block=2, background="published", resampling="published")
+    got = view.features(encoder, [picture], [torch.tensor(boxes)], [[rle(d) for d in dense]])
+    expected = published(encoder, image, boxes, dense, v=0.6, block=2)
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+    ours = GlobalLocal(v=0.6, block=2).features(encoder, [picture], [torch.tensor(boxes)], [[rle(d) for d in dense]])
+    assert (got - ours).abs().max() > 1e-3
+
+
+def test_each_published_option_stands_alone(encoder, picture):
+    boxes, masks = torch.tensor([[5.0, 3.0, 40.0, 30.0]]), [rle(rectangle(48, 80, 9, 9, 20, 20))]
+    options = [(b, r) for b in ("mean", "published") for r in ("direct", "published")]
+    features = torch.cat(
+        [encode_scene(encoder, picture, boxes, masks, v=0.0, block=2, background=b, resampling=r) for b, r in options]
+    )
+    apart = 1 - features @ features.T
+    # Nearly all of this crop is background, which therefore matters far more than how it is resampled.
+    assert apart[0, 1] < apart[0, 2] > 1e-3
+    assert apart[2, 3] < apart[1, 3] > 1e-3
+    assert cosine(encode_scene(encoder, picture, boxes, masks, v=0.0, block=2), features[:1]) > 0.99999
 
 
 # --- as a view of a run -----------------------------------------------------------------------------------------------

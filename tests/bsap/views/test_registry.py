@@ -90,6 +90,8 @@ def test_make_view():
             "v of the view 'global_local' must be between 0",
         ),
         ({"class_path": "GlobalLocal", "init_args": {"block": 9.5}}, "whole number of at least 0, but is 9.5"),
+        ({"class_path": "GlobalLocal", "init_args": {"background": "black"}}, "Unknown background .* 'black'.*mean"),
+        ({"class_path": "GlobalLocal", "init_args": {"resampling": []}}, "Unknown resampling of the view"),
         ({"class_path": "GlobalLocal", "init_args": {"block": -1}}, "whole number of at least 0, but is -1"),
     ],
 )

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,21 @@ def test_squash_is_pils_crop_and_resize(kind, interpolation, size, method):
     assert ours.dtype == torch.uint8
     assert ours.is_contiguous()
     assert worst(ours, expected) <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_stored_pixels_of_pillow_before_13(interpolation):
+    """The published numbers were made with rows first; `pillow_pixels/make.py` made the file with such a Pillow."""
+    stored = np.load(Path(__file__).parent / "pillow_pixels" / "before_13.npz")
+    assert int(str(stored["pillow"]).split(".")[0]) < 13
+    image, expected = Image.fromarray(stored["picture"]), torch.from_numpy(stored[interpolation]).permute(0, 3, 1, 2)
+    size = tuple(expected.shape[2:])
+    again = [tensor(pil_resize(image.crop(tuple(w)), size, interpolation)) for w in stored["windows"].tolist()]
+    assert torch.equal(torch.stack(again), expected), "two resizes of one axis each are the reference of other tests"
+    windows = torch.from_numpy(stored["windows"])
+    for method in METHODS:
+        ours = resample(tensor(image)[None], windows, size, interpolation=interpolation, method=method)
+        assert worst(ours, expected) <= 2
 
 
 def test_half_precision_products_keep_two_grey_levels():

@@ -328,7 +328,7 @@ def test_views_are_values():
 
 
 def test_masks_are_decoded_only_when_needed(monkeypatch):
-    monkeypatch.setattr(bsap.views.view, "_decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(bsap.views.view, "decode_masks", lambda *_: pytest.fail("decoded"))
     image = tensor(pictures()[0])
     CPT().render(image, torch.tensor(BOXES), (8, 8), masks=encode(masks()))
 
