@@ -146,7 +146,11 @@ class BSAPModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """The run folder's writer, so that plain Python leaves the same files as the command line."""
-        return [] if self.run is None else [RunCallback(self.run)]
+        if self.run is None:
+            return []
+        callback = RunCallback(self.run)
+        callback.watch_start(self.trainer)
+        return [callback]
 
     def configure_model(self) -> None:
         """Load the encoders; called once in every process, on each node first in one of them."""

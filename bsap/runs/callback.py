@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from bsap.runs.saved import read_results
 from bsap.runs.schema import Precision, Record, Timing
 from bsap.runs.settings import RunConfig, differences
 from bsap.runs.signals import Stopped, StopSignals
+from bsap.runs.startup import StartWatch
 
 
 class RunCallback(Callback):
@@ -49,11 +51,19 @@ class RunCallback(Callback):
         self.config = config
         self.folder: RunFolder | None = None
         self._signals = StopSignals()
+        self._watch: StartWatch | None = None
         self._rendezvous: Rendezvous | None = None
         self._started = 0.0
         self._resumed = 0
 
     # --- start ------------------------------------------------------------------------------------------------------
+
+    def watch_start(self, trainer: Trainer) -> None:
+        """Watch over the start of a test on several processes; call it before Lightning lets them meet."""
+        main = threading.current_thread() is threading.main_thread()  # handlers of signals can be set there only
+        if trainer.state.fn == "test" and trainer.world_size > 1 and main:
+            self._signals.catch()
+            self._watch = StartWatch(trainer, timeout=timedelta(minutes=self.config.timeout))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare the folder, and let the data module skip what is already done."""
@@ -62,8 +72,10 @@ class RunCallback(Callback):
         check_fields(self.config.breakdown)
         _check_launcher(trainer)
         children = detach_children(trainer)
-        self._signals = StopSignals()
         self._signals.catch()
+        if self._watch is not None:
+            self._watch.children = children
+            self._watch.met()
         _disable_requeue(trainer)
         module, data = _evaluated(pl_module), scene_data(trainer)
         self.folder = folder = RunFolder(self.config, resolved_settings(trainer, module.settings))
@@ -116,6 +128,8 @@ class RunCallback(Callback):
                 + "\nMake sure that all nodes see the same files."
             )
             raise_on_all_ranks(trainer, failure if lines else None)
+        if self._watch is not None:
+            self._watch.stop()
         if self._rendezvous is not None:
             self._rendezvous.open = True
         self._started = time.perf_counter()
@@ -255,6 +269,8 @@ class RunCallback(Callback):
     def _close(self) -> None:
         if self.folder is not None:
             self.folder.close()
+        if self._watch is not None:
+            self._watch.stop()
         self._signals.release()
 
 

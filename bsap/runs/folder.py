@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from bsap.datamodules.files import parse_json, read_bytes
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.runs.json_types import parse_json
 from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, note_attempt, read_parts, write_atomic
 from bsap.runs.records import dump_record, read_predictions
 from bsap.runs.saved import read_config, read_run
@@ -224,7 +224,7 @@ def _old(read: Any, path: Path) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    return parse_json(path.read_bytes(), str(path))
+    return parse_json(read_bytes(path, what="origin", fix=RESTART), str(path))
 
 
 def _ours(name: str) -> bool:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from bsap.errors import DataError
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -70,20 +68,6 @@ def checker(kind: Any) -> Check:
         return lambda value: None
     types = {float: (float, int), None: (NoneType,)}.get(kind, (kind,))
     return _scalar(lambda value: type(value) in types)
-
-
-def parse_json(data: bytes, where: str) -> Any:
-    """Read JSON.
-
-    Raises:
-        DataError: if it is not JSON; the message begins with ``where``.
-    """
-    try:
-        return json.loads(data)
-    except RecursionError as error:
-        raise DataError(f"{where}: the JSON is nested too deeply.") from error
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}).") from error
 
 
 def excerpt(value: Any) -> str:

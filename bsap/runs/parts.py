@@ -12,8 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
+from bsap.datamodules.files import parse_json
 from bsap.errors import ConfigError, DataError
-from bsap.runs.json_types import checker, parse_json
+from bsap.runs.json_types import checker
 from bsap.runs.records import dump_record, parse_record
 from bsap.runs.schema import Attempt, MadeBy, Record
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from bsap.datamodules.files import parse_json, read_bytes
 from bsap.errors import DataError
-from bsap.runs.json_types import checker, parse_json
+from bsap.runs.json_types import checker
 from bsap.runs.schema import Record, Task
 
 _check = checker(Record)
@@ -46,7 +47,8 @@ def read_predictions(path: Path, tasks: Sequence[Task] = ()) -> list[Record]:
         DataError: if a line is not a record, is cut off, repeats an expression, or holds other scorers or fields than
             the run has; or if there is no record. Names the file and the line.
     """
-    *lines, last = path.read_bytes().split(b"\n")
+    data = read_bytes(path, what="predictions", fix="Run `bsap test` again.")
+    *lines, last = data.split(b"\n")
     records = [parse_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     if last:
         where = f"{path}, line {len(lines) + 1}"

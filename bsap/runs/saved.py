@@ -7,10 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-import yaml
-
+from bsap.datamodules.files import parse_json, parse_yaml, read_bytes
 from bsap.errors import DataError
-from bsap.runs.json_types import checker, parse_json
+from bsap.runs.json_types import checker
 from bsap.runs.schema import Results
 
 
@@ -110,10 +109,7 @@ def read_results(path: Path) -> Results:
     Raises:
         DataError: if it is not the results of a run; says what is missing or wrong.
     """
-    try:
-        results = parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    results = parse_json(read_bytes(path, what="results", fix="Run `bsap test` again."), str(path))
     if (problem := _check_results(results)) is not None:
         raise DataError(f"{path}: not the results of a run, {problem}.")
     return cast(Results, results)
@@ -125,10 +121,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it is not the settings of a run; says what is missing or wrong.
     """
-    try:
-        settings = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as YAML ({error}).") from error
+    settings = parse_yaml(read_bytes(path, what="settings", fix="Run `bsap test` again."), str(path))
     if (problem := _check_config(settings)) is not None:
         raise DataError(f"{path}: not the settings of a run, {problem}.")
     return cast(dict[str, Any], settings)

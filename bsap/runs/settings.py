@@ -10,6 +10,7 @@ from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import Any
 
+from bsap.datamodules.files import expanded
 from bsap.errors import ConfigError
 
 SPEED_SETTINGS = ("region_batch", "store")
@@ -44,7 +45,7 @@ class RunConfig:
         Raises:
             ConfigError: if ``name`` is not the name of a folder inside ``root``.
         """
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         name = digest(settings) if self.name is None else self.name
         path = PurePath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:

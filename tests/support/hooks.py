@@ -162,3 +162,17 @@ def not_finite(rank: int, *, victim: int) -> None:
         step(self, batch, batch_idx)
 
     PromptLearner.validation_step = validation_step  # type: ignore[method-assign]
+
+
+def waiting(rank: int, *, log: str, first_note: float = 60) -> None:
+    """Make a file when the process begins to wait for the others, and let it say soon for whom."""
+    from bsap.runs import startup
+
+    begin = startup.StartWatch.__init__
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        Path(log).touch()
+
+    startup.FIRST_NOTE = first_note
+    startup.StartWatch.__init__ = noted  # type: ignore[method-assign]

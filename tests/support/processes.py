@@ -62,15 +62,19 @@ class Ranks:
         *,
         world: int,
         hooks: Sequence[tuple[str, dict[str, Any]]] = (),
+        only: Sequence[int] = (),
         flags: Sequence[str] = (),
     ) -> Job:
-        """Start `bsap test`; ``hooks`` are functions of `hooks.py` with their arguments."""
+        """Start `bsap test`; ``hooks`` are functions of `hooks.py` with their arguments.
+
+        ``only`` starts some of the ranks, as when the others were lost.
+        """
         self._jobs += 1
         logs = folder / f"job{self._jobs}"
         logs.mkdir(parents=True)
         (logs / "config.yaml").write_text(yaml.safe_dump(config))
         args = ["test", "-c", str(logs / "config.yaml"), *flags]
-        request = {"world": world, "args": args, "folder": str(logs), "hooks": hooks}
+        request = {"world": world, "args": args, "folder": str(logs), "hooks": hooks, "only": list(only)}
         return Job(self.ask(request), logs, self)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ Every rank is a real process with the environment that `torchrun` gives it. Requ
 standard input and output:
 
     {"world": 2, "args": ["test", ...], "folder": "for rank0.err", "hooks": [["slow", {...}]]}  -> [pid, ...]
+        ("only": [0] starts some of the ranks)
     {"wait": [pid, ...], "timeout": 60}  -> [exit status (negative: signal) or null, ...]; what still runs is killed
 """
 
@@ -39,6 +40,7 @@ def be_rank(rank: int, port: int, request: dict[str, Any]) -> int:
         | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     )
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     try:
         for name, arguments in request.get("hooks", ()):
             getattr(hooks, name)(rank, **arguments)
@@ -54,7 +56,7 @@ def be_rank(rank: int, port: int, request: dict[str, Any]) -> int:
 
 def start(request: dict[str, Any]) -> list[int]:
     port, pids = free_port(), []
-    for rank in range(request["world"]):
+    for rank in request.get("only") or range(request["world"]):
         pid = os.fork()
         if pid == 0:
             code = 1

@@ -204,8 +204,8 @@ def set_record(number: int, **values: Any) -> Edit:
 
 
 SPOILED: dict[str, tuple[Edit, int, str]] = {
-    "not JSON": (lambda records: records.__setitem__(2, "{nonsense}"), 3, "not JSON"),
-    "blank line": (lambda records: records.insert(2, ""), 3, "not JSON"),
+    "not JSON": (lambda records: records.__setitem__(2, "{nonsense}"), 3, "not readable as JSON"),
+    "blank line": (lambda records: records.insert(2, ""), 3, "not readable as JSON"),
     "a list": (lambda records: records.__setitem__(0, [1]), 1, "it is [1]"),
     "no id": (lambda records: records[1].pop("id"), 2, "it lacks id"),
     "no words": (lambda records: records[1].pop("words"), 2, "it lacks words"),
@@ -306,10 +306,10 @@ def test_a_run_under_way(copy: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("results.json", '{"metrics": {', "not JSON"),
+        ("results.json", '{"metrics": {', "not readable as JSON"),
         ("results.json", "[1]", "it is [1]"),
         ("results.json", '{"metrics": {}}', "it lacks counts"),
-        ("config.yaml", "model: [", "cannot be read as YAML"),
+        ("config.yaml", "model: [", "not readable as YAML"),
         ("config.yaml", "model: 3", "its model is 3"),
         ("config.yaml", "model: {strict: true, tasks: 5}", "do not say `model.strict`"),
         ("config.yaml", "model: {strict: true, tasks: [[]]}", "do not say `model.strict`"),

@@ -211,7 +211,7 @@ def test_a_record_of_nonsense_is_named(run: Run, tmp_path: Path, capsys: pytest.
     del results["predictions_sha256"]  # as in runs of version 0.1.0
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
     assert run() == 2
-    assert f"{path}, line 1: not JSON" in capsys.readouterr().err
+    assert f"{path}, line 1: not readable as JSON" in capsys.readouterr().err
 
 
 @pytest.fixture
