@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Trainer
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bsap.runs.signals import SIGNALS, STOPPED
 
@@ -71,7 +71,9 @@ class StartWatch:
     def _register(self) -> None:
         with contextlib.suppress(Exception):  # the error of the main thread's own attempt says more
             # Twice the time: this attempt must not be the first to complain.
-            store = TCPStore(self.address, self.port, timeout=2 * self.timeout, wait_for_workers=False)
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                self.address, self.port, timeout=2 * self.timeout, wait_for_workers=False
+            )
             store.set(f"bsap/{self.rank}", "here")
             self._store = store
 
