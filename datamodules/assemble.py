@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from bsap.datamodules.boxes import read_xywh, to_xyxy
+from bsap.datamodules.boxes import NORMALISED, UNIT, look_normalised, read_xywh, to_xyxy
 from bsap.datamodules.counts import published
 from bsap.datamodules.fields import shown
 from bsap.datamodules.filters import Selection
@@ -26,7 +25,7 @@ class LoadedSplit:
         scenes: in annotation order of their first selected expression.
         texts: every text of the unfiltered split, in annotation order.
         summary: the counts.
-        pictures: selected pictures, those included that are skipped for want of proposals.
+        pictures: how many pictures are selected, with those that are skipped because they have no proposals.
         absent: those of them that the file of proposals does not list.
     """
 
@@ -44,6 +43,7 @@ def build_split(
     folder: PictureFolder,
     *,
     masks: bool = True,
+    size_tolerance: int = 0,
 ) -> LoadedSplit:
     """Select expressions and build their scenes.
 
@@ -53,6 +53,7 @@ def build_split(
         source: the proposals.
         folder: where the pictures are.
         masks: whether referents keep their masks.
+        size_tolerance: how many pixels the pictures' width and height may differ from the annotated ones.
 
     Raises:
         ConfigError: for a filter that does not fit the split.
@@ -66,14 +67,15 @@ def build_split(
     for record in records.expressions:
         if record.referent.image_id in texts:
             texts[record.referent.image_id].append(record.text)
-    paths = folder.find([records.pictures[image_id].file_name for image_id in by_picture], dataset=records.dataset)
+    pictures = [records.pictures[image_id] for image_id in by_picture]
+    paths = folder.find([picture.file_names for picture in pictures], dataset=records.dataset)
     absent = source.absent(list(by_picture), {record.referent.image_id for record in records.expressions})
 
     scenes: list[Scene] = []
     without = missing = 0
-    for (image_id, expressions), path in zip(by_picture.items(), paths, strict=True):
-        picture = records.pictures[image_id]
-        width, height = _size(picture, path)
+    for picture, path in zip(pictures, paths, strict=True):
+        image_id, expressions = picture.image_id, by_picture[picture.image_id]
+        width, height = picture.size or picture_size(path)
         encoded = PictureMasks(width, height)
         proposals = source.of(picture, encoded)
         if not len(proposals):
@@ -86,7 +88,6 @@ def build_split(
                 missing += len(expressions)
         referents = {e.referent.id: e.referent for e in expressions}
         made = {id: _referent(r, picture, encoded, masks=masks) for id, r in referents.items()}
-        said = tuple(Expression(e.id, e.order, e.text, made[e.referent.id], e.phrase) for e in expressions)
         scenes.append(
             Scene(
                 image_id=image_id,
@@ -94,8 +95,11 @@ def build_split(
                 width=width,
                 height=height,
                 proposals=proposals,
-                expressions=said,
+                expressions=tuple(
+                    Expression(e.id, e.order, e.text, made[e.referent.id], e.phrase) for e in expressions
+                ),
                 texts=tuple(texts[image_id]),
+                size_tolerance=size_tolerance,
             )
         )
     if not scenes:
@@ -115,6 +119,7 @@ def build_split(
         regions=sum(len(scene.proposals) for scene in scenes),
         selection=selection.given(),
         proposals=source.describe(absent=len(absent), without=without),
+        pictures={"size_tolerance": size_tolerance} if size_tolerance else {},
     )
     return LoadedSplit(
         scenes=scenes,
@@ -128,12 +133,6 @@ def build_split(
 def _published(records: SplitRecords) -> int | None:
     counts = published(records.dataset, records.split_by, records.split)
     return counts.expressions if counts else None
-
-
-def _size(picture: PictureRecord, path: Path) -> tuple[int, int]:
-    if picture.width is None or picture.height is None:
-        return picture_size(path)
-    return picture.width, picture.height
 
 
 def _referent(record: ReferentRecord, picture: PictureRecord, encoded: PictureMasks, *, masks: bool) -> Referent:
@@ -165,4 +164,6 @@ def _boxes(objects: Sequence[RegionRecord], masks: Sequence[RLE | None], width: 
         else:
             raise DataError(f"{annotated.where}: an object needs a box or a mask, but has {shown(annotated.bbox)}.")
     where = [annotated.where for annotated in objects]
+    if look_normalised(rows) and min(width, height) > 2 * UNIT:
+        raise DataError(f"{where[0]}: the box is {shown(rows[0])}. {NORMALISED}")
     return to_xyxy(read_xywh(rows, where), width, height, where)

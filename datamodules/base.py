@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bsap.datamodules.loader import scene_loader, sensible_workers, training_loader, validation_loader
+from bsap.datamodules.picture_files import check_sizes
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene, SplitSummary
 from bsap.errors import ConfigError
@@ -97,6 +98,8 @@ class SceneDataModule(LightningDataModule):
         scenes = [s for s in self.scenes if not all(e.id in self._skipped for e in s.expressions)]
         sampler = SceneSampler([len(scene.proposals) for scene in scenes])
         unopened = [] if self._stored is None else [index for index in sampler if self._stored(scenes[index])]
+        opened = set(sampler) - set(unopened)
+        check_sizes([scenes[index] for index in sorted(opened)])
         workers = self.num_workers
         if workers is None:
             processes = self.trainer.num_devices if self.trainer is not None else 1

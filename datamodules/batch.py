@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bsap.datamodules.picture_files import load_picture
+from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import Scene
 
 
@@ -56,7 +56,7 @@ class SceneBatch:
             return self
         device = self.boxes.device
         pictures = [
-            picture if picture.numel() else load_picture(scene.path, scene.width, scene.height).to(device)
+            picture if picture.numel() else scene_picture(scene).to(device)
             for scene, picture in zip(self.scenes, self.pictures, strict=True)
         ]
         return replace(self, pictures=tuple(pictures))

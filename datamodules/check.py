@@ -1,17 +1,19 @@
-"""Is a folder in the REFER layout complete and sound? Looks at everything and stops at nothing."""
+"""Is a folder in the REFER layout complete and sound? Reports every fault instead of stopping at the first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.counts import PUBLISHED, Counts, published
 from bsap.datamodules.fields import Record
-from bsap.datamodules.masks import encode_mask, encode_masks, is_empty
-from bsap.datamodules.picture_files import PictureFolder
-from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords
+from bsap.datamodules.files import expanded
+from bsap.datamodules.masks import PictureMasks, is_empty
+from bsap.datamodules.picture_files import PictureFolder, size_differences
+from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord
 from bsap.datamodules.refer import WHERE_TO_GET, Instances, make_split, read_instances, read_refs, splits_of
 from bsap.errors import DataError
 
@@ -28,6 +30,7 @@ class SplitReport:
         known: the published numbers, None for a split that has none.
         pictures: pictures that the split needs.
         missing_pictures: files of those that are not there.
+        other_sizes: for each picture that cannot be read or is not of the annotated size, what is wrong.
         without_mask: referents that lack a mask or whose mask has no pixel; they matter for segmentation only.
         bad_boxes: annotated objects, by file and record, whose box is invalid or reaches beyond its picture.
         bad_masks: annotated objects, by file and record, whose mask is invalid.
@@ -40,6 +43,7 @@ class SplitReport:
     known: Counts | None
     pictures: int = 0
     missing_pictures: tuple[str, ...] = ()
+    other_sizes: tuple[str, ...] = ()
     without_mask: int = 0
     bad_boxes: tuple[str, ...] = ()
     bad_masks: tuple[str, ...] = ()
@@ -47,7 +51,8 @@ class SplitReport:
     @property
     def ok(self) -> bool:
         """Whether the split is complete and sound; a referent without a mask is not a fault."""
-        return self.known in (None, self.found) and not (self.missing_pictures or self.bad_boxes or self.bad_masks)
+        faults = self.missing_pictures or self.other_sizes or self.bad_boxes or self.bad_masks
+        return self.known in (None, self.found) and not faults
 
 
 @dataclass(frozen=True)
@@ -71,16 +76,21 @@ class RootReport:
 
 
 def check_root(
-    root: str | Path, *, images: str | None = None, progress: Callable[[str], None] | None = None
+    root: str | Path,
+    *,
+    images: str | None = None,
+    size_tolerance: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> RootReport:
     """Read all annotations under a root and compare them with what is published and with the pictures.
 
     Args:
         root: the folder that holds the datasets and ``images``.
         images: the folder of pictures where it is not in one of the usual places.
+        size_tolerance: how many pixels the pictures' width and height may differ from the annotated ones.
         progress: called with the name of each part before it is read.
     """
-    root = Path(root)
+    root = expanded(root)
     folder = PictureFolder(root, images)
     reports: list[SplitReport] = []
     errors: list[str] = []
@@ -106,7 +116,9 @@ def check_root(
         for split in [*names, *_absent_splits(dataset, split_by, names)]:
             chosen = [ref for ref in refs if ref["split"] == split]
             try:
-                reports.append(_check_split(dataset, split_by, split, chosen, read[instances_file], folder))
+                reports.append(
+                    _check_split(dataset, split_by, split, chosen, read[instances_file], folder, size_tolerance)
+                )
             except DataError as error:
                 errors.append(str(error))
     return RootReport(root=str(root), splits=tuple(reports), errors=tuple(errors))
@@ -117,71 +129,61 @@ def _absent_splits(dataset: str, split_by: str, names: Iterable[str]) -> list[st
 
 
 def _check_split(
-    dataset: str, split_by: str, split: str, refs: list[Record], instances: Instances, folder: PictureFolder
+    dataset: str,
+    split_by: str,
+    split: str,
+    refs: list[Record],
+    instances: Instances,
+    folder: PictureFolder,
+    size_tolerance: int,
 ) -> SplitReport:
     expressions = ExpressionList(dataset, split_by, split, lowercase=False)
     records = make_split(refs, instances, expressions, text="sent")
-    names = [picture.file_name for picture in records.pictures.values()]
-    without_mask, bad_masks = _check_masks(records)
+    pictures = list(records.pictures.values())
+    located = list(zip(pictures, folder.locate([picture.file_name for picture in pictures]), strict=True))
+    sized = [(path, picture.size) for picture, path in located if path is not None and picture.size is not None]
+    differences = size_differences([path for path, _ in sized], [size for _, size in sized], size_tolerance)
+    bad_boxes: list[str] = []
+    bad_masks: list[str] = []
+    lacking: set[RegionRecord] = set()
+    for picture in pictures:
+        objects = list(picture.objects.values())
+        bad_boxes += _faulty(objects, partial(_read_boxes, picture))
+        bad_masks += _faulty(objects, partial(_read_masks, picture, lacking))
+    referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}.values()
+    objects_of = [[records.pictures[r.image_id].objects[ann_id] for ann_id in r.ann_ids] for r in referents]
     return SplitReport(
         dataset=dataset,
         split_by=split_by,
         split=split,
         found=Counts(len(records.expressions), records.referents),
         known=published(dataset, split_by, split),
-        pictures=len(names),
-        missing_pictures=tuple(name for name, file in zip(names, folder.locate(names), strict=True) if file is None),
-        without_mask=without_mask,
-        bad_boxes=tuple(where for picture in records.pictures.values() for where in _bad_boxes(picture)),
+        pictures=len(pictures),
+        missing_pictures=tuple(picture.file_name for picture, path in located if path is None),
+        other_sizes=tuple(difference.message for difference in differences if not difference.tolerated),
+        without_mask=sum(not lacking.isdisjoint(objects) for objects in objects_of),
+        bad_boxes=tuple(bad_boxes),
         bad_masks=tuple(bad_masks),
     )
 
 
-def _bad_boxes(picture: PictureRecord) -> Iterator[str]:
-    """The places of invalid boxes: all at once where they are sound, one by one where they are not."""
-    objects = list(picture.objects.values())
-    if not _boxes_are_sound(objects, picture):
-        yield from (annotated.where for annotated in objects if not _boxes_are_sound([annotated], picture))
-
-
-def _boxes_are_sound(objects: list[RegionRecord], picture: PictureRecord) -> bool:
-    where = [annotated.where for annotated in objects]
+def _faulty(objects: list[RegionRecord], read: Callable[[list[RegionRecord]], object]) -> list[str]:
+    """The places of the objects that cannot be read: all at once where they are sound, else one by one."""
     try:
-        to_xyxy(read_xywh([o.bbox for o in objects], where), picture.width or 0, picture.height or 0, where)
+        read(objects)
     except DataError:
-        return False
-    return True
+        if len(objects) == 1:
+            return [objects[0].where]
+        return [place for annotated in objects for place in _faulty([annotated], read)]
+    return []
 
 
-def _check_masks(records: SplitRecords) -> tuple[int, list[str]]:
-    """How many referents lack a mask, and where masks are invalid: of all objects, since each is a region to choose."""
-    bad: list[str] = []
-    lacking: set[tuple[str, str]] = set()
-    for picture in records.pictures.values():
-        without, invalid = _masks_amiss(picture)
-        lacking |= {(picture.image_id, ann_id) for ann_id in without}
-        bad += invalid
-    referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}.values()
-    return sum(any((r.image_id, ann_id) in lacking for ann_id in r.ann_ids) for r in referents), bad
+def _read_boxes(picture: PictureRecord, objects: list[RegionRecord]) -> None:
+    where = [annotated.where for annotated in objects]
+    to_xyxy(read_xywh([o.bbox for o in objects], where), picture.width or 0, picture.height or 0, where)
 
 
-def _masks_amiss(picture: PictureRecord) -> tuple[list[str], list[str]]:
-    """The ids of objects whose mask is missing or has no pixel, and the places of invalid masks."""
-    objects, where = list(picture.objects.values()), [annotated.where for annotated in picture.objects.values()]
-    width, height = picture.width or 0, picture.height or 0
-    bad: list[str] = []
-    try:  # all at once where they are sound, one by one where they are not
-        masks = dict(zip(objects, encode_masks([o.segmentation for o in objects], width, height, where), strict=True))
-    except DataError:
-        masks = {}
-        for annotated in objects:
-            try:
-                masks[annotated] = encode_mask(annotated.segmentation, width, height, annotated.where)
-            except DataError:
-                bad.append(annotated.where)
-    without = [
-        ann_id
-        for ann_id, annotated in picture.objects.items()
-        if annotated in masks and ((mask := masks[annotated]) is None or is_empty(mask))
-    ]
-    return without, bad
+def _read_masks(picture: PictureRecord, lacking: set[RegionRecord], objects: list[RegionRecord]) -> None:
+    """Read the masks and add the objects to ``lacking`` that have none, or one without a pixel."""
+    masks = PictureMasks(picture.width or 0, picture.height or 0).of(objects)
+    lacking.update(o for o, mask in zip(objects, masks, strict=True) if mask is None or is_empty(mask))

@@ -1,12 +1,12 @@
-"""Annotations as JSON lines, in two forms that are told apart by their keys.
+"""Annotations as JSON lines, in two forms that are recognised by their keys.
 
 ReCLIP's, one line per referent (https://github.com/allenai/reclip); the picture's file is ``file_name`` without its
-last ``_field``, and ``anns`` are all annotated objects of the picture:
+last ``_field``, or with it where only that file exists, and ``anns`` are all annotated objects of the picture:
 
     {"file_name": "COCO_train2014_000000580957_4.jpg", "image_id": 580957, "ann_id": 1, "width": 640, "height": 428,
      "anns": [{"id": 1, "bbox": [468.3, 0.91, 171.7, 116.12]}], "sentences": [{"raw": "dish in top right corner"}]}
 
-Ours, one line per picture, for any other dataset; ``configs/expressions.schema.json`` describes it:
+bsap's own, one line per picture, for any other dataset; ``configs/expressions.schema.json`` describes it:
 
     {"picture": "kitchen/1.jpg", "width": 640, "height": 428,
      "objects": [{"id": "a", "bbox": [468.3, 0.91, 171.7, 116.12]}],
@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.datamodules.fields import Record
 from bsap.datamodules.files import json_records, read_bytes, sha256
+from bsap.datamodules.picture_names import is_coco_name
 from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
@@ -66,8 +67,8 @@ def read_jsonl(
         proposals = _embedded(lines)
     else:
         raise DataError(
-            f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor our "
-            "own (picture, width, height, objects, expressions); docs/data.md describes both."
+            f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor "
+            "bsap's own (picture, width, height, objects, expressions). docs/data.md describes both."
         )
     if not expressions.expressions:
         raise DataError(f"{file}: no line holds an expression.")
@@ -98,17 +99,17 @@ def _read_reclip(lines: Lines, expressions: ExpressionList, text: str) -> dict[s
 
 
 def _reclip_picture(line: Record) -> PictureRecord:
-    name = PurePosixPath(line.text("file_name"))
-    stem, underscore, _ = name.stem.rpartition("_")
-    if not underscore or not stem:
-        raise DataError(
-            f"{line.where}: the picture's file is 'file_name' without its last '_field', but {str(name)!r} has none."
-        )
+    given = line.text("file_name")
+    name = PurePosixPath(given)
+    without_field = name.stem.rpartition("_")[0]
+    # Other writers leave the field out: COCO's names show that, others only by the files that are there.
+    whole = is_coco_name(given) or not without_field
     sized = "width" in line or "height" in line
     return PictureRecord(
         where=line.where,
         image_id=line.identity("image_id"),
-        file_name=str(name.with_name(stem + name.suffix)),
+        file_name=given if whole else str(name.with_name(without_field + name.suffix)),
+        other_name=None if whole else given,
         width=line.size("width") if sized else None,
         height=line.size("height") if sized else None,
         objects=_objects(line, "anns"),

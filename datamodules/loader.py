@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from bsap.datamodules.batch import collate
-from bsap.datamodules.picture_files import load_picture
+from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.sampler import SceneSampler
 from bsap.datamodules.scene import Scene
 
@@ -39,7 +39,7 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
         scene = self.scenes[index]
         if index in self.unopened:
             return scene, torch.empty(3, 0, 0, dtype=torch.uint8)
-        return scene, load_picture(scene.path, scene.width, scene.height)
+        return scene, scene_picture(scene)
 
 
 class SceneLoader(DataLoader[Any]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import is_text, number, shown
-from bsap.datamodules.files import parse_json, read_bytes
+from bsap.datamodules.files import expanded, parse_json, read_bytes
 from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.picture_files import picture_size
 from bsap.datamodules.proposal_readers import region
@@ -38,7 +37,7 @@ class PictureDataModule(SceneDataModule):
 
     def __init__(self, picture: str, boxes: list[list[float]] | str, expressions: list[str]) -> None:
         super().__init__(batch_size=1, num_workers=0)
-        self.picture, self.boxes, self.expressions = Path(picture), boxes, list(expressions)
+        self.picture, self.boxes, self.expressions = expanded(picture), boxes, list(expressions)
         self.save_hyperparameters(logger=False)
 
     def setup(self, stage: str) -> None:
@@ -46,7 +45,9 @@ class PictureDataModule(SceneDataModule):
         if not self.picture.is_file():
             raise DataError(f"No picture at {self.picture}. Set `data.picture` to a picture file.")
         if not self.expressions or not all(isinstance(t, str) and t.strip() and is_text(t) for t in self.expressions):
-            raise DataError(f"`expressions` must be one or more sentences, none empty, but got {self.expressions!r}.")
+            raise DataError(
+                f"`expressions` must be one or more sentences, none empty, but got {shown(self.expressions)}."
+            )
         width, height = picture_size(self.picture)
         nothing = Referent(id="", ann_ids=(), boxes=np.zeros((0, 4), dtype=np.float32), masks=())
         prefix = f"picture/{self.picture.stem}/predict"
@@ -70,7 +71,7 @@ class PictureDataModule(SceneDataModule):
         name = "`boxes`"
         if isinstance(items, str):
             name = items
-            items = parse_json(read_bytes(Path(items), what="boxes", fix="Set `data.boxes` to a JSON file."), name)
+            items = parse_json(read_bytes(items, what="boxes", fix="Set `data.boxes` to a JSON file."), name)
         if not isinstance(items, list) or not items:
             raise DataError(f"{name}: expected a list of boxes [x1, y1, x2, y2], not empty, but got {shown(items)}.")
         regions = [_region(item, f"{name}, box {n}", width, height) for n, item in enumerate(items, start=1)]

@@ -43,6 +43,7 @@ class PictureRecord:
         width: W in pixels, None where the file does not say.
         height: H in pixels, None where the file does not say.
         objects: every annotated object, by annotation id.
+        other_name: what the file is called where there is none of that name.
     """
 
     where: str
@@ -51,6 +52,17 @@ class PictureRecord:
     width: int | None
     height: int | None
     objects: dict[str, RegionRecord]
+    other_name: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """W and H in pixels, None where the file does not say."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """The names under which the file may be found, the first that exists counts."""
+        return (self.file_name,) if self.other_name is None else (self.file_name, self.other_name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +136,7 @@ class ExpressionList:
         self._seen: set[str] = set()
 
     def add(self, key: str, text: str, referent: ReferentRecord, *, where: str, phrase: str | None = None) -> None:
-        """Append one expression; a key that was there before is an error."""
+        """Append one expression; raises a DataError for a key that is already there."""
         if key in self._seen:
             raise DataError(f"{where}: the expression id {key!r} occurs twice in {self.prefix}.")
         self._seen.add(key)

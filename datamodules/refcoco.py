@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from bsap.datamodules.assemble import LoadedSplit, build_split
 from bsap.datamodules.base import SceneDataModule
-from bsap.datamodules.files import paused_gc
+from bsap.datamodules.fields import shown
+from bsap.datamodules.files import below, expanded, paused_gc
 from bsap.datamodules.filters import Selection
 from bsap.datamodules.jsonl import read_jsonl
 from bsap.datamodules.picture_files import PictureFolder
@@ -19,7 +19,7 @@ from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.refer import read_refer
 from bsap.datamodules.scene import Scene
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_number, unknown
 
 
 class RefCOCODataModule(SceneDataModule):
@@ -49,6 +49,9 @@ class RefCOCODataModule(SceneDataModule):
         max_distractors: evaluate only referents with at most so many.
         masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
         batch_size: scenes per batch.
+        size_tolerance: how many pixels the width and the height of a picture may differ from the annotated ones. The
+            picture then loses or repeats columns at the right and rows at the bottom; see docs/data.md. 0 allows none.
+        allow_outside: whether annotations may name pictures outside the root, by absolute names or ``..``.
         num_workers: processes that decode pictures; None chooses by the cores at hand.
 
     Attributes:
@@ -71,12 +74,14 @@ class RefCOCODataModule(SceneDataModule):
         lowercase: bool = False,
         ids: list[str | int | float] | str | int | float | None = None,
         limit: int | None = None,
-        category: list[str] | str | None = None,
+        category: list[str | int | float] | str | int | float | None = None,
         min_words: int | None = None,
         max_words: int | None = None,
         min_distractors: int | None = None,
         max_distractors: int | None = None,
         masks: bool = True,
+        size_tolerance: int = 0,
+        allow_outside: bool = False,
         batch_size: int = 8,
         num_workers: int | None = None,
     ) -> None:
@@ -84,18 +89,20 @@ class RefCOCODataModule(SceneDataModule):
         self.proposals = proposal_config(proposals)
         if text not in ("sent", "raw"):
             raise unknown("wording of a sentence (`text`)", text, ("sent", "raw"))
+        check_number("data.size_tolerance", size_tolerance, whole=True)
         self.selection = Selection(
-            ids=ids_as_texts(ids),
+            ids=as_texts("ids", ids),
             limit=limit,
-            category=tuple(category) if isinstance(category, list) else category,
+            category=as_texts("category", category),
             min_words=min_words,
             max_words=max_words,
             min_distractors=min_distractors,
             max_distractors=max_distractors,
         )
-        self.root, self.dataset, self.split_by, self.split = Path(root), dataset, split_by, split
+        self.root, self.dataset, self.split_by, self.split = expanded(root), dataset, split_by, split
         self.annotations, self.images = annotations, images
         self.text, self.lowercase, self.masks = text, lowercase, masks
+        self.size_tolerance, self.allow_outside = size_tolerance, allow_outside
         self._loaded: LoadedSplit | None = None
         settings = {"proposals": dataclasses.asdict(self.proposals)}
         self.save_hyperparameters(ignore=["proposals"], logger=False)
@@ -105,13 +112,12 @@ class RefCOCODataModule(SceneDataModule):
         """One split's records, unfiltered and without proposals."""
         if not self.root.is_dir():
             raise DataError(
-                f"The data's root {self.root} is no folder. Set `data.root` to the folder that holds the annotations; "
-                "docs/data.md says where to get them."
+                f"The data's root {self.root} is not a folder. Set `data.root` to the folder that holds the "
+                "annotations; docs/data.md says where to get them."
             )
         if self.annotations is None:
             return read_refer(self.root, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
-        file = Path(self.annotations)
-        file = file if file.exists() else self.root / file
+        file = below(self.root, self.annotations)
         return read_jsonl(file, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
 
     def load(self, split: str) -> LoadedSplit:
@@ -119,8 +125,10 @@ class RefCOCODataModule(SceneDataModule):
         with paused_gc():
             records = self.read(split)
             source = ProposalSource(self.proposals, records, self.root, masks=self.masks)
-            folder = PictureFolder(self.root, self.images)
-            return build_split(records, self.selection, source, folder, masks=self.masks)
+            folder = PictureFolder(self.root, self.images, allow_outside=self.allow_outside)
+            return build_split(
+                records, self.selection, source, folder, masks=self.masks, size_tolerance=self.size_tolerance
+            )
 
     def load_split(self, split: str) -> list[Scene]:
         """The scenes of any split, by the same settings; changes nothing here."""
@@ -145,16 +153,26 @@ class RefCOCODataModule(SceneDataModule):
             )
 
 
-def ids_as_texts(value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
-    """The setting ``ids`` as texts; numbers with a point are refused, since YAML reads 1.10 as 1.1."""
+def as_texts(name: str, value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
+    """Ids or names as texts; numbers with a point are refused, because YAML reads 1.10 as 1.1.
+
+    Args:
+        name: the setting, for errors.
+        value: one value or several.
+
+    Raises:
+        ConfigError: for a value that is neither a text nor an integer.
+    """
     if value is None or isinstance(value, str):
         return value
     values = value if isinstance(value, (list, tuple)) else [value]
     for item in values:
         if isinstance(item, float):
             raise ConfigError(
-                f"`ids` holds the number {item}: YAML takes 1.10 for 1.1. Write ids with a point in quotes, '1.10'."
+                f"`{name}` holds the number {item}: YAML takes 1.10 for 1.1. Write it with its point in quotes, '1.10'."
             )
+        if not isinstance(item, (str, int)) or isinstance(item, bool):
+            raise ConfigError(f"`{name}` holds {shown(item)}, which is not a text. Write it in quotes.")
     return tuple(map(str, values))
 
 

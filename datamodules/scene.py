@@ -102,6 +102,7 @@ class Scene:
         proposals: the candidate regions.
         expressions: the selected expressions, in annotation order.
         texts: every expression about this picture in the unfiltered split, for the computed bank ``scene``.
+        size_tolerance: how many pixels the file's width and height may differ from the annotated ones.
     """
 
     image_id: str
@@ -111,6 +112,7 @@ class Scene:
     proposals: Proposals
     expressions: tuple[Expression, ...]
     texts: tuple[str, ...] = ()
+    size_tolerance: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class SplitSummary:
         regions: proposals of those pictures.
         selection: the filters that were given, empty when none were.
         proposals: source, file, SHA-256 of the file, filters and policy of the proposals.
+        pictures: the tolerance for the size of pictures; empty where none is allowed.
     """
 
     dataset: str
@@ -144,6 +147,7 @@ class SplitSummary:
     regions: int
     selection: dict[str, Any] = field(default_factory=dict)
     proposals: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(

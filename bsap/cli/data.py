@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bsap.cli.arguments import Arguments
+from bsap.errors import printable
 
 if TYPE_CHECKING:
     from bsap.datamodules.check import RootReport, SplitReport
@@ -22,18 +24,30 @@ UNSOUND = 1
 
 def run(argv: list[str]) -> int:
     """Print what is found against what is published."""
-    parser = Arguments(prog="bsap data", description="Look after a folder of annotations and pictures.")
+    parser = Arguments(prog="bsap data", description="Work with folders of annotations and pictures.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser(
         "check",
         help="compare a folder with what is published",
-        description="Read all REFER annotations under a root; compare the counts of every split with the published "
-        f"ones, look for missing pictures, masks and impossible boxes. Exit status {UNSOUND} if anything is amiss.",
+        description="Read all REFER annotations under a root. Compare the counts of every split with the published "
+        "ones and the sizes of all pictures with the annotated ones; list missing pictures, invalid boxes and invalid "
+        f"masks. The exit status is {UNSOUND} if there is any fault.",
     )
     check.add_argument("folder", nargs="?", type=Path, metavar="ROOT", help="the folder with refcoco/, images/ ...")
-    check.add_argument("--root", type=Path, help="the same, as bsap test spells it")
-    check.add_argument("--images", help="the folder of pictures where it is not ROOT/images/train2014")
-    check.add_argument("--format", choices=["table", "json"], default="table")
+    check.add_argument("--root", type=Path, help="the same folder, under the name that bsap test uses")
+    check.add_argument(
+        "--images", help="the folder of pictures; by default the usual places under ROOT, such as images/train2014"
+    )
+    check.add_argument(
+        "--size-tolerance",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="how much the width and height of a picture may differ from the annotated ones (default: 0)",
+    )
+    check.add_argument(
+        "--format", choices=["table", "json"], default="table", help="print a table or JSON (default: table)"
+    )
     options = parser.parse_args(argv[1:])
     root = options.root or options.folder
     if root is None:
@@ -43,7 +57,12 @@ def run(argv: list[str]) -> int:
 
     errors = Console(stderr=True)
     with errors.status("reading") as status:
-        report = check_root(root, images=options.images, progress=lambda name: status.update(f"reading {name}"))
+        report = check_root(
+            root,
+            images=options.images,
+            size_tolerance=options.size_tolerance,
+            progress=lambda name: status.update(f"reading {escape(printable(name))}"),
+        )
     if options.format == "json":
         splits = [
             {**asdict(split), "found": split.found._asdict(), "known": split.known and split.known._asdict()}
@@ -63,12 +82,12 @@ def _print(report: RootReport) -> None:
     for split in report.splits:
         known = split.known
         table.add_row(
-            f"{split.dataset} {split.split_by} {split.split}",
+            escape(printable(f"{split.dataset} {split.split_by} {split.split}")),
             _of(split.found.expressions, None if known is None else known.expressions),
             _of(split.found.referents, None if known is None else known.referents),
             _of(split.pictures - len(split.missing_pictures), split.pictures),
             str(split.without_mask),
-            "ok" if split.ok else "[red]amiss[/red]",
+            "ok" if split.ok else "[red]faulty[/red]",
         )
     if report.splits:
         console.print(table)
@@ -76,9 +95,11 @@ def _print(report: RootReport) -> None:
         for line in _complaints(split):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     for error in report.errors:
-        console.print(error, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(error), highlight=False, markup=False, soft_wrap=True)
     console.print(
-        "Complete and sound." if report.ok else "Not complete: see above; docs/data.md says where to get what."
+        "Complete and sound."
+        if report.ok
+        else "Not complete or faulty: see above. docs/data.md says where to get the files."
     )
 
 
@@ -91,9 +112,11 @@ def _complaints(split: SplitReport) -> list[str]:
     lines = []
     for what, places in (
         ("pictures are missing", split.missing_pictures),
+        ("pictures are not what the annotations say", split.other_sizes),
         ("boxes are invalid or reach beyond their picture", split.bad_boxes),
         ("masks are invalid", split.bad_masks),
     ):
         if places:
-            lines.append(f"{name}: {len(places)} {what}, first {', '.join(places[:3])}")
+            lines.append(f"{name}: {len(places)} {what}:")
+            lines += [f"  {printable(place)}" for place in places]
     return lines

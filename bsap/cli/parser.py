@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, set_loader  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,7 +20,8 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from bsap.cli.arguments import FAILED, complain, unrecognized
 from bsap.cli.progress import LineProgress
-from bsap.errors import ConfigError, unknown
+from bsap.datamodules.files import parse_yaml
+from bsap.errors import ConfigError, DataError, unknown
 from bsap.runs.settings import RunConfig
 
 HELP = {
@@ -61,6 +62,16 @@ def shipped(argv: Sequence[str]) -> list[str]:
             tail = str(Path(tail).expanduser())
         replaced.append(head + sign + tail)
     return replaced
+
+
+def load_yaml(text: str) -> Any:
+    """YAML of a file or an argument, in which only decimal numbers are numbers: the id 00011 stays what it is.
+
+    As in jsonargparse's own loader, ``{name}`` and ``name:`` alone are texts.
+    """
+    value = parse_yaml(text, "configuration")
+    bare = isinstance(value, dict) and value and all(item is None for item in value.values())
+    return text if bare and text.strip()[-1] in ":}" else value
 
 
 def progress() -> Callback:
@@ -225,6 +236,7 @@ class CommandLine(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser before anything is added."""
+        set_loader("yaml", load_yaml, exceptions=(DataError,))
         parser = CommandParser(**kwargs)
         parser.trainer = self._trainer_options
         parser.add_argument(

@@ -86,7 +86,7 @@ def pictures_of(splits: Iterable[SplitRecords], folder: PictureFolder) -> list[P
     splits = list(splits)
     records = {image_id: picture for split in splits for image_id, picture in split.pictures.items()}
     paths = folder.find(
-        [record.file_name for record in records.values()], dataset=next((split.dataset for split in splits), "")
+        [record.file_names for record in records.values()], dataset=next((split.dataset for split in splits), "")
     )
     pictures = []
     for (image_id, record), path in zip(records.items(), paths, strict=True):

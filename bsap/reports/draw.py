@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from bsap.datamodules.picture_files import load_picture
+from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
@@ -90,7 +90,7 @@ def draw_choices(run: ShownRun, record: Record, *, title: str | None = None, wid
         if (hit := run.hit(record, name)) is not None:
             hits[label] = hit
     return draw_scene(
-        _image(load_picture(scene.path, scene.width, scene.height)),
+        _image(scene_picture(scene)),
         boxes=scene.proposals.boxes,
         referent=record["referent"]["boxes"] or None,
         choices=choices,
@@ -113,7 +113,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     For segmentation a last column shows where the region's mask and the referent's agree.
     """
     scene, expression = run.scene(record)
-    picture = load_picture(scene.path, scene.width, scene.height)
+    picture = scene_picture(scene)
     marks: dict[int, list[Mark]] = {}
     for n, (name, row) in enumerate(record["scorers"].items()):
         if row["region"] is not None:

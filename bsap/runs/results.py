@@ -72,7 +72,7 @@ def counts(records: Sequence[Record], summary: SplitSummary) -> Counts:
 
 def protocol(module: Evaluated, summary: SplitSummary) -> Protocol:
     """How the numbers were made."""
-    fixed = {
+    fixed: dict[str, Any] = {
         "dataset": summary.dataset,
         "split_by": summary.split_by,
         "split": summary.split,
@@ -80,6 +80,8 @@ def protocol(module: Evaluated, summary: SplitSummary) -> Protocol:
         "hit": "IoU > 0.5" if module.settings["strict"] else "IoU >= 0.5",
         "bank": bank_info(module),
     }
+    if summary.pictures:
+        fixed["pictures"] = summary.pictures
     rest = {key: value for key, value in module.settings.items() if key not in ("bank", *SPEED_SETTINGS)}
     return cast(Protocol, fixed | rest)
 

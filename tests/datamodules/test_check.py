@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bsap.datamodules.check import check_root
 from bsap.datamodules.counts import PUBLISHED, Counts, published
 
@@ -62,6 +64,21 @@ def test_masks_of_objects_that_nobody_means_are_checked(
     bad = [[where.rsplit(", ", 1)[1] for where in split.bad_masks] for split in report.splits]
     assert bad == [["annotation 4"], ["annotation 4"]], "nobody means it in val"
     assert not report.ok
+
+
+def test_sizes_of_all_pictures(content: dict[str, Any], write_root: Callable[..., Path]) -> None:
+    root = write_root(content)
+    pictures = root / "images" / "train2014"
+    for n, (name, size) in enumerate({"p_8.png": (41, 30), "p_9.png": (40, 32)}.items(), start=1):
+        Image.new("RGB", size).save(pictures / name)
+        report = check_root(root)
+        assert len(report.splits[0].other_sizes) == n, "all of them"
+        assert not report.ok
+    assert "has 41 x 30 pixels, but its annotations are for 40 x 30" in report.splits[0].other_sizes[0]
+    assert [len(split.other_sizes) for split in check_root(root, size_tolerance=1).splits] == [1, 1]
+    assert check_root(root, size_tolerance=2).ok
+    (pictures / "p_8.png").write_bytes(b"<html>")
+    assert "Cannot read the picture" in check_root(root, size_tolerance=2).splits[0].other_sizes[0]
 
 
 def test_known_counts_and_absent_splits(content: dict[str, Any], write_root: Callable[..., Path]) -> None:

@@ -103,7 +103,7 @@ def changed(line: dict[str, Any], path: list[Any], value: object) -> dict[str, A
 
 
 MALFORMED_RECLIP: list[tuple[list[Any], object, str]] = [
-    (["file_name"], "plain.jpg", "line 2: .*without its last '_field'"),
+    (["file_name"], "plain.jpg", "line 2: the picture 7 has another file or size"),
     (["file_name"], "other_1.jpg", "line 2: the picture 7 has another file or size in .*line 1"),
     (["width"], 41, "line 2: the picture 7 has another file or size"),
     (["width"], KeyError, "line 2: the field 'width' is missing"),
@@ -257,3 +257,26 @@ def test_the_documented_example_is_valid(tmp_path: Path) -> None:
     for source in ("ground_truth", "detections"):
         proposals = ProposalSource(ProposalConfig(source), records, tmp_path).of(picture, PictureMasks(640, 428))  # type: ignore[arg-type]
         assert len(proposals) == 2
+
+
+def test_reclip_lines_without_a_field(tmp_path: Path) -> None:
+    """COCO's own names and names without an underscore are whole; of others both are tried."""
+    names = {
+        "COCO_train2014_000000000007_4.jpg": ("COCO_train2014_000000000007.jpg", "COCO_train2014_000000000007_4.jpg"),
+        "COCO_train2014_000000000007.jpg": ("COCO_train2014_000000000007.jpg",),
+        "000000000007.jpg": ("000000000007.jpg",),
+        "plain.jpg": ("plain.jpg",),
+        "kitchen_7.jpg": ("kitchen.jpg", "kitchen_7.jpg"),
+    }
+    for name, expected in names.items():
+        line = {**RECLIP[0], "file_name": name}
+        records = read_jsonl(write(tmp_path, line), "refcoco", None, "val")
+        assert [picture.file_names for picture in records.pictures.values()] == [expected]
+
+
+def test_an_array_of_lines(tmp_path: Path) -> None:
+    lines = read_jsonl(write(tmp_path, OWN), "kitchens", None, "val")
+    file = tmp_path / "array.json"
+    file.write_text(json.dumps([OWN], indent=1), encoding="utf-8-sig")
+    array = read_jsonl(file, "kitchens", None, "val")
+    assert [(e.id, e.text) for e in array.expressions] == [(e.id, e.text) for e in lines.expressions]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from bsap.datamodules.loader import SceneDataset, scene_loader, sensible_workers
-from bsap.datamodules.picture_files import PictureError, PictureFolder, load_picture, picture_size
+from bsap.datamodules.picture_files import PictureError, PictureFolder, load_picture, picture_size, size_differences
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import DataError
 
@@ -104,7 +104,7 @@ def test_folders(tmp_path: Path) -> None:
             folder.find(["c.jpg"], dataset=dataset)
         assert ("zips/train2014" in str(caught.value)) == advised, "other datasets have pictures of their own"
     with pytest.raises(DataError, match=r"2 of 2 pictures are missing.* expected in .*images/train2014 or .*mscoco"):
-        folder.find(["x.jpg", "../../\0.jpg"])
+        folder.find(["x.jpg", "deep/\0.jpg"])
     own = tmp_path / "own" / "deep"
     own.mkdir(parents=True)
     (own / "a.jpg").touch()
@@ -112,6 +112,90 @@ def test_folders(tmp_path: Path) -> None:
     assert PictureFolder(Path("elsewhere"), str(own)).find(["a.jpg"]) == [own / "a.jpg"]
     with pytest.raises(DataError, match=r"expected in .*own"):
         PictureFolder(tmp_path, "own").find(["a.jpg"])
+
+
+def test_coco_pictures_by_their_other_names(tmp_path: Path) -> None:
+    """The 2017 release names pictures by number alone and spreads those of train2014 over two folders."""
+    names = [f"COCO_train2014_{n:012d}.jpg" for n in (7, 8, 9)]
+    files = [tmp_path / "images" / folder / f"{n:012d}.jpg" for folder, n in (("train2017", 7), ("val2017", 8))]
+    for file in (*files, tmp_path / "images" / "val2017" / "kitchen.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert PictureFolder(tmp_path).locate([*names, "kitchen.jpg"]) == [*files, None, None]
+    first = tmp_path / "images" / "train2014" / names[0]
+    first.parent.mkdir()
+    first.touch()
+    assert PictureFolder(tmp_path).locate(names) == [first, files[1], None]
+    assert PictureFolder(tmp_path).locate([("gone.jpg", names[0])]) == [first], "the first name that exists"
+
+
+def test_names_outside_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "images" / "a").mkdir(parents=True)
+    (root / "inside.jpg").touch()
+    (tmp_path / "secret.jpg").touch()
+    for name in ("../../secret.jpg", str(tmp_path / "secret.jpg"), "a/../../../secret.jpg"):
+        with pytest.raises(DataError, match=r"leads out of .*images.*`data\.allow_outside`"):
+            PictureFolder(root, str(root / "images")).find([name])
+    assert PictureFolder(root, "images").find(["../inside.jpg"]) == [root / "images" / "../inside.jpg"]
+    allowed = PictureFolder(root, "images", allow_outside=True)
+    assert allowed.find([str(tmp_path / "secret.jpg")]) == [tmp_path / "secret.jpg"]
+
+
+@pytest.mark.parametrize("name", ["x.avif", "x.blp", "x.dds", "x.eps", "x.ico", "x.icns", "x.tga", "x.pcx"])
+def test_formats_that_are_not_read(tmp_path: Path, rgb: np.ndarray, name: str) -> None:
+    """Decoders of rare formats are not reached, whatever the file is called."""
+    for saved_as in (tmp_path / name, tmp_path / "x.png"):
+        try:
+            Image.fromarray(rgb).convert("P" if name == "x.blp" else "RGB").save(saved_as, format=name[2:].upper())
+        except (KeyError, OSError, ValueError):
+            pytest.skip("this Pillow does not write the format")
+        with pytest.raises(PictureError, match=r"must be one of JPEG"):
+            load_picture(saved_as, W, H)
+
+
+def test_pipes_devices_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):
+        with pytest.raises(PictureError, match="it is a folder, a pipe or a device"):
+            load_picture(path, W, H)
+        with pytest.raises(PictureError, match="it is a folder, a pipe or a device"):
+            picture_size(path)
+
+
+@pytest.mark.parametrize("wider", [-2, -1, 0, 1, 2])
+@pytest.mark.parametrize("higher", [-2, -1, 0, 1, 2])
+def test_a_size_within_the_tolerance(tmp_path: Path, rgb: np.ndarray, wider: int, higher: int) -> None:
+    """The upper left corner stays where it is: the rest is cut, or the last column and row are repeated."""
+    Image.fromarray(rgb).save(tmp_path / "x.png")
+    width, height = W + wider, H + higher
+    expected = np.zeros((height, width, 3), dtype=np.uint8)
+    for y in range(height):
+        for x in range(width):
+            expected[y, x] = rgb[min(y, H - 1), min(x, W - 1)]
+    loaded = load_picture(tmp_path / "x.png", width, height, 2)
+    np.testing.assert_array_equal(loaded.permute(1, 2, 0).numpy(), expected)
+    differences = size_differences([tmp_path / "x.png"], [(width, height)], 1)
+    most = max(abs(wider), abs(higher))
+    assert [difference.tolerated for difference in differences] == ([most <= 1] if most else [])
+    if most:
+        assert f"has {W} x {H} pixels, but its annotations are for {width} x {height}" in differences[0].message
+        with pytest.raises(PictureError, match="but its annotations are for"):
+            load_picture(tmp_path / "x.png", width, height, most - 1)
+
+
+def test_sizes_from_headers(tmp_path: Path, rgb: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(rgb).save(tmp_path / "plain.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "plain.png").read_bytes()[:12])
+    names = ["turned.png", "turned.png", "plain.png", "plain.png", "cut.png", "gone.png"]
+    sizes = [(W, H), (H, W), (W, H), (H, W), (W, H), (W, H)]
+    differences = size_differences([tmp_path / name for name in names], sizes, 1)
+    assert [difference.tolerated for difference in differences] == [False, False, False]
+    for name, difference in zip(("plain.png", "cut.png", "gone.png"), differences, strict=True):
+        assert name in difference.message
 
 
 def test_a_workers_error_keeps_its_one_line(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_selection_of_what_the_file_lacks(root: Path, empty: str, proposals: i
 
 
 def test_missing_parts_are_named_at_setup(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere is no folder. Set `data.root`.*docs/data\.md"):
+    with pytest.raises(DataError, match=r"nowhere is not a folder. Set `data.root`.*docs/data\.md"):
         make(tmp_path / "nowhere")
     (root / "images/train2014/p_8.png").unlink()
     with pytest.raises(DataError, match=r"1 of 3 pictures are missing, first p_8\.png; expected in .*data\.images"):
@@ -373,3 +373,48 @@ def test_a_referent_of_a_mask_without_a_pixel_needs_a_box(root: Path) -> None:
     (root / "own.jsonl").write_text(json.dumps(line))
     with pytest.raises(DataError, match=r"line 1, objects 1: the mask has no pixel.* 'bbox'"):
         make(root, ProposalConfig("detections"), annotations="own.jsonl")
+
+
+def test_sizes_are_checked_before_the_first_batch(root: Path) -> None:
+    """All pictures that differ are named at once; within the tolerance the run goes on, and says so."""
+    pictures = root / "images" / "train2014"
+    for name, size in {"p_8.png": (41, 30), "p_9.png": (40, 31)}.items():
+        Image.new("RGB", size).save(pictures / name)
+    with pytest.raises(DataError, match=r"2 of 3 pictures are not what the annotations say") as caught:
+        make(root).test_dataloader()
+    message = str(caught.value)
+    assert "p_8.png has 41 x 30 pixels" in message
+    assert "p_9.png has 40 x 31 pixels" in message
+    assert "`data.size_tolerance`" in message
+    make(root, ids=["100"]).test_dataloader()  # only the selection's pictures are looked at
+    stored = make(root)
+    stored.leave_unopened(lambda scene: scene.path.name != "p_7.png")
+    stored.test_dataloader()  # and of them those that will be opened
+    assert stored.summary.pictures == {}
+    data = make(root, size_tolerance=1)
+    assert data.summary.pictures == {"size_tolerance": 1}
+    sizes = [tuple(picture.shape) for batch in data.test_dataloader() for picture in batch.pictures]
+    assert sizes == [(3, 30, 40)] * 3
+    with pytest.raises(ConfigError, match=r"`data\.size_tolerance` must be a whole number of at least 0"):
+        make(root, size_tolerance=-1)
+
+
+def test_pictures_outside_the_root_need_leave(
+    content: dict[str, Any], write_root: Callable[..., Path], tmp_path: Path
+) -> None:
+    for image in content["instances"]["images"]:
+        image["file_name"] = f"../../../away/{image['file_name']}"
+    root = write_root(content)
+    (root / "images" / "train2014").rename(tmp_path / "away")
+    (root / "images" / "train2014").mkdir()
+    with pytest.raises(DataError, match=r"leads out of"):
+        make(root)
+    assert len(make(root, allow_outside=True).scenes) == 3
+
+
+def test_the_home_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    (root / "dets.json").write_text(json.dumps({str(n): [[2, 3, 4, 7]] for n in (7, 8, 9)}))
+    proposals = {"source": "detections", "path": f"~/{root.name}/dets.json"}
+    data = make(Path("~") / root.name, proposals, images=f"~/{root.name}/images/train2014")
+    assert facts(data.scenes) == facts(make(root, {**proposals, "path": "dets.json"}).scenes)

@@ -226,7 +226,7 @@ def test_missing_features_say_how_to_store_them(
     assert "10 of 10 train pictures are not stored for model 'demo'" in message
     assert "Add `--model.features pictures`" in message
     assert fit("--model.features", "pictures", **given, name="encode") == 0
-    monkeypatch.setattr("bsap.datamodules.batch.load_picture", None)
+    monkeypatch.setattr("bsap.datamodules.batch.scene_picture", None)
     assert fit(**given) == 0
 
 

@@ -86,7 +86,7 @@ def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pyt
 
 
 def test_a_second_run_opens_no_picture(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bsap.datamodules.loader.load_picture", lambda *a, **k: pytest.fail("a picture was opened"))
+    monkeypatch.setattr("bsap.datamodules.loader.scene_picture", lambda *a, **k: pytest.fail("a picture was opened"))
     flags = ["--run.root", str(tmp_path), "--model.store", str(stored.parent / "features"), "--run.name", "again"]
     assert main(["test", "-c", str(stored / "config.yaml"), *flags]) == 0
     assert results(tmp_path / "again") == results(stored)
