@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,13 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs real data: set BSAP_TEST_DATA to its folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """From a family of transformers' models to the folder of a tiny one, made once."""
+    pytest.importorskip("transformers")
+    from support.tiny_models import save
+
+    root = tmp_path_factory.mktemp("tiny")
+    return functools.cache(lambda family: save(family, root / family))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import sys
 import tarfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def build(located: Located, *, seed: int = 0) -> Any:
     """
     import open_clip
 
-    with torch.random.fork_rng(devices=[]), _quiet(), TemporaryDirectory() as folder:
+    with torch.random.fork_rng(devices=[]), quiet_loading(), TemporaryDirectory() as folder:
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(
@@ -89,11 +90,25 @@ def _load(model: nn.Module, located: Located, file: Path) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"Weights {file} do not fit model {located.label!r}: {reason[:400]}") from error
+    check_finite_weights(model, file, located.label)
+
+
+def check_finite_weights(model: nn.Module, file: Path | None, label: str) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Args:
+        model: with its weights loaded.
+        file: where they came from.
+        label: the model's name.
+
+    Raises:
+        ModelError: a weight is not finite.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(
-                f"Weights {file} of model {located.label!r} hold numbers that are not finite, first in {name}; fetch "
-                "the file again, or train without overflows."
+                f"Weights {file} of model {label!r} hold numbers that are not finite, first in {name}; fetch the file "
+                "again, or train without overflows."
             )
 
 
@@ -213,7 +228,7 @@ def make_tokenizer(located: Located) -> Any:
     options["trust_remote_code"] = False  # otherwise `transformers` asks on the terminal
     try:
         if Path(located.tokenizer).is_dir():
-            _check_tokenizer(Path(located.tokenizer))
+            check_tokenizer_files(Path(located.tokenizer))
         return HFTokenizer(located.tokenizer, local_files_only=True, **options)
     except ModelError:
         raise
@@ -230,7 +245,12 @@ def make_tokenizer(located: Located) -> Any:
         raise ModelError(f"Tokenizer {located.tokenizer} of model {located.label!r}: {error}") from error
 
 
-def _check_tokenizer(folder: Path) -> None:
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuse a tokenizer that names Python code to run.
+
+    Raises:
+        ModelError: a JSON file of the folder has the key ``auto_map``.
+    """
     for name in ("tokenizer_config.json", "config.json"):
         path = folder / name
         if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
@@ -267,11 +287,13 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
+    """Within the context, the libraries log no advice on what is checked here anyway."""
     # open_clip logs "initialized randomly" on the root logger before our own strict loading, and the first message on
     # an unconfigured root logger installs a handler for the whole program.
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    shown = _hide_progress()
     try:
         with warnings.catch_warnings():
             # OpenAI's weights come as TorchScript archives, whatever becomes of the rest of TorchScript.
@@ -279,3 +301,14 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+        if shown:
+            sys.modules["transformers"].utils.logging.enable_progress_bar()
+
+
+def _hide_progress() -> bool:
+    """Hide the bars of `transformers`, where it is imported at all; whether they were shown."""
+    library = sys.modules.get("transformers")
+    shown = library is not None and bool(library.utils.logging.is_progress_bar_enabled())
+    if library is not None and shown:
+        library.utils.logging.disable_progress_bar()
+    return shown

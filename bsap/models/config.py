@@ -7,10 +7,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bsap.errors import BSAPError, ConfigError, unknown
+from bsap.errors import BSAPError, ConfigError, check_number, unknown
+
+PREFIXES = ("local-dir:", "hf-hub:", "hf:")
+"""What a model's name may start with that is not an architecture of open_clip."""
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """Modes of torch.compile."""
+
+MODES = ("itc", "itm")
+"""Ways to run BLIP: comparing features, or scoring pairs."""
 
 _PREPROCESS = ("mean", "std", "interpolation")
 _SETTINGS: tuple[tuple[str, Any, str], ...] = (
@@ -20,6 +26,8 @@ _SETTINGS: tuple[tuple[str, Any, str], ...] = (
     ("quickgelu", bool | None, "true or false"),
     ("preprocess", Mapping | None, f"a mapping of {', '.join(_PREPROCESS)}"),
     ("label", str | None, "text"),
+    ("mode", str | None, "itc or itm"),
+    ("tau", float | int | None, "a number"),
     ("channels_last", bool, "true or false"),
     ("compile", bool | str, f"true, false, or one of {', '.join(COMPILE_MODES)}"),
 )
@@ -32,13 +40,17 @@ class EncoderConfig:
 
     Args:
         name: an open_clip architecture (``ViT-B-32-quickgelu``), ``hf-hub:ORGANISATION/REPOSITORY``,
-            ``local-dir:FOLDER`` with ``open_clip_config.json`` and weights, or ``demo``, the model in this package.
+            ``local-dir:FOLDER`` with ``open_clip_config.json`` and weights, a model of `transformers`
+            (``hf:ORGANISATION/REPOSITORY`` or ``hf:/FOLDER``), or ``demo``, the model in this package.
         pretrained: a published tag (``openai``) or a weight file, for architectures only.
         random_init: seeded random weights, for benchmarks.
         quickgelu: whether a weight file was trained with QuickGELU; needed only where that cannot be known.
         preprocess: ``mean`` and ``std`` (of red, green, blue, in 0..1) or ``interpolation`` (``bicubic`` or
             ``bilinear``) instead of the model's own.
         label: name in results instead of one made of model and weights.
+        mode: for BLIP only: ``itc`` compares features, ``itm`` scores each pair of region and text by cross-attention,
+            which is much slower.
+        tau: the factor of the cosines, for models without a learned temperature only, such as BLIP's ``itc``.
         channels_last: memory layout that convolutional towers are faster with on GPUs.
         compile: compile the image tower, True or a mode of torch.compile: ``reduce-overhead`` records CUDA graphs.
 
@@ -53,6 +65,8 @@ class EncoderConfig:
     quickgelu: bool | None = None
     preprocess: dict[str, Any] | None = None
     label: str | None = None
+    mode: str | None = None
+    tau: float | None = None
     channels_last: bool = False
     compile: bool | str = False
 
@@ -65,21 +79,27 @@ class EncoderConfig:
             if key not in _PREPROCESS:
                 raise unknown("key of `preprocess`", key, _PREPROCESS)
         check_preprocess(self.preprocess or {}, f"`preprocess` of model {self.name!r}", ConfigError)
+        if self.mode is not None and self.mode not in MODES:
+            raise unknown("mode of a model", self.mode, MODES)
+        if self.tau is not None:
+            check_number(f"tau of model {self.name!r}", self.tau, above=True)
         if isinstance(self.compile, str) and self.compile not in COMPILE_MODES:
             raise unknown("mode of `compile`", self.compile, COMPILE_MODES)
 
     @classmethod
     def of(cls, value: EncoderConfig | Mapping[str, Any] | str) -> EncoderConfig:
-        """A configuration from itself, a mapping of its fields, or just a name.
+        """A configuration from itself, a mapping of its fields, or a text: ``NAME`` or ``NAME:PRETRAINED``.
 
         Example:
+            >>> EncoderConfig.of("ViT-B-32-quickgelu:openai").name
+            'ViT-B-32-quickgelu'
             >>> EncoderConfig.of({"name": "ViT-B-32-quickgelu", "pretrained": "openai"}).pretrained
             'openai'
         """
         if isinstance(value, EncoderConfig):
             return value
         if isinstance(value, str):
-            return cls(value)
+            return cls(value) if value.startswith(PREFIXES) or ":" not in value else cls(*value.split(":", 1))
         if not isinstance(value, Mapping):
             raise ConfigError(f"A model is a name, or a mapping of `name` and other settings, but not {value!r}.")
         known = [f.name for f in fields(cls)]

@@ -11,9 +11,13 @@ from urllib.parse import urlsplit
 from bsap.errors import ModelError
 
 _TIMEOUT = 5.0  # seconds for a connection that an evaluation will otherwise wait for in vain
+_OPEN_CLIP = (
+    "Either name a folder, `name: local-dir:FOLDER` (open_clip_config.json, open_clip_model.safetensors and, for "
+    "tokenizers other than CLIP's, the tokenizer's files), or name a weight file, `pretrained: FILE`."
+)
 
 
-def hub_file(repo: str, names: Sequence[str], *, model: str) -> Path:
+def hub_file(repo: str, names: Sequence[str], *, model: str, fix: str = "") -> Path:
     """The first of several files that a repository has.
 
     Cached files are taken without asking the hub: the same run gives the same weights with and without a network.
@@ -22,6 +26,7 @@ def hub_file(repo: str, names: Sequence[str], *, model: str) -> Path:
         repo: ``organisation/repository``.
         names: file names, the most wanted first.
         model: how errors call the model.
+        fix: how to name the model without a network; "" is the advice for models of open_clip.
 
     Raises:
         ModelError: no network, no such repository or no such file.
@@ -37,12 +42,12 @@ def hub_file(repo: str, names: Sequence[str], *, model: str) -> Path:
         except HFValidationError as error:
             raise ModelError(f"Model {model!r}: {error}") from error
     if not reachable():
-        raise offline(model, f"{repo}/{names[0]}")
+        raise offline(model, f"{repo}/{names[0]}", fix=fix or _OPEN_CLIP)
     for name in names:
         try:
             return Path(hf_hub_download(repo, name, etag_timeout=_TIMEOUT))
         except LocalEntryNotFoundError as error:
-            raise offline(model, f"{repo}/{name}") from error
+            raise offline(model, f"{repo}/{name}", fix=fix or _OPEN_CLIP) from error
         except EntryNotFoundError:
             continue
         except Exception as error:  # the hub's client raises types of its HTTP library, which it has changed before
@@ -67,10 +72,14 @@ def reachable() -> bool:
         return False
 
 
-def offline(model: str, wanted: str) -> ModelError:
-    """The error for files that are neither cached nor reachable, with the two ways that need no network."""
+def offline(model: str, wanted: str, *, fix: str = _OPEN_CLIP) -> ModelError:
+    """The error for files that are neither cached nor reachable.
+
+    Args:
+        model: the model's name.
+        wanted: the file.
+        fix: how to name the model without a network.
+    """
     return ModelError(
-        f"Model {model!r}: {wanted} is not cached and the Hugging Face hub cannot be reached. Without a network, "
-        "either name a folder, `name: local-dir:FOLDER` (open_clip_config.json, open_clip_model.safetensors and, for "
-        "tokenizers other than CLIP's, the tokenizer's files), or name a weight file, `pretrained: FILE`."
+        f"Model {model!r}: {wanted} is not cached and the Hugging Face hub cannot be reached. Without a network: {fix}"
     )

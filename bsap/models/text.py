@@ -45,8 +45,7 @@ class TextTower:
         Args:
             tokens: (N, L) token ids.
         """
-        embeddings: Tensor = self.module.token_embedding(tokens)  # type: ignore[operator]
-        return embeddings
+        return cast("Tensor", cast("nn.Module", self.module.token_embedding)(tokens))
 
     def positions(self, tokens: Tensor) -> Tensor:
         """(N,) the position whose output is a sentence's feature.

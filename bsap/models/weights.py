@@ -53,6 +53,13 @@ def locate(config: EncoderConfig) -> Located:
         raise ConfigError(f"Model {name!r}: `random_init: true` and `pretrained` exclude each other; drop one of them.")
     if name == "demo":
         name = f"{LOCAL}{Path(__file__).parents[1] / 'demo' / 'model'}"
+    if name.startswith("hf:"):
+        raise ConfigError(
+            f"Model {name!r} is in the format of transformers, and this needs a model of open_clip: an architecture "
+            f"with `pretrained`, `{HUB}NAME` or `{LOCAL}FOLDER`."
+        )
+    if config.mode is not None or config.tau is not None:
+        raise ConfigError(f"`mode` and `tau` are settings of BLIP only; remove them from model {name!r}.")
     if not name.startswith((LOCAL, HUB)):
         return _named(config)
     if config.pretrained:

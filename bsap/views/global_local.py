@@ -288,7 +288,7 @@ def masked_blocks(encoder: ImageEncoder, block: int) -> Sequence[nn.Module]:
     """
     from open_clip.transformer import VisionTransformer
 
-    visual: Any = encoder.model.visual
+    visual: Any = getattr(encoder.model, "visual", None)
     standard = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
     if not standard or visual.output_tokens:
         raise ModelError(

@@ -689,7 +689,7 @@ def test_the_code_of_a_tokenizer_is_refused_by_transformers_too(
     name = unwatched(
         lambda: with_tokenizer(tmp_path / "hostile", tokenizer={"auto_map": AUTO, "tokenizer_class": "Evil"})
     )
-    monkeypatch.setattr(checkpoint, "_check_tokenizer", lambda folder: None)
+    monkeypatch.setattr(checkpoint, "check_tokenizer_files", lambda folder: None)
     located = locate(EncoderConfig(name))
     with pytest.raises(ModelError, match=r"Tokenizer files in .* cannot be read"):
         checkpoint.make_tokenizer(located)

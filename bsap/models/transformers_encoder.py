@@ -1,0 +1,384 @@
+"""CLIP-like models of `transformers`: CLIP, SigLIP, SigLIP 2, MetaCLIP 2, ALIGN, BLIP, and others with features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from bsap.errors import ModelError
+from bsap.models.config import EncoderConfig
+from bsap.models.interface import DualEncoder, PairScorer, Parts, VisionLanguageModel, check_tau
+from bsap.models.transformers_families import OTHER, Family, family_of
+from bsap.models.transformers_files import ModelFolder, build_model, load_image_processor, load_tokenizer
+
+_PROBE = 64  # pixels of the pictures that a processor is measured with
+_GREYS = (0, 255, 128)
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+_ENDLESS = 1 << 20  # tokenizers without a limit state an absurd one
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model's own processor does to a picture, measured by running it.
+
+    Attributes:
+        size: (h, w) of its output.
+        mean: that it subtracts, in 0..1.
+        std: that it divides by.
+        interpolation: ``bicubic`` or ``bilinear``.
+        patches: whether it returns patches, as SigLIP 2 NaFlex does.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    patches: bool
+
+
+def measure(processor: Any, label: str) -> Preprocessing:
+    """Run a processor on grey pictures, from which its size, mean and standard deviation follow.
+
+    Args:
+        processor: an image processor of `transformers`.
+        label: the model's name, for messages.
+
+    Raises:
+        ModelError: the processor fails, or does anything else to colours than a mean and a standard deviation.
+    """
+    outputs = []
+    for grey in _GREYS:
+        picture = Image.fromarray(np.full((_PROBE, _PROBE, 3), grey, np.uint8))
+        try:
+            found = processor(images=picture, return_tensors="pt")
+            pixels = found["pixel_values"].double()
+        except Exception as error:  # processors raise what they like
+            raise ModelError(
+                f"The preprocessing of model {label!r} fails: {' '.join(str(error).split())[:300]}. Correct its "
+                "preprocessor_config.json, which must state the size of the pictures."
+            ) from error
+        outputs.append(pixels)
+    patches = "spatial_shapes" in found
+    if patches:
+        side = round((outputs[0].shape[-1] // 3) ** 0.5)
+        height, width = (side * int(n) for n in found["spatial_shapes"][0])
+        low, high, middle = (pixels[0, 0].view(side, side, 3)[0, 0] for pixels in outputs)
+    else:
+        if outputs[0].ndim != 4 or outputs[0].shape[:2] != (1, 3):
+            raise ModelError(
+                f"The preprocessing of model {label!r} gives pixels of shape {tuple(outputs[0].shape)}, but bsap needs "
+                "(1, 3, h, w). Use a model that reads one picture at one size."
+            )
+        height, width = outputs[0].shape[-2:]
+        low, high, middle = (pixels[0, :, height // 2, width // 2] for pixels in outputs)
+    std = 1 / (high - low)
+    mean = -low * std
+    if not (std > 0).all() or not torch.allclose(low + (high - low) * _GREYS[2] / 255, middle, atol=1e-4):
+        raise ModelError(
+            f"The preprocessing of model {label!r} changes colours otherwise than by `image_mean` and `image_std`; "
+            "correct its preprocessor_config.json."
+        )
+    # The file's own numbers where they are what was measured: float32 has rounded them on the way.
+    stated = [getattr(processor, name, None) for name in ("image_mean", "image_std")]
+    exact = [
+        tuple(map(float, own)) if own is not None and np.allclose(own, seen, atol=1e-4) else tuple(seen.tolist())
+        for own, seen in zip(stated, (mean, std), strict=True)
+    ]
+    resample = int(getattr(processor, "resample", None) or 0)
+    if resample not in _FILTERS:
+        raise ModelError(
+            f"The preprocessing of model {label!r} resizes by `resample: {resample}`, but bsap has 2 (bilinear) and 3 "
+            "(bicubic) only; correct its preprocessor_config.json."
+        )
+    return Preprocessing((int(height), int(width)), exact[0], exact[1], _FILTERS[resample], patches)
+
+
+class _Transformers(VisionLanguageModel):
+    """What both kinds of models of `transformers` have in common: loading, and texts to tokens."""
+
+    def _load(self, config: EncoderConfig, found: ModelFolder) -> None:
+        tokenizer, processor = load_tokenizer(found), load_image_processor(found)
+        model, file, sha256 = build_model(found, random_init=config.random_init)
+        if found.family is OTHER:
+            warnings.warn(
+                f"Model {found.label!r} is of the kind {found.config['model_type']!r}, which bsap is not tested with: "
+                "compare a few of its features with those that transformers gives.",
+                stacklevel=3,
+            )
+        self._assemble(
+            config, found.label, model, found.family, tokenizer, processor, file=file, sha256=sha256, mode=found.mode
+        )
+
+    def _assemble(
+        self,
+        config: EncoderConfig,
+        label: str,
+        model: Any,
+        family: Family,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        file: Any = None,
+        sha256: str = "",
+        mode: str = "",
+    ) -> None:
+        seen = measure(processor, label)
+        own = config.preprocess or {}
+        pairs = isinstance(self, PairScorer)
+        expected = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+        anything = seen.patches or family is OTHER or family.kind == "align"  # ALIGN's convolutions take any size
+        if isinstance(expected, int) and seen.size != (expected, expected) and not anything:
+            raise ModelError(
+                f"Model {label!r} takes pictures of {expected} x {expected} pixels, but its preprocessing makes "
+                f"{seen.size[0]} x {seen.size[1]}; correct its preprocessor_config.json."
+            )
+        context = _context_length(model, family, tokenizer)
+        text = getattr(tokenizer, "backend_tokenizer", None)
+        described = [
+            json.loads(model.config.to_json_string(use_diff=False)),
+            tokenizer.backend_tokenizer.to_str() if text is not None else str(tokenizer),
+            mode,
+        ]
+        for key in ("_name_or_path", "transformers_version"):
+            described[0].pop(key, None)
+        scale = 1.0 if pairs else check_tau(config, label, _own_scale(model, family))
+        super().__init__(
+            Parts(
+                config=config,
+                label=label,
+                model=model.eval(),
+                size=seen.size,
+                mean=own.get("mean", seen.mean),
+                std=own.get("std", seen.std),
+                interpolation=own.get("interpolation", seen.interpolation),
+                tau=scale,
+                dim=0,
+                context_length=context,
+                architecture_sha256=hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+                weights_file=file,
+                weights_sha256=sha256,
+            )
+        )
+        self.family, self.mode, self._patches, self._tokenizer = family, mode, seen.patches, tokenizer
+
+    def drop_image_tower(self) -> None:
+        """Free the image tower's memory; only texts can be encoded afterwards."""
+        self.model.vision_model = None
+
+    def _image_tower(self) -> nn.Module:
+        tower: nn.Module = self.model.vision_model
+        return tower
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of N texts; texts longer than the context lose their end and are remembered in ``truncated``.
+
+        Args:
+            texts: N sentences.
+
+        Returns:
+            (N, L) long on the CPU, L at most ``context_length``.
+        """
+        return self._tokens(texts)["input_ids"]
+
+    def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the tokenizer gives, as the model was trained with it; on the CPU."""
+        whole = self.family.whole_context
+        found = self._tokenizer(
+            list(texts),
+            padding="max_length" if whole else "longest",
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )
+        ids: Tensor = found["input_ids"]
+        known = self.model.get_input_embeddings() if self.family.kind == "blip" else _embeddings(self.model)
+        if known is not None and ids.numel() and int(ids.max()) >= known.num_embeddings:
+            raise ModelError(
+                f"The tokenizer of model {self.label!r} gives ids up to {int(ids.max())}, but the model knows "
+                f"{known.num_embeddings}; put the model's own tokenizer into its folder."
+            )
+        if ids.shape[1] >= self.context_length:
+            lengths = map(len, self._tokenizer(list(texts), verbose=False)["input_ids"])
+            cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
+            if cut:
+                self._note_truncated(cut)
+        return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+    def _chunks(self, texts: Sequence[str], size: int) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, len(texts), size):
+            tokens = self._tokens(texts[start : start + size])
+            yield {key: value.to(self.device) for key, value in tokens.items()}
+
+
+class TransformersEncoder(_Transformers, DualEncoder):
+    """A frozen model of `transformers` with a feature for a picture and one for a text.
+
+    Args:
+        config: the settings.
+        found: the model's folder.
+
+    Attributes:
+        family: the family of the model.
+
+    Raises:
+        ModelError: the model, its weights, its tokenizer or its preprocessing is missing or does not fit.
+    """
+
+    def __init__(self, config: EncoderConfig, found: ModelFolder) -> None:
+        self._load(config, found)
+        self._learn_dim()
+
+    @classmethod
+    def from_model(
+        cls, model: Any, tokenizer: Any, *, label: str, preprocess: Any, tau: float | None = None
+    ) -> TransformersEncoder:
+        """An encoder around a model of `transformers` that is already built.
+
+        Args:
+            model: the model.
+            tokenizer: its tokenizer.
+            label: the model's name in results.
+            preprocess: its image processor.
+            tau: the factor of its cosines, for models without one.
+        """
+        encoder = cls.__new__(cls)
+        config = EncoderConfig(label, label=label, tau=tau)
+        family = family_of(str(model.config.model_type))
+        encoder._assemble(config, label, model.float(), family, tokenizer, preprocess, mode="itc" * bool(family.modes))
+        encoder._learn_dim()
+        return encoder
+
+    def _learn_dim(self) -> None:
+        self.dim = int(self.encode_text(["a"]).shape[1])
+        try:
+            seen = self.encode_image(torch.zeros(1, 3, *self.size, dtype=torch.uint8))
+        except Exception as error:  # a picture of a size that the tower does not take
+            raise ModelError(
+                f"Model {self.label!r} cannot encode a picture of {self.size[0]} x {self.size[1]} pixels, the size in "
+                f"its preprocessor_config.json: {' '.join(str(error).split())[:300]}"
+            ) from error
+        if seen.shape[1] != self.dim:
+            raise ModelError(
+                f"Model {self.label!r} gives pictures {seen.shape[1]} features and texts {self.dim}, which cannot be "
+                "compared."
+            )
+
+    def _images(self, x: Tensor) -> Tensor:
+        if self.family.kind == "blip":
+            return _first(self.model.vision_proj, self.model.vision_model(pixel_values=x))
+        if self._patches:
+            return _feature(self.model.get_image_features(**patchify(x, self.model.config.vision_config.patch_size)))
+        return _feature(self.model.get_image_features(pixel_values=x))
+
+    def _texts(self, texts: Sequence[str], chunk: int) -> Tensor:
+        features = []
+        for tokens in self._chunks(texts, chunk):
+            if self.family.kind == "blip":
+                output = self.model.text_encoder(tokens["input_ids"], attention_mask=tokens.get("attention_mask"))
+                features.append(_first(self.model.text_proj, output))
+            else:
+                features.append(_feature(self.model.get_text_features(**tokens)))
+        return torch.cat(features)
+
+
+class BLIPPairScorer(_Transformers, PairScorer):
+    """BLIP's image-text matching head, which reads a picture and a text by cross-attention.
+
+    Args:
+        config: the settings.
+        found: the model's folder.
+
+    Raises:
+        ModelError: the model, its weights, its tokenizer or its preprocessing is missing or does not fit.
+
+    Source: Li et al., BLIP, ICML 2022, arXiv 2201.12086.
+    """
+
+    def __init__(self, config: EncoderConfig, found: ModelFolder) -> None:
+        self._load(config, found)
+
+    @torch.no_grad()
+    def picture_states(self, pixels: Tensor) -> Tensor:
+        """(N, P, W) outputs of the image tower for (N, 3, h, w) uint8 pixels."""
+        states: Tensor = self.model.vision_model(pixel_values=self.standardize(pixels)).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def score(self, states: Tensor, texts: Sequence[str]) -> Tensor:
+        """(N,) float32 log-odds that picture n, (N, P, W), matches text n."""
+        if len(states) != len(texts):
+            raise ValueError(f"Expected argument `texts` to be {len(states)} texts, but got {len(texts)}.")
+        if not texts:
+            return torch.zeros(0, device=self.device)
+        (tokens,) = self._chunks(texts, len(texts))
+        # The submodules: the model's own forward makes this mask on the CPU.
+        hidden = self.model.text_encoder(
+            tokens["input_ids"],
+            attention_mask=tokens.get("attention_mask"),
+            encoder_hidden_states=states,
+            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+        ).last_hidden_state
+        logits = self.model.itm_head(hidden[:, 0]).float()
+        return logits[:, 1] - logits[:, 0]
+
+
+def patchify(x: Tensor, patch: int) -> dict[str, Tensor]:
+    """Pictures as SigLIP 2 NaFlex reads them: flat patches, all of them real, and how many there are on each side.
+
+    Args:
+        x: (N, 3, h, w), standardised.
+        patch: pixels of a patch's side.
+    """
+    count, _, height, width = x.shape
+    rows, columns = height // patch, width // patch
+    flat = x.reshape(count, 3, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).reshape(count, rows * columns, -1)
+    return {
+        "pixel_values": flat,
+        "pixel_attention_mask": torch.ones(flat.shape[:2], dtype=torch.long, device=x.device),
+        "spatial_shapes": torch.tensor([[rows, columns]] * count, device=x.device),
+    }
+
+
+def _feature(output: Any) -> Tensor:
+    """A tensor in `transformers` 4, an output object in 5."""
+    feature: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return feature
+
+
+def _first(layer: nn.Module, output: Any) -> Tensor:
+    feature: Tensor = layer(output.last_hidden_state[:, 0])
+    return feature
+
+
+def _embeddings(model: Any) -> Any:
+    text = getattr(model, "text_model", None)
+    return None if text is None else text.get_input_embeddings()
+
+
+def _own_scale(model: Any, family: Family) -> float | None:
+    if family.scale == "temperature":
+        return 1 / float(model.temperature.detach())
+    scale = getattr(model, "logit_scale", None)
+    return None if scale is None else float(scale.detach().float().exp())
+
+
+def _context_length(model: Any, family: Family, tokenizer: Any) -> int:
+    text: Any = getattr(model.config, "text_config", model.config)
+    limits = [getattr(text, "max_position_embeddings", None)]
+    if not family.positions:
+        limits.append(tokenizer.model_max_length)
+    if family.kind == "align":
+        limits.append(64)  # AlignProcessor's own
+    known = [int(limit) for limit in limits if limit is not None and 0 < int(limit) < _ENDLESS]
+    if not known:
+        raise ModelError("The model states no context length; add `model_max_length` to its tokenizer_config.json.")
+    return min(known)
