@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.features.ensemble import Ensemble, Member
-from bsap.models.encoder import Encoder, EncoderConfig
+from bsap.models.config import EncoderConfig
+from bsap.models.interface import DualEncoder, PairScorer
+from bsap.models.load import load_model
 from bsap.models.precision import check_precision
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
@@ -159,8 +162,8 @@ class BSAPModule(LightningModule):
         self._connect()
 
     def _load(self) -> None:
-        def load() -> list[Encoder]:
-            return [Encoder(config) for config in self.encoder_configs]
+        def load() -> list[DualEncoder | PairScorer]:
+            return [load_model(config) for config in self.encoder_configs]
 
         self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, load))
 
@@ -182,7 +185,10 @@ class BSAPModule(LightningModule):
             store=self.store_folder,
         )
         if trainer is not None:
-            scene_data(trainer).leave_unopened(self.ensemble.is_stored if self.ensemble.cache is not None else None)
+            data = scene_data(trainer)
+            data.leave_unopened(self.ensemble.is_stored if self.ensemble.cache is not None else None)
+            if (cost := self.ensemble.cost(data.scenes, self.bank)) and trainer.is_global_zero:
+                print(f"bsap: {cost}.", file=sys.stderr)
 
     @property
     def store_folder(self) -> Path | None:
@@ -192,9 +198,9 @@ class BSAPModule(LightningModule):
         return None if self.store is None else Path(self.store)
 
     @property
-    def models(self) -> list[Encoder]:
+    def models(self) -> list[DualEncoder | PairScorer]:
         """The loaded models."""
-        return [encoder for encoder in self.encoders if isinstance(encoder, Encoder)]
+        return [encoder for encoder in self.encoders if isinstance(encoder, (DualEncoder, PairScorer))]
 
     @property
     def members(self) -> list[Member]:

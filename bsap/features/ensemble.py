@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError
 from bsap.features.cache import FeatureCache
+from bsap.features.pairs import count_pairs, pair_similarities
 from bsap.features.regions import pad, region_features
 from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache, text_features
-from bsap.models.encoder import Encoder
+from bsap.models.interface import DualEncoder, PairScorer
+from bsap.models.precision import not_finite
 from bsap.prompts.banks import Bank, bank_mask
 from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Phrases, Templates
@@ -37,7 +40,7 @@ class Member:
         wording: how expressions are put to the model.
     """
 
-    encoder: Encoder | StoredModel
+    encoder: DualEncoder | PairScorer | StoredModel
     view: View
     texts: TextCache
     templates: Templates
@@ -98,7 +101,7 @@ class Ensemble:
 
     def __init__(
         self,
-        encoders: Sequence[Encoder | StoredModel],
+        encoders: Sequence[DualEncoder | PairScorer | StoredModel],
         views: Sequence[View],
         *,
         resize: str = "squash",
@@ -114,6 +117,11 @@ class Ensemble:
         self.members: list[Member] = []
         for encoder in encoders:
             texts = TextCache(encoder, precision=precision, cache=self.cache)
+            if isinstance(encoder, PairScorer) and phrases.weight:
+                raise ConfigError(
+                    f"Model {encoder.label!r} scores pairs of regions and texts, and noun phrases are joined with the "
+                    "features of sentences, which it does not have. Remove `model.phrases`."
+                )
             for view in views:
                 # A view that draws on the picture may speak of what it drew.
                 own = templates if view.template is None else Templates(view.template, view.template)
@@ -122,7 +130,7 @@ class Ensemble:
         if len(set(labels)) < len(labels):
             raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
         for member in self.members:
-            if isinstance(member.encoder, Encoder):
+            if not isinstance(member.encoder, StoredModel):
                 member.view.check(member.encoder, resize=resize)
         self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
@@ -137,12 +145,14 @@ class Ensemble:
             batch: B scenes on the encoders' device.
 
         Returns:
-            For each member (sum of R, D) float32 unit vectors, scene after scene.
+            For each member (sum of R, D) float32 unit vectors, scene after scene; D is 0 for a model that scores pairs.
         """
         return [self._member_regions(batch, member) for member in self.members]
 
     def _member_regions(self, batch: SceneBatch, member: Member) -> Tensor:
-        if not isinstance(member.encoder, Encoder):
+        if isinstance(member.encoder, PairScorer):
+            return batch.boxes.new_zeros(len(batch.boxes), 0)
+        if isinstance(member.encoder, StoredModel):
             raise TypeError(f"{member.label} is known from a stored run only and encodes no picture.")
         encode = partial(region_features, encoder=member.encoder, view=member.view, resize=self.resize, pack=self.pack)
         if self.cache is None:
@@ -174,7 +184,11 @@ class Ensemble:
         return (
             self.cache is not None
             and len(self.cache.store) > 0
-            and all(self.cache.region_key(scene, m.encoder, m.view) in self.cache.store for m in self.members)
+            and all(
+                not isinstance(m.encoder, PairScorer)
+                and self.cache.region_key(scene, m.encoder, m.view) in self.cache.store
+                for m in self.members
+            )
         )
 
     def keep(self) -> None:
@@ -205,7 +219,43 @@ class Ensemble:
         with torch.autocast(batch.boxes.device.type, enabled=False):
             padded = [pad(rows, batch.counts) for rows in flat]
             regions = [rows for rows, _ in padded]
-            return self.compare(batch.scenes, regions, padded[0][1], bank)
+            return self.compare(batch.scenes, regions, padded[0][1], bank, pairs=self._pairs(batch, bank))
+
+    def _pairs(self, batch: SceneBatch, bank: Bank | None) -> dict[int, tuple[Tensor, Tensor]]:
+        """Of each model that scores pairs, by its place among the members: (B, E, R) and (B, K, R)."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for place, member in enumerate(self.members):
+            if not isinstance(member.encoder, PairScorer):
+                continue
+            found[place] = pair_similarities(
+                batch,
+                bank,
+                member.encoder,
+                member.view,
+                sentence=member.sentence,
+                template=member.templates.bank,
+                resize=self.resize,
+                pack=self.pack,
+                precision=self.precision,
+                cache=self.cache,
+            )
+        return found
+
+    def cost(self, scenes: Sequence[Scene], bank: Bank | None) -> str | None:
+        """What models that score pairs will cost, in a sentence; None where there is none.
+
+        Args:
+            scenes: the scenes of a run.
+            bank: the auxiliary prompts, or None.
+        """
+        members = [member for member in self.members if isinstance(member.encoder, PairScorer)]
+        if not members:
+            return None
+        pairs = count_pairs(scenes, bank)
+        return (
+            f"{', '.join(member.label for member in members)}: at most {pairs * len(members):,} pairs of region and "
+            f"text to score, {pairs / max(sum(len(scene.expressions) for scene in scenes), 1):,.0f} for each expression"
+        )
 
     def compare(
         self,
@@ -215,6 +265,7 @@ class Ensemble:
         bank: Bank | None,
         *,
         query: Tensor | None = None,
+        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> Similarities:
         """As :meth:`similarities`, from region features.
 
@@ -224,31 +275,64 @@ class Ensemble:
             valid: (B, R) bool, False in the padding.
             bank: the auxiliary prompts, or None.
             query: what :meth:`queries` gave for these scenes, if it is known.
+            pairs: for each model that scores pairs, by its place among the members, its scores of expressions
+                (B, E, R) and of prompts (B, K, R).
+
+        Raises:
+            ModelError: a model gave features that are not finite.
         """
         mask = scene_bank_mask(scenes, bank)
+        query = self.queries(scenes, regions, pairs) if query is None else query
+        prompts = self.prompts(scenes, regions, bank, pairs)
+        try:
+            return self._similarities(query, prompts, mask, valid)
+        except ValueError:
+            for place, member in enumerate(self.members):
+                if not bool(query[:, place].isfinite().all() & prompts[:, place].isfinite().all()):
+                    raise not_finite(member.encoder.label, "features") from None
+            raise
+
+    def _similarities(self, query: Tensor, prompts: Tensor, mask: Tensor | None, valid: Tensor) -> Similarities:
         return Similarities(
-            query=self.queries(scenes, regions) if query is None else query,
-            bank=self.prompts(scenes, regions, bank),
+            query=query,
+            bank=prompts,
             tau=self.tau.to(valid.device),
             bank_mask=None if mask is None else mask.to(valid.device),
             valid=valid,
             views=self._views,
         )
 
-    def queries(self, scenes: Sequence[Scene], regions: Sequence[Tensor]) -> Tensor:
+    def queries(
+        self,
+        scenes: Sequence[Scene],
+        regions: Sequence[Tensor],
+        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
+    ) -> Tensor:
         """Cosines of all expressions with all regions of their scene: (B, N, E, R) float32."""
         counts = [len(scene.expressions) for scene in scenes]
         expressions = [expression for scene in scenes for expression in scene.expressions]
         found = []
-        for member, flat in zip(self.members, regions, strict=True):
+        for place, (member, flat) in enumerate(zip(self.members, regions, strict=True)):
+            if place in pairs:
+                found.append(pairs[place][0])
+                continue
             rows, _ = pad(member.queries(expressions), counts)
             found.append(rows @ flat.mT)
         return torch.stack(found, dim=1)
 
-    def prompts(self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None) -> Tensor:
+    def prompts(
+        self,
+        scenes: Sequence[Scene],
+        regions: Sequence[Tensor],
+        bank: Bank | None,
+        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
+    ) -> Tensor:
         """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank."""
         found = []
-        for member, flat in zip(self.members, regions, strict=True):
+        for place, (member, flat) in enumerate(zip(self.members, regions, strict=True)):
+            if place in pairs:
+                found.append(pairs[place][1])
+                continue
             if bank is None:
                 rows = flat.new_zeros(0, member.encoder.dim)
             elif bank.features is not None:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bsap.errors import ConfigError
 from bsap.models.config import EncoderConfig
-from bsap.models.encoder import Encoder
+from bsap.models.interface import DualEncoder
+from bsap.models.load import load_model
 
 
 @dataclass
 class StoredModel:
-    """Stands in for an :class:`~bsap.models.encoder.Encoder` where all region features are stored.
+    """Stands in for an :class:`~bsap.models.interface.DualEncoder` where all region features are stored.
 
     The model is loaded only when a text is asked for that no run has encoded; only its text tower is kept.
 
@@ -40,7 +41,7 @@ class StoredModel:
     dim: int
     tau: float
     truncated: set[str] = field(default_factory=set)
-    _encoder: Encoder | None = None
+    _encoder: DualEncoder | None = None
 
     @classmethod
     def of(cls, description: Mapping[str, Any], config: Mapping[str, Any] | str) -> StoredModel:
@@ -49,7 +50,15 @@ class StoredModel:
         Args:
             description: the entry.
             config: the model's settings in the same run.
+
+        Raises:
+            ConfigError: the model scores pairs and has no features that could be stored.
         """
+        if EncoderConfig.of(config).mode == "itm":
+            raise ConfigError(
+                f"Model {description['label']!r} scores pairs of regions and texts and stores no features. Run "
+                "`bsap test` with other settings; the scores of known pairs are reused."
+            )
         known = {f.name for f in fields(cls)} - {"config", "truncated", "_encoder"}
         return cls(EncoderConfig.of(config), **{name: description[name] for name in known})
 
@@ -69,12 +78,13 @@ class StoredModel:
             ConfigError: the settings now load other weights than in the run.
         """
         if self._encoder is None:
-            encoder = Encoder(self.config)
+            encoder = load_model(self.config)
+            assert isinstance(encoder, DualEncoder)
             if encoder.weights_sha256 != self.weights_sha256:
                 raise ConfigError(
                     f"Model {encoder.label} has other weights than in the run: SHA-256 {encoder.weights_sha256[:12]} "
                     f"instead of {self.weights_sha256[:12]}. Restore the weights, or run `bsap test` again."
                 )
-            encoder.model.visual = None  # texts only
+            encoder.drop_image_tower()
             self._encoder = encoder
         return self._encoder.encode_text(texts, normalize=normalize)

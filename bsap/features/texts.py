@@ -14,7 +14,7 @@ from bsap.models.precision import autocast
 
 
 class TextEncoder(CachedModel, Protocol):
-    """The text side of an encoder, such as :class:`bsap.models.encoder.Encoder`."""
+    """The text side of an encoder, such as :class:`bsap.models.interface.DualEncoder`."""
 
     @property
     def device(self) -> torch.device:

@@ -99,7 +99,8 @@ class EncoderConfig:
         if isinstance(value, EncoderConfig):
             return value
         if isinstance(value, str):
-            return cls(value) if value.startswith(PREFIXES) or ":" not in value else cls(*value.split(":", 1))
+            name, sign, pretrained = value.partition(":")
+            return cls(name, pretrained) if sign and not value.startswith(PREFIXES) else cls(value)
         if not isinstance(value, Mapping):
             raise ConfigError(f"A model is a name, or a mapping of `name` and other settings, but not {value!r}.")
         known = [f.name for f in fields(cls)]

@@ -81,7 +81,7 @@ class Encoder(DualEncoder):
                 f"Expected an open_clip model with its tokenizer, but got {type(model).__name__} and "
                 f"{type(tokenizer).__name__}. Use `open_clip.create_model` and `open_clip.get_tokenizer`."
             )
-        context = int(getattr(model, "context_length", None) or getattr(tokenizer, "context_length", 77))
+        context = getattr(model, "context_length", None) or getattr(tokenizer, "context_length", None) or 77
         encoder = cls.__new__(cls)
         parts = Parts(
             config=EncoderConfig(label, label=label),
@@ -90,7 +90,7 @@ class Encoder(DualEncoder):
             **_preprocessing({**own, **(preprocess or {})}),
             tau=float(model.logit_scale.detach().float().exp()),
             dim=int(model(text=tokenizer(["a"]))[1].shape[-1]),
-            context_length=context,
+            context_length=int(context),
             architecture_sha256=_digest([str(model), str(getattr(tokenizer, "tokenizer", type(tokenizer)))]),
         )
         DualEncoder.__init__(encoder, parts)

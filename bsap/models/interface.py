@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bsap.errors import ModelError
+from bsap.errors import ConfigError, ModelError
 from bsap.models.checkpoint import state_sha256
 from bsap.models.config import EncoderConfig
+from bsap.models.precision import not_finite
 
 ModelT = TypeVar("ModelT", bound="VisionLanguageModel")
 
@@ -211,22 +212,6 @@ class VisionLanguageModel(nn.Module):
             )
         self.truncated |= set(texts)
 
-    def check_finite(self, values: Tensor, what: str) -> None:
-        """Refuse NaN and infinite values.
-
-        Args:
-            values: what the model gave.
-            what: how the message calls it.
-
-        Raises:
-            ModelError: a value is not finite.
-        """
-        if not bool(values.isfinite().all()):
-            raise ModelError(
-                f"Model {self.label!r} gives {what} that are not finite. If the precision is 16-mixed or bf16-mixed, "
-                "use full precision, `--trainer.precision 32-true`; otherwise use another weight file."
-            )
-
 
 class DualEncoder(VisionLanguageModel):
     """A frozen model behind two methods, :meth:`encode_image` and :meth:`encode_text`.
@@ -264,7 +249,8 @@ class DualEncoder(VisionLanguageModel):
             ModelError: a feature is not finite.
         """
         features = self._finish([self._texts(texts, chunk)] if texts else [], normalize)
-        self.check_finite(features, "text features")
+        if not bool(features.isfinite().all()):
+            raise not_finite(self.label, "text features")
         return features
 
     def _images(self, x: Tensor) -> Tensor:
@@ -286,33 +272,47 @@ class DualEncoder(VisionLanguageModel):
 class PairScorer(VisionLanguageModel):
     """A frozen model that reads a picture and a text together by cross-attention.
 
-    Its score is the log-odds that the two match, which is the logit itself: tau is 1. A family of models overrides
-    :meth:`picture_states` and :meth:`score`.
+    Its score is the log-odds that the two match, which is the logit itself: tau is 1 and ``dim`` is 0. It has no
+    features, so that region banks, learned banks, views inside the encoder and ``bsap fit`` do not work with it. A
+    family of models overrides :meth:`encode_image`, :meth:`score`, :meth:`tokenize`, :meth:`_image_tower` and
+    :meth:`drop_image_tower`.
     """
 
-    def picture_states(self, pixels: Tensor) -> Tensor:
+    def encode_image(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
         """What the text side attends to, computed once for each picture.
 
         Args:
             pixels: (N, 3, h, w) uint8, RGB, of the model's ``size``.
+            normalize: has no effect, because these are no features.
 
         Returns:
-            (N, P, W), in the type of the surrounding autocast.
+            (N, S), flat, in the type of the surrounding autocast.
         """
         raise NotImplementedError
+
+    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+        """A text alone has no feature.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"Model {self.label!r} scores pairs of regions and texts and has no features. Evaluate it with "
+            "`bsap test`, or use another model."
+        )
 
     def score(self, states: Tensor, texts: Sequence[str]) -> Tensor:
         """The log-odds that picture n matches text n.
 
         Args:
-            states: (N, P, W) from :meth:`picture_states`.
+            states: (N, S) from :meth:`encode_image`.
             texts: N sentences, templates already applied.
 
         Returns:
             (N,) float32.
 
         Raises:
-            ModelError: a score is not finite.
+            ValueError: another number of texts than of pictures.
         """
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bsap.errors import ConfigError
+from bsap.errors import ConfigError, ModelError
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "32-true": None,
@@ -36,3 +36,21 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
     """
     dtype = PRECISIONS[precision]
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
+
+
+def not_finite(label: str, what: str) -> ModelError:
+    """The error for features that are NaN or infinite.
+
+    Args:
+        label: the model's name.
+        what: what is not finite, in the plural.
+
+    Example:
+        >>> print(not_finite("demo", "text features"))
+        Model 'demo' gives text features that are not finite. If the precision is 16-mixed or bf16-mixed, use full
+        precision, `--trainer.precision 32-true`; otherwise use another weight file.
+    """
+    return ModelError(
+        f"Model {label!r} gives {what} that are not finite. If the precision is 16-mixed or bf16-mixed, use full "
+        "precision, `--trainer.precision 32-true`; otherwise use another weight file."
+    )

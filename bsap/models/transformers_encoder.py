@@ -307,28 +307,30 @@ class BLIPPairScorer(_Transformers, PairScorer):
         self._load(config, found)
 
     @torch.no_grad()
-    def picture_states(self, pixels: Tensor) -> Tensor:
-        """(N, P, W) outputs of the image tower for (N, 3, h, w) uint8 pixels."""
+    def encode_image(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
+        """(N, S) outputs of the image tower, flat, for (N, 3, h, w) uint8 pixels."""
         states: Tensor = self.model.vision_model(pixel_values=self.standardize(pixels)).last_hidden_state
-        return states
+        return states.flatten(1)
 
     @torch.no_grad()
     def score(self, states: Tensor, texts: Sequence[str]) -> Tensor:
-        """(N,) float32 log-odds that picture n, (N, P, W), matches text n."""
+        """(N,) float32 log-odds that picture n, (N, S), matches text n."""
         if len(states) != len(texts):
             raise ValueError(f"Expected argument `texts` to be {len(states)} texts, but got {len(texts)}.")
         if not texts:
             return torch.zeros(0, device=self.device)
         (tokens,) = self._chunks(texts, len(texts))
+        picture = states.view(len(states), -1, self.model.config.vision_config.hidden_size)
         # The submodules: the model's own forward makes this mask on the CPU.
         hidden = self.model.text_encoder(
             tokens["input_ids"],
             attention_mask=tokens.get("attention_mask"),
-            encoder_hidden_states=states,
-            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device),
+            encoder_hidden_states=picture,
+            encoder_attention_mask=torch.ones(picture.shape[:2], dtype=torch.long, device=states.device),
         ).last_hidden_state
         logits = self.model.itm_head(hidden[:, 0]).float()
-        return logits[:, 1] - logits[:, 0]
+        odds: Tensor = logits[:, 1] - logits[:, 0]
+        return odds
 
 
 def patchify(x: Tensor, patch: int) -> dict[str, Tensor]:

@@ -177,9 +177,8 @@ def load_image_processor(found: ModelFolder) -> Any:
     with_pil = {"backend": "pil"} if int(transformers.__version__.partition(".")[0]) >= 5 else {"use_fast": False}
     try:
         with quiet_loading():
-            return transformers.AutoImageProcessor.from_pretrained(
-                str(found.folder), local_files_only=True, trust_remote_code=False, **with_pil
-            )
+            read: Any = transformers.AutoImageProcessor.from_pretrained
+            return read(str(found.folder), local_files_only=True, trust_remote_code=False, **with_pil)
     except Exception as error:  # processors raise what they like
         raise ModelError(f"Preprocessing of model {found.label!r} cannot be read: {_short(error)}") from error
 
@@ -251,7 +250,7 @@ def _configuration(found: ModelFolder) -> tuple[Any, Any]:
     except Exception as error:
         raise ModelError(f"{found.folder / 'config.json'} is not a configuration: {_short(error)}") from error
     name = found.family.architecture
-    cls = getattr(transformers, name) if name else MODEL_MAPPING.get(type(config), None)
+    cls: Any = getattr(transformers, name) if name else MODEL_MAPPING.get(type(config), None)
     if not (name or (hasattr(cls, "get_image_features") and hasattr(cls, "get_text_features"))):
         raise ModelError(
             f"Model {found.label!r} is of the kind {kind!r}, which has no features for pictures and texts. Choose a "

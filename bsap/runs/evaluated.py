@@ -21,7 +21,7 @@ class Evaluated(Protocol):
     Attributes:
         settings: every argument of the module, as plain values.
         tasks: what is measured.
-        encoders: the models, each a :class:`~bsap.models.encoder.Encoder`.
+        encoders: the models, each a :class:`~bsap.models.interface.DualEncoder`.
         views: how regions are shown to them.
         bank: the auxiliary prompts, where a scorer needs them; set in ``setup``.
         scorers: by name.

@@ -124,7 +124,7 @@ class Protocol(TypedDict):
 
 
 class ModelInfo(TypedDict):
-    """One encoder, as :meth:`~bsap.models.encoder.Encoder.describe` tells it; more keys than these."""
+    """One encoder, as :meth:`~bsap.models.interface.DualEncoder.describe` tells it; more keys than these."""
 
     label: str
     weights_sha256: str

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class ImageEncoder(Protocol):
-    """What a view needs of an encoder, such as :class:`bsap.models.encoder.Encoder`."""
+    """What a view needs of an encoder, such as :class:`bsap.models.interface.DualEncoder`."""
 
     model: Any
     """The open_clip model, for views that look into it."""

@@ -1,1 +1,1 @@
-"""What several tests share: the planted world, runs on real processes, changes made inside those processes, and tiny models."""
+"""What several tests share: planted worlds, tiny models, runs on real processes, and changes made inside them."""

@@ -1,0 +1,165 @@
+"""Scores of models that read a region and a text together: every pair is looked up or scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.scene import Expression, Scene
+from bsap.errors import ConfigError
+from bsap.features.cache import FeatureCache
+from bsap.features.regions import region_features
+from bsap.features.store import make_key
+from bsap.models.interface import PairScorer
+from bsap.models.precision import autocast, not_finite
+from bsap.prompts.banks import Bank
+from bsap.views import View
+from bsap.views.packing import default_pack
+
+
+def pair_scores(
+    batch: SceneBatch,
+    texts: Sequence[Sequence[str]],
+    encoder: PairScorer,
+    view: View,
+    *,
+    resize: str = "squash",
+    pack: int | None = None,
+    precision: str = "32-true",
+    cache: FeatureCache | None = None,
+) -> list[Tensor]:
+    """Score all regions of each scene with texts.
+
+    Pairs of all scenes are scored in common packs. A picture whose pairs are all stored is neither opened nor encoded.
+
+    Args:
+        batch: B scenes on the model's device.
+        texts: the T texts of each scene, templates already applied; T may differ from scene to scene.
+        encoder: the model.
+        view: how it is shown a region.
+        resize: how a region becomes the model's square, see :mod:`bsap.views`.
+        pack: the most regions or pairs that are computed at once; None: by the device.
+        precision: Lightning's name of the precision in which pairs are scored, whatever surrounds the call.
+        cache: the feature store, or None.
+
+    Returns:
+        For each scene (T, R) float32 log-odds.
+
+    Raises:
+        ModelError: a score is not finite.
+    """
+    device = batch.boxes.device
+    known: list[dict[str, Tensor]] = [{} for _ in batch.scenes]
+    keys: list[dict[str, str]] = [{} for _ in batch.scenes]
+    if cache is not None:
+        for index, scene in enumerate(batch.scenes):
+            regions = cache.region_key(scene, encoder, view)
+            for text in dict.fromkeys(texts[index]):
+                keys[index][text] = make_key(pair=regions, text=text)
+                if (found := cache.get(keys[index][text])) is not None:
+                    known[index][text] = found.to(device)
+    missing = [
+        [text for text in dict.fromkeys(some) if text not in have] for some, have in zip(texts, known, strict=True)
+    ]
+    todo = [index for index, some in enumerate(missing) if some and len(batch.scenes[index].proposals)]
+    if every := list(dict.fromkeys(text for some in texts for text in some)):
+        encoder.tokenize(every)  # a text that is cut at the context length is reported, stored or not
+    if todo:
+        rest = batch.select(todo).with_pictures()
+        with torch.no_grad(), autocast(precision, device):
+            states = region_features(rest, encoder, view, resize=resize, pack=pack)
+            scores = _all_pairs(states, rest.counts, [missing[index] for index in todo], encoder, pack)
+        for index, rows in zip(todo, scores, strict=True):
+            for text, row in zip(missing[index], rows, strict=True):
+                known[index][text] = row
+                if cache is not None:
+                    cache.put(keys[index][text], row.cpu())
+    return [
+        torch.stack([have[text] for text in some]) if some and count else torch.zeros(len(some), count, device=device)
+        for some, have, count in zip(texts, known, batch.counts, strict=True)
+    ]
+
+
+def pair_similarities(
+    batch: SceneBatch,
+    bank: Bank | None,
+    encoder: PairScorer,
+    view: View,
+    *,
+    sentence: Callable[[Expression], str],
+    template: str,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Scores of a batch's expressions and of the auxiliary prompts, as an ensemble joins them.
+
+    Args:
+        batch: B scenes on the model's device.
+        bank: the auxiliary prompts, or None.
+        encoder: the model.
+        view: how it is shown a region.
+        sentence: what the model reads of an expression.
+        template: the sentence around an auxiliary prompt.
+        options: of :func:`pair_scores`.
+
+    Returns:
+        (B, E, R) and (B, K, R) float32, with zeros in the padding.
+
+    Raises:
+        ConfigError: the bank holds features.
+        ModelError: a score is not finite.
+    """
+    if bank is not None and bank.features is not None:
+        raise ConfigError(
+            f"Bank {bank.name!r} holds learned features, and model {encoder.label!r} scores pairs of regions and "
+            "texts. Use a bank of texts."
+        )
+    queries = [[sentence(expression) for expression in scene.expressions] for scene in batch.scenes]
+    banks = [[template.format(text) for text in _bank_texts(scene, bank)] for scene in batch.scenes]
+    scores = pair_scores(batch, [[*q, *b] for q, b in zip(queries, banks, strict=True)], encoder, view, **options)
+    split = [row.split([len(q), len(b)]) for row, q, b in zip(scores, queries, banks, strict=True)]
+    return _padded([rows for rows, _ in split]), _padded([rows for _, rows in split])
+
+
+def count_pairs(scenes: Sequence[Scene], bank: Bank | None) -> int:
+    """The number of pairs of regions and texts of a run for one model and view, repeated texts included."""
+    return sum(len(scene.proposals) * (len(scene.expressions) + len(_bank_texts(scene, bank))) for scene in scenes)
+
+
+def _all_pairs(
+    states: Tensor, counts: Sequence[int], texts: Sequence[Sequence[str]], encoder: PairScorer, pack: int | None
+) -> list[Tensor]:
+    """(T, R) for each scene, from the states of all regions, scene after scene."""
+    rows: list[int] = []
+    sentences: list[str] = []
+    start = 0
+    for count, some in zip(counts, texts, strict=True):
+        rows += [start + region for _ in some for region in range(count)]
+        sentences += [text for text in some for _ in range(count)]
+        start += count
+    size = pack or default_pack(states.device)
+    scores = [
+        encoder.score(states[torch.tensor(rows[at : at + size], device=states.device)], sentences[at : at + size])
+        for at in range(0, len(rows), size)
+    ]
+    joined = torch.cat(scores)
+    if not bool(joined.isfinite().all()):
+        raise not_finite(encoder.label, "scores")
+    parts = joined.split([len(some) * count for count, some in zip(counts, texts, strict=True)])
+    return [part.view(len(some), -1) for part, some in zip(parts, texts, strict=True)]
+
+
+def _bank_texts(scene: Scene, bank: Bank | None) -> Sequence[str]:
+    if bank is None:
+        return ()
+    return scene.texts if bank.per_scene else bank.prompts
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Stack (T, R) of each scene to (B, max T, max R), with zeros in the padding."""
+    most, widest = (max((part.shape[dim] for part in rows), default=0) for dim in (0, 1))
+    return torch.stack([F.pad(part, (0, widest - part.shape[1], 0, most - part.shape[0])) for part in rows])
