@@ -80,7 +80,7 @@ def test_texts_are_encoded_in_the_precision_of_the_run(planted: Planted, tmp_pat
 
 def test_no_picture_is_opened_and_no_model_loaded(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.open", lambda *a, **k: pytest.fail("a picture was opened"))
-    monkeypatch.setattr("bsap.features.stored_model.Encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("bsap.features.stored_model.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
     bank = read_run(stored).settings["model"]["bank"]
     assert len(list(Sweep(read_run(stored)).rows(scorer_grid(["clip", "bsap"]), [bank], ["before"]))) == 2
 
