@@ -172,8 +172,9 @@ def launch(drawn: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
     """`bsap test` that has started its own second process, somewhere in the middle."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(named(drawn, folder) | {"trainer": drawn["trainer"] | {"devices": 2}}))
-    command = [sys.executable, str(SUPPORT / "launch.py"), str(folder), "test", "-c", str(path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(SUPPORT / "launch.py"), "test", "-c", str(path)]
+    environment = os.environ | {"NOTES": str(folder)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     until(lambda: all(on_disk(folder / "run", str(rank)) for rank in range(2)))
     return process
 
