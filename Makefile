@@ -13,11 +13,12 @@ demo: .venv/.installed  ## install, then run the main job on the embedded drawn 
 	$(BIN)/bsap demo
 
 test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

@@ -17,33 +17,47 @@ _HOME = {
     "CLIP": "bsap.scoring",
     "BSAPError": "bsap.errors",
     "BSAPModule": "bsap.module",
+    "Bank": "bsap.prompts.banks",
     "Encoder": "bsap.models.encoder",
     "EncoderConfig": "bsap.models.encoder",
+    "Ensemble": "bsap.features.ensemble",
     "PictureDataModule": "bsap.datamodules",
     "ProposalConfig": "bsap.datamodules",
     "RECAccuracy": "bsap.metrics",
     "RISScores": "bsap.metrics",
     "RefCOCODataModule": "bsap.datamodules",
     "RunConfig": "bsap.runs.settings",
+    "SceneDataModule": "bsap.datamodules",
+    "Scorer": "bsap.scoring",
     "Similarities": "bsap.scoring",
     "Templates": "bsap.prompts.templates",
+    "View": "bsap.views",
 }
 """Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
-    from bsap.datamodules import PictureDataModule, ProposalConfig, RefCOCODataModule
+    from bsap.datamodules import PictureDataModule, ProposalConfig, RefCOCODataModule, SceneDataModule
     from bsap.errors import BSAPError
+    from bsap.features.ensemble import Ensemble
     from bsap.metrics import RECAccuracy, RISScores
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.module import BSAPModule
+    from bsap.prompts.banks import Bank
     from bsap.prompts.templates import Templates
     from bsap.runs.settings import RunConfig
-    from bsap.scoring import BSAP, BSAPH, CLIP, Similarities
+    from bsap.scoring import BSAP, BSAPH, CLIP, Scorer, Similarities
+    from bsap.views import View
+
+    __version__: str
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bsap")
     if name not in _HOME:
         raise AttributeError(f"module 'bsap' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -66,6 +66,8 @@ class BSAPModule(LightningModule):
         run: where the run folder is written; null writes none.
         store: folder of the feature store, which makes another bank or scorer a matter of seconds; ``auto`` keeps it
             beside the runs (``features`` in the runs' root), null keeps none.
+        check_pictures: read every picture's bytes to find its stored features. By default the file's size, inode and
+            times of change tell whether it is the same picture.
 
     Raises:
         ConfigError: for unknown names, repeated members and precisions that would change the boxes.
@@ -92,6 +94,7 @@ class BSAPModule(LightningModule):
         compile: bool | str = False,
         run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
         store: str | None = "auto",
+        check_pictures: bool = False,
     ) -> None:
         super().__init__()
         models = [EncoderConfig.of(config) for config in _some("encoder", (OPENAI,) if encoders is None else encoders)]
@@ -113,6 +116,7 @@ class BSAPModule(LightningModule):
                 "missing_mask": missing_mask,
                 "region_batch": region_batch,
                 "store": store,
+                "check_pictures": check_pictures,
             }
         )
         self.tasks = _some("task", tasks)
@@ -138,7 +142,7 @@ class BSAPModule(LightningModule):
             raise ConfigError(f"`region_batch` must be at least 1, but got {region_batch}.")
         self.missing_mask, self.region_batch = missing_mask, region_batch
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
-        self.store = store
+        self.store, self.check_pictures = store, check_pictures
         self.ensemble: Ensemble | None = None
         self.bank: Bank | None = None
         self.encoders = nn.ModuleList()
@@ -183,6 +187,7 @@ class BSAPModule(LightningModule):
             pack=self.region_batch,
             precision="32-true" if trainer is None else str(trainer.precision),
             store=self.store_folder,
+            check_pictures=self.check_pictures,
         )
         if trainer is not None:
             data = scene_data(trainer)

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from unittest import mock
 
+from bsap.cli.commands import COMMANDS
+
 STORED = ("test", "predict", "fit")
 """The commands whose help is stored."""
 
@@ -26,8 +28,6 @@ def help_file(command: str) -> Path:
 
 def parser_help(command: str) -> str:
     """The help that the parser of a command prints."""
-    from bsap.cli.entry import COMMANDS
-
     text = io.StringIO()
     with (
         mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH)}),

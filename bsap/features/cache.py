@@ -47,11 +47,12 @@ class FeatureCache:
         folder: the store; shared by any number of runs and processes.
         precision: the encoders' precision, for example ``bf16-mixed``.
         resize: how a region becomes the encoder's square.
+        by_content: read every picture to find its features, instead of trusting its file's size and times.
     """
 
-    def __init__(self, folder: Path, *, precision: str, resize: str) -> None:
+    def __init__(self, folder: Path, *, precision: str, resize: str, by_content: bool = False) -> None:
         self.store = FeatureStore(folder)
-        self.pictures = PictureDigests(folder)
+        self.pictures = PictureDigests(folder, by_content=by_content)
         self.precision, self.resize = precision, resize
         self.hits = self.misses = 0
         self._region_keys: dict[tuple[Any, ...], str] = {}

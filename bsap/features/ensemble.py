@@ -82,6 +82,7 @@ class Ensemble:
         pack: the most regions that are drawn and encoded at once; None: by the device.
         precision: Lightning's name of the encoders' precision.
         store: folder of the feature store, or None to keep no features.
+        check_pictures: read every picture to find its stored features, instead of trusting its file's size and times.
 
     Attributes:
         members: the N members, models outside, views inside.
@@ -110,9 +111,12 @@ class Ensemble:
         pack: int | None = None,
         precision: str = "32-true",
         store: Path | None = None,
+        check_pictures: bool = False,
     ) -> None:
         self.resize, self.pack, self.precision = resize, pack, precision
-        self.cache = None if store is None else FeatureCache(store, precision=precision, resize=resize)
+        self.cache = None
+        if store is not None:
+            self.cache = FeatureCache(store, precision=precision, resize=resize, by_content=check_pictures)
         wording = Wording(phrases)
         self.members: list[Member] = []
         for encoder in encoders:

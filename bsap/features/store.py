@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bsap.errors import DataError
 
-FORMAT = "bsap-features-2"
+FORMAT = "bsap-features-3"
 """Written into every shard; shards of another format are not read."""
 
 SHARD_BYTES = 32 << 20
@@ -43,6 +43,7 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int
 class _Place:
     """Where a tensor lies: its shard, the bytes in it, their checksum, and what they are."""
 
+    key: str
     shard: Path
     start: int
     stop: int
@@ -79,6 +80,7 @@ class FeatureStore:
         self._shards: set[Path] = set()
         self._open: dict[Path, int] = {}
         self._new: dict[str, Tensor] = {}
+        self._old_shards = 0
         self._bytes = 0
         self._flushed = time.monotonic()
         try:
@@ -88,10 +90,16 @@ class FeatureStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Learn of shards that other processes have written since."""
+        """Find the shards that other processes have written since."""
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path not in self._shards:
+            if path not in self._shards and path.is_file():  # reading a pipe would never end
                 self._add(path)
+        if self._old_shards:
+            _warn(
+                f"{self._old_shards} feature shards in {self.folder} were written by another version of bsap and are "
+                "not read: their features are computed again. Remove the folder to free the space."
+            )
+            self._old_shards = 0
 
     def _add(self, path: Path) -> None:
         self._shards.add(path)
@@ -108,6 +116,7 @@ class FeatureStore:
                 header = json.loads(file.read(length))
             meta = header.pop("__metadata__", {})
             if meta.get("format") != FORMAT:
+                self._old_shards += 1
                 return []
             end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
             if path.stat().st_size != 8 + length + end:
@@ -116,12 +125,14 @@ class FeatureStore:
             places = []
             for key, entry in header.items():
                 start, stop = (8 + length + at for at in entry["data_offsets"])
-                places.append((key, _Place(path, start, stop, checksums[key], entry["dtype"], entry["shape"])))
+                places.append((key, _Place(key, path, start, stop, checksums[key], entry["dtype"], entry["shape"])))
             return places
         except OSError as error:
             _warn(f"Feature shard {path} cannot be read ({error}); what it holds is left out.")
         except (ValueError, KeyError, IndexError, struct.error, TypeError, AttributeError, RecursionError) as error:
-            _warn(f"Feature shard {path} is damaged ({error!r}); what it held is left out. It can be removed.")
+            _warn(
+                f"Feature shard {path} is damaged ({error!r:.200}); its features are computed again. Remove the file."
+            )
         return []
 
     def __contains__(self, key: str) -> bool:
@@ -139,8 +150,8 @@ class FeatureStore:
                 return self._read(places[0])
             except OSError as error:
                 _warn(f"Feature shard {places[0].shard} cannot be read ({error}); what it holds is left out.")
-            except (ValueError, KeyError) as error:
-                _warn(f"Feature shard {places[0].shard} is damaged ({error}); a feature in it is left out.")
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                _warn(f"Feature shard {places[0].shard} is damaged ({error!r:.200}); a feature in it is left out.")
             if len(places) > 1:
                 self._where[key] = places[1:]
             else:
@@ -150,7 +161,10 @@ class FeatureStore:
     def _read(self, place: _Place) -> Tensor:
         # Read, not mapped: a file that is cut off while it is mapped kills the process.
         data = os.pread(self._descriptor(place.shard), place.stop - place.start, place.start)
-        if len(data) != place.stop - place.start or zlib.crc32(data) != place.checksum:
+        if (
+            len(data) != place.stop - place.start
+            or _checksum(place.key, place.dtype, place.shape, data) != place.checksum
+        ):
             raise ValueError("checksum")
         array = np.frombuffer(data, DTYPES[place.dtype]).reshape(place.shape)
         return torch.from_numpy(array.copy())  # writable
@@ -187,7 +201,11 @@ class FeatureStore:
         self._flushed = time.monotonic()
         if not self._new:
             return
-        checksums = {key: _checksum(tensor) for key, tensor in self._new.items()}
+        names = {torch.from_numpy(np.empty(0, kind)).dtype: name for name, kind in DTYPES.items()}
+        checksums = {
+            key: _checksum(key, names[tensor.dtype], list(tensor.shape), tensor.numpy().tobytes())
+            for key, tensor in self._new.items()
+        }
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
         temporary = path.with_suffix(".partial")
         try:
@@ -214,25 +232,28 @@ def _warn(text: str) -> None:
 
 
 class PictureDigests:
-    """SHA-256 of pictures' bytes, remembered by path, size and time of last change.
+    """SHA-256 of pictures' bytes, remembered by path, size, inode, and times of last change of content and of inode.
+
+    Content and modification time can be replaced with size and time kept; the change time cannot be set by a program.
 
     Args:
         folder: where the memory lies: one JSON-lines file per process, of which readers take the union.
+        by_content: read every picture again instead of trusting what is remembered.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, by_content: bool = False) -> None:
         self.folder = folder
-        self._known: dict[tuple[str, int, int], str] = {}
+        self._known: dict[tuple[str, int, int, int, int], str] = {}
         self._new: list[str] = []
-        for path in sorted(folder.glob("pictures-*.jsonl")):
+        for path in () if by_content else sorted(folder.glob("pictures-*.jsonl")):
             lines: list[str] = []
-            with suppress(OSError):  # somebody else's, perhaps; its pictures are read again
+            with suppress(OSError):  # another user's, perhaps; its pictures are read again
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             for line in lines:
-                # A line that a killed process left half-written is no memory; the picture is read again.
-                with suppress(ValueError, TypeError):
-                    name, size, changed, digest = json.loads(line)
-                    self._known[name, size, changed] = digest
+                # A line that a killed process left half-written, or another version wrote: the picture is read again.
+                with suppress(ValueError, TypeError, RecursionError):
+                    name, size, inode, modified, changed, digest = json.loads(line)
+                    self._known[name, size, inode, modified, changed] = digest
 
     def __call__(self, path: Path) -> str:
         """The digest of a picture's bytes.
@@ -242,7 +263,7 @@ class PictureDigests:
         """
         try:
             name, stat = os.path.abspath(path), path.stat()  # noqa: PTH100 - links stay: they may be moved apart
-            place = (name, stat.st_size, stat.st_mtime_ns)
+            place = (name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
             if place not in self._known:
                 self._known[place] = sha256(path.read_bytes()).hexdigest()
                 self._new.append(json.dumps([*place, self._known[place]]))
@@ -251,7 +272,7 @@ class PictureDigests:
         return self._known[place]
 
     def flush(self) -> None:
-        """Remember what was learnt."""
+        """Write the new digests for later runs."""
         if self._new:
             with suppress(OSError):
                 target = self.folder / f"pictures-{uuid.uuid4().hex}.jsonl"
@@ -259,5 +280,6 @@ class PictureDigests:
             self._new = []
 
 
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.numpy().tobytes())
+def _checksum(key: str, dtype: str, shape: list[int], data: bytes) -> int:
+    """Of a tensor's bytes and of all that the shard's header says of them."""
+    return zlib.crc32(data, zlib.crc32(f"{key} {dtype} {shape}".encode()))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def noun_phrase(doc: Doc) -> str:
-    """The noun phrase that a parsed sentence is about: the one of its root, else of the root's first dependant.
+    """The noun phrase that a parsed sentence is about: the one of its root, else of the root's first dependent.
 
     Args:
         doc: a sentence parsed by spaCy.

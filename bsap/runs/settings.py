@@ -13,7 +13,7 @@ from typing import Any
 from bsap.datamodules.files import expanded
 from bsap.errors import ConfigError
 
-SPEED_SETTINGS = ("region_batch", "store")
+SPEED_SETTINGS = ("region_batch", "store", "check_pictures")
 """Settings of the model that change how long a run takes and how much memory, never a number."""
 
 

@@ -85,6 +85,8 @@ class Ranks:
         except subprocess.TimeoutExpired:  # a decoder that some test left holds the other end of the pipe
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @dataclass(frozen=True)

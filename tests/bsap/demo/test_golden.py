@@ -86,7 +86,7 @@ def test_the_whole_way_gives_the_scores_of_a_plain_loop(entry: dict[str, Any]) -
             model.encode_text(tokenizer([form.format(text) for text in texts]), normalize=True).double().numpy()
             for form, texts in ((query_form, entry["texts"]), (bank_form, load_bank(bank).prompts))
         ]
-    expected = plain_scores(regions, *sides, float(model.logit_scale.exp()))
+    expected = plain_scores(regions, *sides, float(model.logit_scale.detach().exp()))
 
     module = BSAPModule(
         encoders=[EncoderConfig("demo")], views=["crop"], bank=bank, templates=Templates(query_form, bank_form),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 import struct
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bsap.errors import DataError
-from bsap.features.store import OPEN_SHARDS, FeatureStore, PictureDigests, make_key
+from bsap.features.store import FORMAT, OPEN_SHARDS, FeatureStore, PictureDigests, make_key
 
 
 def filled(folder: Path, **tensors: torch.Tensor) -> FeatureStore:
@@ -88,7 +93,7 @@ def test_a_damaged_tensor_costs_no_other_and_is_replaced_for_good(tmp_path: Path
     ["[" * 100_000, '{"a": {"dtype": "F32", "shape": [1], "data_offsets": "x"}}', '{"a": {"data_offsets": []}}'],
 )
 def test_a_header_of_nonsense_is_damage(tmp_path: Path, header: str) -> None:
-    meta = header.replace("{", '{"__metadata__": {"format": "bsap-features-2", "crc32": "{}"}, ', 1).encode()
+    meta = header.replace("{", f'{{"__metadata__": {{"format": "{FORMAT}", "crc32": "{{}}"}}, ', 1).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(meta)) + meta)
     with pytest.warns(UserWarning, match="damaged"):
         assert len(FeatureStore(tmp_path)) == 0
@@ -129,6 +134,47 @@ def test_other_formats_are_not_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", {"format": "bsap-features-0", "crc32": "{}"})
+    with pytest.warns(UserWarning, match="1 feature shards in .* were written by another version of bsap"):
+        assert len(FeatureStore(tmp_path)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Feature shard:UserWarning", "ignore:1 feature shards:UserWarning")
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_changed_byte_of_a_shard_is_served(tmp_path: Path, data: st.DataObject) -> None:
+    """Neither of the header, which says what the bytes are, nor of the bytes."""
+    folder = tmp_path / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    tensors = {"key1": torch.arange(12.0).reshape(3, 4), "key2": torch.arange(4), "key3": torch.ones(2, 2)}
+    filled(folder, **tensors)
+    (shard,) = folder.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    shard.write_bytes(content)
+    store = FeatureStore(folder)
+    for key in ("key1", "key2", "key3"):
+        found = store.get(key)
+        assert found is None or (found.dtype == tensors[key].dtype and torch.equal(found, tensors[key]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"F32"', b'"I32"'), (b"[3,4]", b"[4,3]"), (b"[3,4]", b"[12]"), (b'"key1"', b'"key9"')]
+)
+@pytest.mark.filterwarnings("ignore:Feature shard:UserWarning")
+def test_a_header_that_says_something_else_is_damage(tmp_path: Path, old: bytes, new: bytes) -> None:
+    filled(tmp_path, key1=torch.arange(12.0).reshape(3, 4))
+    (shard,) = tmp_path.glob("*.safetensors")
+    content = shard.read_bytes()
+    assert old in content
+    shard.write_bytes(content.replace(old, new.ljust(len(old))))
+    store = FeatureStore(tmp_path)
+    assert store.get("key1") is None
+    assert store.get("key9") is None
+
+
+def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
     assert len(FeatureStore(tmp_path)) == 0
 
 
@@ -202,6 +248,32 @@ def test_picture_digest_follows_the_bytes_not_the_name(tmp_path: Path) -> None:
     assert again(a) == first
     a.write_bytes(b"two!")
     assert again(a) != first
+
+
+@pytest.mark.parametrize("replace", [False, True], ids=["written", "replaced"])
+def test_a_picture_with_size_and_time_kept_is_another_picture(tmp_path: Path, replace: bool) -> None:
+    a = tmp_path / "a.png"
+    a.write_bytes(b"one")
+    before, digests = a.stat(), PictureDigests(tmp_path)
+    first = digests(a)
+    digests.flush()
+    target = tmp_path / "b.png" if replace else a
+    target.write_bytes(b"two")
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    target.replace(a)
+    assert a.stat().st_mtime_ns == before.st_mtime_ns
+    assert digests(a) != first
+    assert PictureDigests(tmp_path)(a) != first
+
+
+def test_digests_by_content_trust_nothing(tmp_path: Path) -> None:
+    a = tmp_path / "a.png"
+    a.write_bytes(b"one")
+    stat = a.stat()
+    place = [str(a), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    (tmp_path / "pictures-1.jsonl").write_text(json.dumps([*place, "wrong"]) + "\n")
+    assert PictureDigests(tmp_path)(a) == "wrong"
+    assert PictureDigests(tmp_path, by_content=True)(a) == hashlib.sha256(b"one").hexdigest()
 
 
 def test_a_memory_of_nobody_and_a_picture_of_nobody(tmp_path: Path) -> None:
