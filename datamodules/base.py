@@ -123,6 +123,6 @@ def scene_data(trainer: Trainer) -> SceneDataModule:
         given = "loaders without a data module" if data is None else f"a {type(data).__name__}"
         raise ConfigError(
             f"Expected the Trainer's `datamodule` to be a bsap.SceneDataModule, but got {given}. Use "
-            "RefCOCODataModule, or write a subclass of SceneDataModule as docs/data.md shows."
+            "RefCOCODataModule, or write a subclass of SceneDataModule as docs/extending.md shows."
         )
     return data

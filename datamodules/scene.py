@@ -177,6 +177,7 @@ class SplitSummary:
             missing=sum(n for n, scene in zip(counts, scenes, strict=True) if not len(scene.proposals)),
             scenes=len(scenes),
             regions=sum(len(scene.proposals) for scene in scenes),
+            proposals={"source": dataset},
         )
 
     @property

@@ -315,13 +315,14 @@ def _split(results: Mapping[str, Any]) -> Setting | None:
 
 def _proposals(results: Mapping[str, Any]) -> Setting | None:
     given = results["protocol"]["proposals"]
-    if given is None:
+    if not given:
         return None
     changed = {key: value for key, value in given.items() if key not in FILE and value not in USUAL}
-    file = "" if given["source"] == "ground_truth" else f" {PurePath(given['path'] or '').name}"
+    source = str(given.get("source"))
+    file = f" {PurePath(given['path']).name}" if given.get("path") and source != "ground_truth" else ""
     digest = str(given.get("sha256"))
-    text = given["source"].replace("_", " ") + file + (f", {short(changed)}" if changed else "")
-    return Setting([given["source"], digest if file else None, changed], text, digest[:8])
+    text = source.replace("_", " ") + file + (f", {short(changed)}" if changed else "")
+    return Setting([source, digest if file else None, changed], text, digest[:8])
 
 
 def _model(results: Mapping[str, Any]) -> Setting:

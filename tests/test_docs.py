@@ -1,0 +1,44 @@
+"""The programs in the docs run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsap.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def program(page: str) -> str:
+    """The only Python program of a page."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return str(code)
+
+
+def test_a_data_set_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "squares.py").write_text(program("extending.md"), encoding="utf-8")
+    command = [sys.executable, "squares.py"]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
+    results = json.loads((tmp_path / "runs" / "squares" / "results.json").read_text())
+    assert results["counts"]["seen"] == results["counts"]["selected"] == 8
+    assert results["protocol"]["dataset"] == "squares"
+    assert results["metrics"]["rec"].keys() == {"clip", "bsap"}
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
+    assert second.stdout == first.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", "runs/squares"]) == 0
+    assert "Equal to results.json, bit for bit" in capsys.readouterr().out
+    assert main(["table", "runs/squares"]) == 0
+
+
+def test_the_example_of_a_data_set_is_short() -> None:
+    body = program("extending.md").partition("class Squares")[2].partition("\nmodule = ")[0]
+    assert len(body.strip().splitlines()) <= 30
