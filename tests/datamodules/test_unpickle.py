@@ -120,6 +120,7 @@ def payloads(witness: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nothing_is_executed(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     pickle.loads(payloads(witness)["reduce, protocol 2"])

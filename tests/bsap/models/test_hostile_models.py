@@ -49,6 +49,12 @@ FORBIDDEN += ("socket.getaddrinfo", "socket.bind", "pickle.find_class", "os.remo
 
 _watching: list[str] | None = None
 
+# The payloads of these tests open a file, which shows that they ran, and do not close it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     if _watching is None:
