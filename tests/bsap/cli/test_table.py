@@ -151,7 +151,7 @@ def test_a_complete_run_has_no_mark(plain: Path, capsys: pytest.CaptureFixture[s
             "proposals",
             "detections proposals.json, masked_only True",
         ),
-        (lambda r: r["protocol"]["phrases"].update(weight=0.5), "phrases", "weight 0.5, parser none"),
+        (lambda r: r["protocol"]["phrases"].update(weight=0.5), "phrases", "weight 0.5, parser none, rejoin False"),
         (lambda r: r["protocol"].update(split="testA"), "split", "refcoco unc testA"),
         (lambda r: r["settings"]["data"].update(text="raw", lowercase=True), "wording", "raw, lower case"),
         (
