@@ -91,7 +91,7 @@ def slow_loading(rank: int, *, log: str) -> None:
     """Loading a model takes a while; its begin and end are noted."""
     import bsap.module
 
-    load: Any = bsap.module.Encoder
+    load: Any = bsap.module.load_model
 
     def note(text: str) -> None:
         with Path(log).open("a") as file:
@@ -104,7 +104,7 @@ def slow_loading(rank: int, *, log: str) -> None:
         note("end")
         return encoder
 
-    bsap.module.Encoder = slow_load  # type: ignore[misc, assignment]
+    bsap.module.load_model = slow_load
 
 
 def own_group(rank: int) -> None:
