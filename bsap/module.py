@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.files import expanded
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.features.ensemble import Ensemble, Member
@@ -199,8 +200,8 @@ class BSAPModule(LightningModule):
     def store_folder(self) -> Path | None:
         """The feature store's folder, or None when none is kept."""
         if self.store == "auto":
-            return None if self.run is None else Path(self.run.root) / "features"
-        return None if self.store is None else Path(self.store)
+            return None if self.run is None else expanded(self.run.root) / "features"
+        return None if self.store is None else expanded(self.store)
 
     @property
     def models(self) -> list[DualEncoder | PairScorer]:

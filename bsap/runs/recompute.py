@@ -88,7 +88,7 @@ def breakdowns(
     for name in fields:
         groups: dict[str, list[Record]] = {}
         values = [(cast(Mapping[str, Any], record)[name], record) for record in records]
-        for value, record in sorted(values, key=lambda pair: (pair[0] is None, pair[0] or 0)):
+        for value, record in sorted(values, key=lambda pair: (pair[0] is None, 0 if pair[0] is None else pair[0])):
             groups.setdefault(bucket(name, value), []).append(record)
         tables[name] = {key: recompute(group, strict=strict, tasks=tasks) for key, group in groups.items()}
     return tables

@@ -6,16 +6,27 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Annotated, Any, Literal, TypedDict
 
 Task = Literal["rec", "ris"]
-Scores = Annotated[dict[str, dict[str, float | int]], bool]
-Metrics = Annotated[dict[str, Scores], bool]
+
+_LARGEST = 1e300  # larger ones are integers that no float holds
+
+
+def _countable(values: dict[str, Any]) -> bool:
+    return all(type(values.get(name)) is int for name in ("n", "missing")) and not any(
+        abs(value) > _LARGEST for value in values.values()
+    )
+
+
+Values = Annotated[dict[str, float | int], _countable]
+"""``{metric: value}``, with the number of samples ``n`` and of those without proposals ``missing``; NaN without any."""
+
+Metrics = Annotated[dict[str, Annotated[dict[str, Values], bool]], bool]
 """``{task: {scorer: {metric: value}}}``, at least one of each."""
 
 Count = Annotated[int, lambda value: 0 <= value < 2**63]
-Finite = Annotated[float, isfinite]
+Finite = Annotated[float, lambda value: abs(value) < _LARGEST]
 Share = Annotated[float, lambda value: 0 <= value <= 1]
 Box = Annotated[list[Finite], lambda box: len(box) == 4]
 
