@@ -27,6 +27,9 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_DEEPEST = 100
+"""Levels of YAML that are read."""
+
 _MOST_ALIASED = 100_000
 """How many values the aliases of a YAML text may repeat: a text of ten lines can spell a billion."""
 
@@ -176,6 +179,18 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803 - PyYAML's own name
+        """Refuse deep nesting early: the scanner looks at all open brackets for each token."""
+        if self.flow_level >= _DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        """Refuse deep nesting of blocks, too."""
+        if len(self.indents) >= _DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        return super().add_indent(column)
 
 
 for _name, _pattern, _first in (

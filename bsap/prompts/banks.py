@@ -15,9 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import yaml
-
-from bsap.errors import ConfigError, unknown
+from bsap.datamodules.files import parse_yaml
+from bsap.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -303,11 +302,9 @@ def _names() -> str:
 
 def _from_yaml(text: str, *, where: str, name: str) -> Bank:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"Bank {where}{line}: not YAML ({getattr(error, 'problem', None) or error}).") from error
+        content = parse_yaml(text, f"Bank {where}")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(content, Mapping):
         raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {content!r:.60}.")
     for key in content:
