@@ -79,7 +79,7 @@ class SceneDataModule(LightningDataModule):
         """Do not open the pictures of some scenes, because their features are stored.
 
         Args:
-            stored: tells of a scene whether it may stay unopened; asked only about this process's share. None opens
+            stored: whether a scene may stay unopened; asked only about this process's share. None opens
                 all pictures.
         """
         self._stored = stored

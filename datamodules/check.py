@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,8 @@ def check_root(
     *,
     images: str | None = None,
     size_tolerance: int = 0,
+    dataset: str | None = None,
+    splits: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> RootReport:
     """Read all annotations under a root and compare them with what is published and with the pictures.
@@ -88,13 +90,15 @@ def check_root(
         root: the folder that holds the datasets and ``images``.
         images: the folder of pictures where it is not in one of the usual places.
         size_tolerance: how many pixels the pictures' width and height may differ from the annotated ones.
+        dataset: the only dataset to check; None checks all.
+        splits: the only splits to check; empty checks all, also those that are published but not there.
         progress: called with the name of each part before it is read.
     """
     root = expanded(root)
     folder = PictureFolder(root, images)
     reports: list[SplitReport] = []
     errors: list[str] = []
-    files = sorted(root.glob("*/refs(*).p"))
+    files = sorted(file for file in root.glob("*/refs(*).p") if dataset in (None, file.parent.name))
     if not files:
         errors.append(
             f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {WHERE_TO_GET}"
@@ -112,12 +116,14 @@ def check_root(
         except DataError as error:
             errors.append(str(error))
             continue
-        dataset, split_by = file.parent.name, file.name[len("refs(") : -len(").p")]
-        for split in [*names, *_absent_splits(dataset, split_by, names)]:
+        folder_name, split_by = file.parent.name, file.name[len("refs(") : -len(").p")]
+        for split in [*names, *_absent_splits(folder_name, split_by, names)]:
+            if splits and split not in splits:
+                continue
             chosen = [ref for ref in refs if ref["split"] == split]
             try:
                 reports.append(
-                    _check_split(dataset, split_by, split, chosen, read[instances_file], folder, size_tolerance)
+                    _check_split(folder_name, split_by, split, chosen, read[instances_file], folder, size_tolerance)
                 )
             except DataError as error:
                 errors.append(str(error))

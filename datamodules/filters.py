@@ -73,7 +73,7 @@ class Selection:
         if self.min_words is not None or self.max_words is not None:
             keep.append(lambda e: _within(len(e.text.split()), self.min_words, self.max_words))
         if self.min_distractors is not None or self.max_distractors is not None:
-            _need_categories(expressions, "min_distractors / max_distractors")
+            _need_distractors(expressions)
             keep.append(lambda e: _within(e.referent.distractors or 0, self.min_distractors, self.max_distractors))
         chosen = [e for e in expressions if all(test(e) for test in keep)]
         if not chosen:
@@ -113,6 +113,17 @@ def _read_ids(file: Path) -> tuple[str, ...]:
 
 def _within(value: int, low: int | None, high: int | None) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _need_distractors(expressions: Sequence[ExpressionRecord]) -> None:
+    what = "min_distractors / max_distractors"
+    _need_categories(expressions, what)
+    lacking = next((e for e in expressions if e.referent.distractors is None), None)
+    if lacking is not None:
+        raise DataError(
+            f"{lacking.referent.where}: this file holds only the objects that expressions refer to, so `{what}` cannot "
+            "count the others. Leave the filter out."
+        )
 
 
 def _need_categories(expressions: Sequence[ExpressionRecord], what: str) -> None:

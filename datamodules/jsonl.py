@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
-from bsap.datamodules.fields import Record
+from bsap.datamodules.fields import Record, shown
 from bsap.datamodules.files import json_records, read_bytes, sha256
 from bsap.datamodules.picture_names import is_coco_name
 from bsap.datamodules.proposal_readers import region
@@ -29,7 +29,7 @@ from bsap.errors import DataError, unknown
 
 Lines = list[tuple[int, Record]]
 
-_LINE = {"picture", "image_id", "width", "height", "split", "objects", "expressions", "proposals"}
+_LINE = {"picture", "image_id", "width", "height", "split", "objects", "objects_complete", "expressions", "proposals"}
 _OBJECT = {"id", "bbox", "segmentation", "category"}
 _EXPRESSION = {"id", "text", "target", "phrase"}
 _PROPOSAL = {"bbox", "segmentation", "score"}
@@ -183,7 +183,15 @@ def _own_picture(line: Record) -> PictureRecord:
         width=line.size("width"),
         height=line.size("height"),
         objects=_objects(line, "objects"),
+        complete=_complete(line),
     )
+
+
+def _complete(line: Record) -> bool:
+    value = line.get("objects_complete")
+    if value not in (None, True, False):
+        raise DataError(f"{line.where}: 'objects_complete' must be true or false, but got {shown(value)}.")
+    return value is not False
 
 
 def _embedded(lines: Iterable[tuple[int, Record]]) -> dict[str, list[RegionRecord]] | None:

@@ -26,7 +26,7 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
 
     Args:
         scenes: the scenes.
-        unopened: indices of scenes whose picture nobody needs; it is left empty, (3, 0, 0).
+        unopened: indices of scenes whose picture is not needed; it is left empty, (3, 0, 0).
     """
 
     def __init__(self, scenes: Sequence[Scene], unopened: Collection[int] = ()) -> None:
@@ -43,10 +43,10 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
 
 
 class SceneLoader(DataLoader[Any]):
-    """A loader that always gives a batch, and be it of no scene.
+    """A loader that always gives at least one batch, which may have no scene.
 
     Lightning leaves out the whole test, hooks and collectives with it, on a process whose loader is empty; the others
-    would wait for it for ever.
+    would wait for it without end.
     """
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ def validation_loader(items: Sequence[Any], weights: Sequence[int], *, batch_siz
 
 
 def sensible_workers(batches: int, processes: int = 1) -> int:
-    """How many workers decode pictures when nobody says.
+    """How many workers decode pictures where the settings do not say.
 
     Args:
         batches: how many batches a process will see; few batches do not pay for starting workers.

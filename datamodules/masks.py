@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,16 +151,16 @@ def _parts(segmentation: object, where: str) -> Sequence[object]:
     raise DataError(f"{where}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}.")
 
 
-def _are_pairs(values: Sequence[object]) -> bool:
-    return all(type(v) in (list, tuple) and len(v) == 2 and set(map(type, v)) <= _NUMBERS for v in values)  # type: ignore[arg-type]
+def _are_pairs(values: Sequence[Any]) -> bool:
+    return all(type(v) in (list, tuple) and len(v) == 2 and set(map(type, v)) <= _NUMBERS for v in values)
 
 
-def _polygon(part: object, where: str) -> NDArray[np.float64]:
+def _polygon(part: Any, where: str) -> NDArray[np.float64]:
     """One polygon as flat corners."""
     if isinstance(part, (list, tuple)) and part and _are_pairs(part):
         part = [value for pair in part for value in pair]
     plain = isinstance(part, array) or (isinstance(part, (list, tuple)) and set(map(type, part)) <= _NUMBERS)
-    if not plain or len(part) < _FEWEST or len(part) % 2:  # type: ignore[arg-type]
+    if not plain or len(part) < _FEWEST or len(part) % 2:
         raise DataError(
             f"{where}: a polygon must be a list of at least three x, y pairs, and a run-length encoding must have "
             f"'size' and 'counts', but got {shown(part)}."
@@ -167,7 +168,7 @@ def _polygon(part: object, where: str) -> NDArray[np.float64]:
     try:
         return np.asarray(part, dtype=np.float64)
     except OverflowError:  # an integer that no float holds
-        return np.full(len(part), np.inf)  # type: ignore[arg-type]
+        return np.full(len(part), np.inf)
 
 
 def _check_corners(
@@ -206,7 +207,7 @@ def _union(parts: list[RLE], width: int, height: int) -> RLE:
     return RLE(size=[height, width], counts=merged["counts"])
 
 
-def _run_lengths(segmentation: dict[object, object], width: int, height: int, where: str) -> RLE:
+def _run_lengths(segmentation: dict[Any, Any], width: int, height: int, where: str) -> RLE:
     if not {"size", "counts"} <= segmentation.keys():
         raise DataError(f"{where}: a mask must be polygons or a run-length encoding, but got {shown(segmentation)}.")
     size, counts = segmentation["size"], segmentation["counts"]

@@ -1,4 +1,4 @@
-"""One picture, boxes and sentences of one's own, as a LightningDataModule for ``trainer.predict``."""
+"""One picture with boxes and sentences of the user, as a LightningDataModule for ``trainer.predict``."""
 
 from __future__ import annotations
 

@@ -180,10 +180,12 @@ class SizeDifference(NamedTuple):
     """A picture that is not of the annotated size, or cannot be read.
 
     Attributes:
+        path: the file.
         message: what is wrong, with the file.
         tolerated: whether the difference is within the tolerance.
     """
 
+    path: Path
     message: str
     tolerated: bool
 
@@ -209,10 +211,10 @@ def size_differences(
                 if _turned(picture, *size, 0) is not None:
                     return None
                 return SizeDifference(
-                    _other_size(path, picture.size, size), _turned(picture, *size, tolerance) is not None
+                    path, _other_size(path, picture.size, size), _turned(picture, *size, tolerance) is not None
                 )
         except PictureError as error:
-            return SizeDifference(str(error), tolerated=False)
+            return SizeDifference(path, str(error), tolerated=False)
 
     with _quiet(), ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
         return [found for found in pool.map(look, paths, annotated) if found is not None]

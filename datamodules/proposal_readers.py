@@ -8,9 +8,14 @@ The forms are recognised by their keys:
     {"images": [...], "annotations": [{"image_id": 266240, "bbox": ...}, ...]}       a COCO dataset
     {"dets": [{"image_id": 266240, "box": ...}, ...]}                    MAttNet's detections: a list under one key
     {"image_id": "266240", "proposals": [{"bbox": ..., "score": ..., "segmentation": ...}]}     one line per picture
+    {"image": {"file_name": ...}, "annotations": [{"bbox": ..., "segmentation": ...}]}   SAM's form of one picture
 
-``box`` means the same as ``bbox``, ``rle`` the same as ``segmentation``. A proposal may have a mask and no box: the box
-is then the mask's bounding box. See https://github.com/allenai/reclip, https://github.com/lichengunc/MAttNet and
+A folder holds one JSON file for each picture, named as the picture: a list of proposals, or SAM's form of one picture,
+as Segment Anything's automatic mask generator and SA-1B have them.
+
+``box`` means the same as ``bbox``, ``rle`` as ``segmentation``, ``predicted_iou`` as ``score``. A proposal may have a
+mask and no box: the box is then the mask's bounding box. See https://github.com/allenai/reclip,
+https://github.com/lichengunc/MAttNet, https://github.com/facebookresearch/segment-anything and
 https://cocodataset.org/#format-results.
 """
 
@@ -68,13 +73,12 @@ def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
 def region(item: object, where: str) -> RegionRecord:
     """A proposal written as an object: a box, a mask or both, and perhaps a ``score``."""
     record = Record(item, where)
-    bbox, segmentation = (
-        _either(record, ("bbox", "box")),
-        _either(record, ("segmentation", "rle")),
-    )
+    bbox, segmentation = _either(record, ("bbox", "box")), _either(record, ("segmentation", "rle"))
     if bbox is None and not segmentation:
         raise DataError(f"{where}: a proposal needs a 'bbox' [x, y, width, height] or a 'segmentation'.")
-    return RegionRecord(where=where, bbox=bbox, segmentation=segmentation, score=record.get("score"))
+    return RegionRecord(
+        where=where, bbox=bbox, segmentation=segmentation, score=_either(record, ("score", "predicted_iou"))
+    )
 
 
 def _either(record: Record, keys: tuple[str, str]) -> object:
@@ -100,7 +104,29 @@ def _read_lines(records: Iterable[tuple[int, Record]]) -> dict[str, list[RegionR
     return found
 
 
+def read_picture_file(data: bytes, name: str) -> list[RegionRecord]:
+    """The proposals of one picture, from a file that holds nothing else.
+
+    Args:
+        data: the file's content: a list of boxes or objects, or SAM's form of one picture.
+        name: the file's name, for errors.
+
+    Raises:
+        DataError: if the file has neither form.
+    """
+    content = parse_json(data, name)
+    if isinstance(content, dict):
+        content = Record(content, name).items("annotations")
+    if not isinstance(content, list):
+        raise DataError(f"{name}: expected a list of proposals of one picture, but got {shown(content)}.")
+    return _read_items(content, name)
+
+
 def _read_dictionary(content: dict[str, object], name: str) -> dict[str, list[RegionRecord]]:
+    if isinstance(content.get("image"), dict):  # SAM's form of one picture
+        image = Record(content["image"], f"{name}, 'image'")
+        image_id = image.identity("file_name" if "file_name" in image else "image_id")
+        return {image_id: _read_items(Record(content, name).items("annotations"), name)}
     known = [key for key in _LISTS if isinstance(content.get(key), list)]
     if known and ("images" in content or all(isinstance(item, dict) for item in Record(content, name).items(known[0]))):
         images = Record(content, name).items("images") if "images" in content else []

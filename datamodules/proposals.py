@@ -15,7 +15,7 @@ from bsap.datamodules.fields import number, shown
 from bsap.datamodules.files import below, read_bytes, sha256
 from bsap.datamodules.masks import PictureMasks, boxes_of_masks, whole_mask
 from bsap.datamodules.picture_names import by_picture
-from bsap.datamodules.proposal_readers import read_proposals
+from bsap.datamodules.proposal_readers import read_picture_file, read_proposals
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.scene import RLE, Proposals
 from bsap.errors import ConfigError, DataError, check_number, unknown
@@ -31,8 +31,9 @@ class ProposalConfig:
     Attributes:
         source: ``ground_truth``: every annotated object of the picture; ``detections``: a file of boxes, perhaps with
             masks; ``masks``: a file of masks, perhaps with boxes.
-        path: the file, in whose name ``{dataset}``, ``{split_by}`` and ``{split}`` stand for those of the data. Without
-            one, ``detections`` and ``masks`` read the ``proposals`` of our own JSONL annotations.
+        path: the file, or a folder with a file for each picture, in whose name ``{dataset}``, ``{split_by}`` and
+            ``{split}`` stand for those of the data. Without one, ``detections`` and ``masks`` read the ``proposals`` of
+            our own JSONL annotations.
         min_score: lowest detector score that is kept; 0 keeps all.
         top_k: how many of the highest scores are kept per picture; among equals the first in the file.
         min_area: smallest box that is kept, in square pixels.
@@ -95,8 +96,8 @@ class ProposalSource:
         masks: whether proposals keep their masks.
 
     Attributes:
-        file: the file that holds the proposals.
-        sha256: its SHA-256.
+        file: the file or folder that holds the proposals.
+        sha256: its SHA-256; of a folder, the SHA-256 of the names and SHA-256s of its files.
         named_by: how the file names pictures, see :func:`~bsap.datamodules.picture_names.by_picture`.
     """
 
@@ -109,9 +110,17 @@ class ProposalSource:
         self.named_by = "image_id"
         self._regions: Mapping[str, Sequence[RegionRecord]] | None = None
         self._listed: Mapping[str, Sequence[RegionRecord]] = {}
-        if config.source != "ground_truth":
+        if config.source == "ground_truth":
+            partly = next((p for p in records.pictures.values() if not p.complete), None)
+            if partly is not None:
+                raise ConfigError(
+                    f"{partly.where}: this file holds only the objects that expressions refer to, which cannot be the "
+                    "regions to choose from. Set `proposals.source` to detections or masks."
+                )
+        else:
             self._listed = self._read(config, records, root)
-            self._regions, self.named_by = by_picture(self._listed, records.pictures.values(), self.file)
+            if not self._regions:
+                self._regions, self.named_by = by_picture(self._listed, records.pictures.values(), self.file)
             _check_scale(self._regions, self.file)
         self._has_masks = masks and any(r.segmentation for rs in self._listed.values() for r in rs)
         if (config.source == "masks" or config.masked_only) and self._regions is not None and not self._has_masks:
@@ -136,9 +145,25 @@ class ProposalSource:
         for name, value in names.items():  # not format(): other braces are a file's own
             given = given.replace(f"{{{name}}}", value)
         path = below(root, given)
+        if path.is_dir():
+            return self._read_folder(path, records)
         data = read_bytes(path, what="proposals", fix="Set `proposals.path` to a file that exists.")
         self.file, self.sha256 = str(path), sha256(data)
         return read_proposals(data, str(path))
+
+    def _read_folder(self, folder: Path, records: SplitRecords) -> Mapping[str, Sequence[RegionRecord]]:
+        """One file for each picture; only those of the split are opened."""
+        files, self.named_by = by_picture(
+            {file.stem: file for file in sorted(folder.glob("*.json"))}, records.pictures.values(), str(folder)
+        )
+        found, digests = {}, []
+        for image_id, file in files.items():
+            data = read_bytes(file, what="proposals", fix="Set `proposals.path` to a folder that exists.")
+            found[image_id] = read_picture_file(data, str(file))
+            digests.append(f"{file.name} {sha256(data)}\n")
+        self.file, self.sha256 = str(folder), sha256("".join(sorted(digests)).encode())
+        self._regions = found
+        return found
 
     def absent(self, image_ids: Collection[str], split: Collection[str]) -> list[str]:
         """The pictures that the source does not know, though it should know most.

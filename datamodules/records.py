@@ -44,6 +44,7 @@ class PictureRecord:
         height: H in pixels, None where the file does not say.
         objects: every annotated object, by annotation id.
         other_name: what the file is called where there is none of that name.
+        complete: whether ``objects`` holds all objects of the picture, not only those that expressions refer to.
     """
 
     where: str
@@ -53,6 +54,7 @@ class PictureRecord:
     height: int | None
     objects: dict[str, RegionRecord]
     other_name: str | None = None
+    complete: bool = True
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -155,6 +157,6 @@ def make_referent(where: str, id: str, picture: PictureRecord, ann_ids: tuple[st
         )
     category = picture.objects[ann_ids[0]].category
     distractors = None
-    if category is not None:
+    if category is not None and picture.complete:
         distractors = sum(o.category == category for ann, o in picture.objects.items() if ann not in ann_ids)
     return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors)

@@ -27,7 +27,7 @@ def balanced_shards(weights: Sequence[int], shards: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(shards)]
     loads = [0] * shards
     for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
-        # equal loads are told apart by length, so that scenes without proposals spread, too
+        # among equal loads the shortest, so that scenes without proposals are spread as well
         lightest = min(range(shards), key=lambda s: (loads[s], len(shares[s]), s))
         shares[lightest].append(index)
         loads[lightest] += weights[index]
@@ -44,7 +44,7 @@ class SceneSampler(DistributedSampler[Any]):
     Args:
         counts: R of each scene.
         num_replicas: number of processes; None asks ``torch.distributed``, and is 1 where that is not initialised.
-        rank: this process; None likewise.
+        rank: this process; None asks ``torch.distributed``, and is 0 where that is not initialised.
 
     Attributes:
         imbalance: the heaviest process's regions over the mean, 1.0 being perfect.

@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("bsap.cli.sweep", "try many scorers, banks and temperatures on a run's stored features"),
     "propose": ("bsap.cli.propose", "find regions in pictures with an object detector"),
     "show": ("bsap.cli.show", "draw what a run chose: single expressions, or a contact sheet"),
-    "data": ("bsap.cli.data", "check a folder of annotations and pictures: bsap data check ROOT"),
+    "data": ("bsap.cli.data", "download datasets, or check a folder: bsap data get refcoco --root ROOT"),
     "explain": ("bsap.cli.explain", "show what the auxiliary prompts of a bank mean"),
     "list": ("bsap.cli.list", "list the names of banks, views, scorers or models"),
 }

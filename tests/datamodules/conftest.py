@@ -1,4 +1,4 @@
-"""A small root in the REFER layout, drawn anew for each test that asks for it."""
+"""A small root in the REFER layout, drawn again for each test that needs it."""
 
 from __future__ import annotations
 

@@ -261,3 +261,47 @@ def test_source_files(root: Path, tmp_path: Path) -> None:
         ProposalSource(ProposalConfig("detections"), records, root)
     with pytest.raises(DataError, match="No proposals at"):
         ProposalSource(ProposalConfig("detections", path="gone.json"), records, root)
+
+
+@pytest.mark.parametrize("named", ["{image_id}", "p_{image_id}", "00{image_id}"])
+@pytest.mark.parametrize("form", ["list", "SA-1B", "boxes"])
+def test_a_folder_with_a_file_for_each_picture(root: Path, named: str, form: str) -> None:
+    """What SAM's automatic mask generator writes, and boxes alone."""
+    records = read_refer(root, "tiny", None, "val")
+    folder = root / "sam"
+    folder.mkdir()
+    boxes = {"7": [(2, 3, 4, 7), (1, 1, 5, 5)], "9": [(0, 0, 9, 9)], "8": []}
+    for image_id, found in boxes.items():
+        masks = [
+            {"bbox": list(map(float, box)), "segmentation": rle(*box), "predicted_iou": 0.9 - 0.1 * n, "area": 1}
+            for n, box in enumerate(found)
+        ]
+        contents: dict[str, Any] = {"list": masks, "boxes": [list(box) for box in found]}
+        contents["SA-1B"] = {"image": {"image_id": 1, "file_name": "x.jpg"}, "annotations": masks}
+        (folder / f"{named.format(image_id=image_id)}.json").write_text(json.dumps(contents[form]))
+    (folder / "other.json").write_text("not even JSON")
+    (folder / "metadata.csv").write_text("x")
+    source = ProposalSource(ProposalConfig("detections", path="sam"), records, root)
+    for image_id, found in boxes.items():
+        proposals = source.of(records.pictures[image_id], PictureMasks(40, 30))
+        assert proposals.boxes.tolist() == [[x, y, x + w, y + h] for x, y, w, h in found]
+        if form != "boxes":
+            assert proposals.masks is not None
+            assert [int(coco.area(mask)) for mask in proposals.masks] == [w * h for _, _, w, h in found]
+            if found:
+                assert proposals.scores is not None
+                np.testing.assert_allclose(proposals.scores, [0.9 - 0.1 * n for n in range(len(found))], rtol=1e-6)
+    assert source.absent(["7", "8", "9"], ["7", "8", "9"]) == []
+    before = source.sha256
+    (folder / "other.json").write_text("changed")
+    assert ProposalSource(ProposalConfig("detections", path="sam"), records, root).sha256 == before
+    (folder / f"{named.format(image_id=8)}.json").write_text("[ ]")
+    assert ProposalSource(ProposalConfig("detections", path="sam"), records, root).sha256 != before
+    (folder / f"{named.format(image_id=8)}.json").write_text("{")
+    with pytest.raises(DataError, match=r"8\.json: not readable as JSON"):
+        ProposalSource(ProposalConfig("detections", path="sam"), records, root)
+
+
+def test_one_file_of_sa_1b() -> None:
+    content = {"image": {"image_id": 3, "file_name": "sa_3.jpg"}, "annotations": [{"bbox": [2, 3, 4, 7]}]}
+    assert regions_of(json.dumps(content).encode()) == {"sa_3.jpg": [[2, 3, 6, 10]]}

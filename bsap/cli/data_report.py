@@ -1,0 +1,64 @@
+"""What ``bsap data check`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bsap.errors import printable
+
+if TYPE_CHECKING:
+    from bsap.datamodules.check import RootReport, SplitReport
+
+
+def print_report(report: RootReport) -> None:
+    """Print what is there of each split, and every fault."""
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
+    for name in ("split", "expressions", "referents", "pictures", "no mask", ""):
+        table.add_column(name, justify="left" if name in ("split", "") else "right", no_wrap=True)
+    for split in report.splits:
+        known = split.known
+        table.add_row(
+            escape(printable(f"{split.dataset} {split.split_by} {split.split}")),
+            _of(split.found.expressions, None if known is None else known.expressions),
+            _of(split.found.referents, None if known is None else known.referents),
+            _of(split.pictures - len(split.missing_pictures), split.pictures),
+            str(split.without_mask),
+            "ok" if split.ok else "[red]faulty[/red]",
+        )
+    if report.splits:
+        console.print(table)
+    for split in report.splits:
+        for line in _complaints(split):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for error in report.errors:
+        console.print(printable(error), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "Complete and sound."
+        if report.ok
+        else "Not complete or faulty: see above. docs/data.md says where to get the files."
+    )
+
+
+def _of(found: int, known: int | None) -> str:
+    return str(found) if known in (None, found) else f"{found}/{known}"
+
+
+def _complaints(split: SplitReport) -> list[str]:
+    name = f"{split.dataset} {split.split_by} {split.split}"
+    lines = []
+    for what, places in (
+        ("pictures are missing", split.missing_pictures),
+        ("pictures are not what the annotations say", split.other_sizes),
+        ("boxes are invalid or reach beyond their picture", split.bad_boxes),
+        ("masks are invalid", split.bad_masks),
+    ):
+        if places:
+            lines.append(f"{name}: {len(places)} {what}:")
+            lines += [f"  {printable(place)}" for place in places]
+    return lines

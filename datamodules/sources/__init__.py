@@ -1,0 +1,1 @@
+"""Fetching datasets: the catalogue, downloads, archives, and conversion to the forms that the readers read."""
