@@ -263,12 +263,15 @@ class BSAPModule(LightningModule):
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
         choices: Tensor | None = None
+        values: Tensor | None = None
         if sum(batch.counts) and any(scene.expressions for scene in batch.scenes):
             similarities = self.similarities(batch)
             with torch.autocast(self.device.type, enabled=False):
                 scores = [scorer(similarities, aggregate=self.aggregate) for scorer in self.scorers.values()]
                 # One transfer for all scorers: the host waits for the device once per batch.
                 choices = torch.stack([torch.stack(_picked(score)) for score in scores]).cpu()
+                if self.run is not None and self.run.all_scores:
+                    values = torch.stack([score.value.float() for score in scores]).cpu()
             if self.ensemble is not None:
                 self.ensemble.keep()
         records = []
@@ -279,11 +282,19 @@ class BSAPModule(LightningModule):
                     name: (0, 0.0) if choices is None else (int(choices[s, 0, b, e]), float(choices[s, 1, b, e]))
                     for s, name in enumerate(self.scorers)
                 }
+                every = None
+                if self.run is not None and self.run.all_scores:
+                    regions = range(len(scene.proposals))
+                    every = {
+                        name: [] if values is None else values[s, b, e, : len(regions)].tolist()
+                        for s, name in enumerate(self.scorers)
+                    }
                 records.append(
                     make_record(
                         scene,
                         expression,
                         chosen,
+                        scores=every,
                         tasks=self.tasks,
                         missing_mask=self.missing_mask,
                         ious=ious.get(id(expression.referent)),

@@ -14,7 +14,7 @@ from bsap.errors import ConfigError
 from bsap.module import BSAPModule
 from bsap.reports.terminal import print_choices, print_results
 from bsap.runs.callback import RunCallback
-from bsap.runs.processes import distributed_errors
+from bsap.runs.processes import check_cluster, distributed_errors
 from bsap.runs.signals import exit_on_signal
 
 HELP = {
@@ -48,6 +48,7 @@ def _run(argv: list[str]) -> int:
         trainer=("accelerator", "devices", "num_nodes", "precision"),
         trainer_defaults={"enable_checkpointing": False},
     )
+    check_cluster(cli.trainer)
     if command == "predict":
         batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
         records = [record for batch in batches or [] for record in batch]

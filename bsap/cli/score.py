@@ -18,6 +18,9 @@ from bsap.runs.saved import read_run
 from bsap.runs.schema import Metrics, Results
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bsap.runs.rec_detail import Detail
     from bsap.runs.rescore import Rescored
 
 DIFFERENT = 1
@@ -47,13 +50,22 @@ def run(argv: list[str]) -> int:
         help=f"also show the metrics for each value of {', '.join(FIELDS)}; by default as in the run",
     )
     parser.add_argument(
+        "--detail",
+        nargs="?",
+        const="ref_l4",
+        choices=["ref_l4", "coco"],
+        help="also show REC accuracy at IoU 0.5, 0.75, 0.9 and its mean over 0.5, 0.55, ..., 0.95: for all referents, "
+        "by their size, and averaged over their classes. Objects are small below 128 and large above 256 pixels, the "
+        "square root of the area (ref_l4, the default), or below 32 and above 96 (coco)",
+    )
+    parser.add_argument(
         "--format", choices=["table", "json"], default="table", help="form of the output (default: %(default)s)"
     )
     options = parser.parse_args(argv[1:])
 
     from bsap.runs.rescore import rescore
 
-    scored = rescore(options.run, strict=options.strict, breakdown=options.breakdown)
+    scored = rescore(options.run, strict=options.strict, breakdown=options.breakdown, sizes=options.detail)
     results = read_run(options.run).results
     if options.format == "json":
         print(json.dumps(_finite(report(scored)), indent=2, ensure_ascii=False))
@@ -73,7 +85,7 @@ def report(scored: Rescored) -> dict[str, Any]:
         "metrics": scored.metrics,
         "counts": scored.counts,
         "breakdown": scored.breakdown,
-    }
+    } | ({} if scored.detail is None else {"detail": scored.detail})
 
 
 def _hit(scored: Rescored) -> str:
@@ -86,6 +98,8 @@ def _print(scored: Rescored, results: Results | None) -> None:
     console.print(results_table(scored.metrics, title=title))
     for field, groups in scored.breakdown.items():
         console.print(breakdown_table(field, groups))
+    if scored.detail is not None:
+        console.print(detail_table(scored.detail))
     counts = scored.counts
     line = f"{counts['seen']} expressions, {counts['no_proposals']} without proposals, {counts['no_mask']} without mask"
     if results is not None:
@@ -103,6 +117,21 @@ def _print(scored: Rescored, results: Results | None) -> None:
         lines.append("Equal to results.json, bit for bit.")
     for line in lines:
         say(line)
+
+
+def detail_table(detail: Mapping[str, Detail]) -> Table:
+    """One row for each group of referents and scorer; ``n`` of the class average counts classes."""
+    table = Table("referents", "scorer", title="REC in detail", title_justify="left")
+    groups = next(iter(detail.values()))
+    names = list(next(iter(groups.values())))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in groups:
+        for number, (scorer, rows) in enumerate(detail.items()):
+            values = [str(value) if name == "n" else percent(value) for name, value in rows[group].items()]
+            table.add_row("" if number else group, cell(scorer), *values)
+        table.add_section()
+    return table
 
 
 def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:

@@ -109,12 +109,18 @@ class RunFolder:
         return self._found.damaged
 
     def finished(self, scenes: Iterable[Sequence[str]]) -> list[Record]:
-        """The records of earlier attempts, of the scenes of which every expression has one.
+        """The records of earlier attempts, of the scenes of which every expression has one with all that is wanted.
 
         Args:
             scenes: the ids of each scene's expressions.
         """
         records = self._found.records
+        if self.config.all_scores:
+            records = {
+                key: record
+                for key, record in records.items()
+                if all("scores" in choice for choice in record["scorers"].values())
+            }
         return [records[key] for keys in scenes if all(key in records for key in keys) for key in keys]
 
     def check_origin(self, found: dict[str, Any], *, resumed: bool) -> None:

@@ -23,6 +23,7 @@ def make_record(
     missing_mask: Literal["error", "skip"] = "error",
     ious: Tensor | None = None,
     text_cut: bool = False,
+    scores: Mapping[str, Sequence[float]] | None = None,
 ) -> Record:
     """What became of one expression.
 
@@ -33,6 +34,7 @@ def make_record(
         tasks: what is measured.
         ious: (R,) IoU of each proposal with the referent, :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
         text_cut: whether a model lost the end of the sentence at its context length.
+        scores: for each scorer the scores of all R regions, where they are to be recorded.
         missing_mask: what to do for RIS when the referent has no mask; ``skip`` leaves the expression out of RIS.
 
     Raises:
@@ -69,6 +71,8 @@ def make_record(
         row: Choice = {"region": None, "score": None, "box": None}
         if found:
             row = {"region": region, "score": score, "box": scene.proposals.boxes[region].tolist()}
+        if scores is not None:
+            row["scores"] = list(scores[name])
         if "rec" in tasks and ious is not None:
             row["box_iou"] = float(ious[region]) if found else 0.0
         if segment:

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-from bsap.errors import BSAPError
+from bsap.errors import BSAPError, ConfigError
 from bsap.runs.signals import STOPPED, StopSignals
 
 T = TypeVar("T")
@@ -198,6 +198,23 @@ def local_rank_zero_first(trainer: Trainer | None, work: Callable[[], T]) -> T:
                 failure = error
         raise_on_all_ranks(trainer, failure)
     return found[0]
+
+
+def check_cluster(trainer: Trainer) -> None:
+    """Compare what SLURM started with the Trainer's settings.
+
+    Raises:
+        ConfigError: if they differ: processes would wait for others that do not exist.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    try:
+        if environment is not None:
+            environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+    except ValueError as error:
+        raise ConfigError(
+            f"The job and the Trainer disagree: {error} Set `--trainer.devices` to SLURM's --ntasks-per-node and "
+            "`--trainer.num_nodes` to its --nodes."
+        ) from error
 
 
 def detach_children(trainer: Trainer) -> list[Any]:

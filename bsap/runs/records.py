@@ -30,6 +30,8 @@ def record_problem(record: Any) -> str | None:
         region = choice["region"]
         if (region is None) != (regions == 0) or (region is not None and region >= regions):
             return f"scorer {name!r} has the region {region} of {regions}"
+        if len(choice.get("scores", ())) not in (0, regions):
+            return f"scorer {name!r} has {len(choice['scores'])} scores of {regions} regions"
         part, whole = choice.get("intersection", 0), choice.get("union", 1)
         if not (part <= whole and 0 < whole < 2**40):
             return f"scorer {name!r} has intersection {part} and union {whole}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from bsap.errors import DataError
 from bsap.runs.buckets import check_fields
+from bsap.runs.rec_detail import Detail, rec_detail
 from bsap.runs.recompute import breakdowns, recompute
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
@@ -27,6 +28,7 @@ class Rescored:
         breakdown: ``{field: {value: metrics}}``.
         differences: where ``results.json`` says something else, a line each; None where it cannot be compared.
         uncompared: why not.
+        detail: REC accuracy by size and class, where it was asked for; see :func:`~bsap.runs.rec_detail.rec_detail`.
     """
 
     folder: Path
@@ -36,15 +38,19 @@ class Rescored:
     breakdown: dict[str, dict[str, Metrics]]
     differences: list[str] | None
     uncompared: str | None = None
+    detail: dict[str, Detail] | None = None
 
 
-def rescore(folder: Path, *, strict: bool | None = None, breakdown: Sequence[str] | None = None) -> Rescored:
+def rescore(
+    folder: Path, *, strict: bool | None = None, breakdown: Sequence[str] | None = None, sizes: str | None = None
+) -> Rescored:
     """Compute the metrics of a run again and compare them with its ``results.json``, bit for bit.
 
     Args:
         folder: the run folder.
         strict: for REC, whether a hit needs IoU > 0.5; by default the run's own rule.
         breakdown: fields to break the metrics down by; by default those of ``results.json``.
+        sizes: compute ``detail`` with these limits of size, ``ref_l4`` or ``coco``.
 
     Raises:
         DataError: if the folder is no finished run, or its predictions are cut off, malformed or not all there.
@@ -88,7 +94,8 @@ def rescore(folder: Path, *, strict: bool | None = None, breakdown: Sequence[str
         found += _differences({key: results["counts"].get(key) for key in counts}, counts, "counts")
         both = [name for name in fields if name in results.get("breakdown", {})]
         found += _differences({f: results["breakdown"][f] for f in both}, {f: tables[f] for f in both}, "breakdown")
-    return Rescored(folder, strict, metrics, counts, tables, found, uncompared)
+    detail = None if sizes is None else rec_detail(records, strict=strict, sizes=sizes)
+    return Rescored(folder, strict, metrics, counts, tables, found, uncompared, detail)
 
 
 def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:

@@ -43,8 +43,12 @@ class ChoiceFields(TypedDict):
 
 
 class Choice(ChoiceFields, total=False):
-    """A choice with its overlap with the referent: for REC ``box_iou``, for RIS pixels."""
+    """A choice with its overlap with the referent: for REC ``box_iou``, for RIS pixels.
 
+    With ``run.all_scores``, ``scores`` holds the score of every region in the order of the proposals.
+    """
+
+    scores: list[Finite]
     box_iou: Share
     intersection: Count
     union: Count

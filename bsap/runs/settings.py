@@ -27,6 +27,8 @@ class RunConfig:
         overwrite: start again from nothing where the folder already holds a run; by default that run is continued. A
             job that SLURM requeues is continued in any case: it has started from nothing once.
         breakdown: fields by which results are also broken down: ``category``, ``words``, ``distractors``.
+        all_scores: also record each scorer's scores of all regions, not only of the chosen one. ``predictions.jsonl``
+            becomes several times larger; by default off.
         timeout: minutes that a process waits for the other processes, at the start and at the end.
     """
 
@@ -34,6 +36,7 @@ class RunConfig:
     name: str | None = None
     overwrite: bool = False
     breakdown: list[str] = dataclasses.field(default_factory=list)
+    all_scores: bool = False
     timeout: float = 60.0
 
     def folder(self, settings: Any) -> Path:

@@ -1,10 +1,11 @@
 """The metrics as functions over tensors."""
 
 from bsap.metrics.functional.masks import best_overlap, mask_overlap, mask_overlap_matrix, mask_overlaps
-from bsap.metrics.functional.rec import box_iou_pairs, rec_accuracy, rec_hits
+from bsap.metrics.functional.rec import IOU_THRESHOLDS, box_iou_pairs, rec_accuracy, rec_hits
 from bsap.metrics.functional.ris import ris_scores
 
 __all__ = [
+    "IOU_THRESHOLDS",
     "best_overlap",
     "box_iou_pairs",
     "mask_overlap",

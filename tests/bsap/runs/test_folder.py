@@ -315,6 +315,40 @@ def test_a_count_that_differs_from_the_predictions_is_an_error(
     assert (tmp_path / "run" / "parts").exists()
 
 
+def test_scores_of_all_regions_on_request(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    assert run() == 0
+    plain = read_predictions(folder / "predictions.jsonl")
+    assert not any("scores" in choice for r in plain for choice in r["scorers"].values())
+    assert run(run={"all_scores": True}) == 0
+    assert json.loads((folder / "results.json").read_text())["timing"]["resumed_expressions"] == 0, "none had them all"
+    full = read_predictions(folder / "predictions.jsonl")
+    for before, after in zip(plain, full, strict=True):
+        for name, choice in after["scorers"].items():
+            scores = choice.pop("scores")
+            assert choice == before["scorers"][name]
+            assert len(scores) == after["n_regions"]
+            if scores and choice["region"] is not None:
+                assert scores[choice["region"]] == choice["score"] == max(scores)
+            if scores and name in ("clip", "bsap_h"):
+                assert sum(scores) == pytest.approx(1, abs=1e-5), "a distribution over the regions"
+    monkeypatch.setattr("bsap.module.BSAPModule.similarities", lambda *_: pytest.fail("encoded again"))
+    assert run(run={"all_scores": True}) == 0
+
+
+@pytest.mark.parametrize("variables", [{"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, {"SLURM_NTASKS": "2"}])
+def test_slurm_and_the_trainer_must_agree(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str]
+) -> None:
+    place = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "bsap"}
+    for name, value in {"SLURM_JOB_ID": "17", **place, **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert run(trainer={"devices": 2}) == 2
+    error = capsys.readouterr().err
+    assert "ntasks-per-node" in error
+    assert error.count("\n") == 1
+
+
 def test_part_files_and_lock(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     assert next_attempt(tmp_path) == 1
