@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     from bsap.learning.explain import explain, learned_file, rows_of
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.prompts.banks import check_learned_bank, load_bank
-    from bsap.prompts.learned import learned_scorer, warn_of_other_use
+    from bsap.prompts.learned import is_known, learned_scorer, warn_of_other_use
     from bsap.runs.saved import read_run
     from bsap.scoring import make_scorer, scorer_name
     from bsap.sweep.sweep import Sweep
@@ -61,6 +61,11 @@ def run(argv: list[str]) -> int:
     bank = load_bank(spec, split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)
     scorer = learned_scorer(bank.meta) if bank.features is not None else "bsap"
+    if not is_known(scorer):
+        raise ConfigError(
+            f"Bank {bank.name!r} was learned with the scorer {scorer!r}, whose module is not imported on behalf of a "
+            "file. Call bsap.learning.explain.explain from Python."
+        )
     warn_of_other_use(bank, model | {"scorers": [scorer]})
     file = learned_file(spec)
     tower = None if file is None else FrozenTower(Encoder(EncoderConfig.of(model["encoders"][0])))

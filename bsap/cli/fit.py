@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
-from bsap.errors import ConfigError, ModelError
+from bsap.errors import BSAPError, ConfigError, ModelError, check_number
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.run_folder import TEST_SPLIT
 from bsap.models.checkpoint import read_plain
@@ -53,11 +53,23 @@ def run(argv: list[str]) -> int:
         trainer=("accelerator", "devices", "num_nodes", "precision", "max_epochs"),
         trainer_defaults={"max_epochs": 40, "num_sanity_val_steps": 0},
     )
-    options: dict[str, Any] = {"ckpt_path": checkpoint(cli.config["ckpt_path"], cli.model)}
+    given = cli.config["ckpt_path"]
+    options: dict[str, Any] = {"ckpt_path": checkpoint(given, cli.model)}
     if "weights_only" in inspect.signature(cli.trainer.fit).parameters:  # since Lightning 2.6
         options["weights_only"] = True
     with distributed_errors():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, **options)
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, **options)
+        except BSAPError:
+            raise
+        except Exception as error:
+            if given is None or cli.model.training_started:
+                raise
+            # Lightning and torch raise many types for a checkpoint with other content than they expect.
+            raise ConfigError(
+                f"`--ckpt_path {given}`: the checkpoint does not fit this run ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}). Name another one, or start without `--ckpt_path`."
+            ) from error
     if cli.trainer.is_global_zero:
         report(cli.model, cli.datamodule, epochs=cli.trainer.current_epoch)
     return 0
@@ -75,8 +87,10 @@ def checkpoint(given: str | None, model: PromptLearner) -> str | None:
     if not path.is_file():
         raise ConfigError(f"`--ckpt_path {given}`: {path} does not exist. Start without `--ckpt_path`.")
     try:
-        read_plain(path)  # before Lightning reads it, which unpickles everything in some versions
-    except ModelError as error:
+        content = read_plain(path)  # before Lightning reads it, which unpickles everything in some versions
+        for name in ("epoch", "global_step"):
+            check_number(name, content[name], whole=True, most=2**40)
+    except (ModelError, ConfigError, KeyError, TypeError) as error:
         raise ConfigError(
             f"`--ckpt_path {given}`: {path} is no checkpoint that `bsap fit` wrote. Name another one."
         ) from error

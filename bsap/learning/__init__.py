@@ -1,4 +1,4 @@
-"""Learned prompts: the auxiliary bank is trained, with pictures or with text alone."""
+"""Learned prompts: the bank of auxiliary prompts is trained, from region features or from text alone."""
 
 from bsap.learning.context import PromptConfig
 from bsap.learning.datamodule import LearningDataModule

@@ -1,4 +1,4 @@
-"""Scenes as a learner sees them: features instead of pictures."""
+"""Batches to learn from: features of regions instead of pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Example:
     """One scene, or one pseudo-scene made of texts.
 
     Attributes:
-        id: what a message calls it.
+        id: its name in messages.
         texts: E expressions, without template.
         regions: (N, R, D) features of the regions, for each of N members.
-        iou: (E, R), overlap of each region with each expression's referent.
+        iou: (E, R), IoU of each region with the referent of each expression.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Learned context: vectors in the place of words, run through the frozen text tower."""
+"""Learned context: vectors instead of word embeddings, run through the frozen text tower (CoOp, arXiv 2109.01134)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class PromptConfig:
     """The auxiliary prompts to learn.
 
     Attributes:
-        count: K, how many; a bank to start from brings its own number.
-        length: n, context vectors of each; a bank to start from brings its own.
-        init: where they start: ``words``, ``random``, or ``bank:NAME`` with what ``--model.bank`` of ``bsap test``
-            takes (a shipped name or a file).
-        words: for ``words``: the first vectors of every prompt; those after them start at random.
-        noise: standard deviation that is added to words and banks, in units of the vocabulary's own; without it, equal
-            words would stay equal for ever.
+        count: K, the number of prompts; ignored if they start from a bank.
+        length: n, the context vectors of each prompt; ignored if they start from a bank.
+        init: initial values: ``words``, ``random``, or ``bank:NAME`` with a shipped bank or a file, as for
+            ``--model.bank`` of ``bsap test``.
+        words: with ``words``: the text of the first vectors of every prompt; the vectors after it start at random.
+        noise: standard deviation of the noise on words and banks, in units of the standard deviation of the token
+            embeddings. Without noise, prompts that start with the same words would stay the same.
 
     Raises:
-        ConfigError: for noise that is negative.
+        ConfigError: for a negative noise.
     """
 
     count: int = 16
@@ -47,7 +47,7 @@ class PromptConfig:
 
 
 class FrozenTower:
-    """A frozen encoder's text tower, opened at its token embeddings; no module owns it, so it is not saved or trained.
+    """The text tower of a frozen encoder, from token embeddings on. No module owns it: it is not trained or saved.
 
     Args:
         encoder: the model.
@@ -79,12 +79,12 @@ class FrozenTower:
 
     @property
     def scale(self) -> float:
-        """Standard deviation of the token embeddings that training has seen."""
+        """Standard deviation of the token embeddings that were trained (the others are zero)."""
         rows = self.vocabulary
         return float(rows[rows.any(dim=1)].float().std())
 
     def words(self, text: str) -> Tensor:
-        """(L, W) embeddings of a text's tokens, without those of start and end."""
+        """(L, W) embeddings of a text's tokens, without the start and end tokens."""
         tokens = self.encoder.tokenize([text])
         end = int(self.tower.positions(tokens)[0])
         return self.embed(tokens)[0, 1:end].float()
@@ -115,11 +115,11 @@ class LearnedPrompts(nn.Module):
         context: K prompts, each (n_k, W).
 
     Attributes:
-        context: (K, n, W), the only thing that learns; rows behind a prompt's own n_k mean nothing.
+        context: (K, n, W), the only parameter; rows after a prompt's own n_k are padding.
         lengths: (K,) n_k.
 
     Raises:
-        ConfigError: if a prompt has more vectors than the tower has places.
+        ConfigError: if a prompt has more vectors than the tower has positions.
     """
 
     lengths: Tensor
@@ -134,7 +134,7 @@ class LearnedPrompts(nn.Module):
         self.context = nn.Parameter(torch.stack(padded))
         self.register_buffer("lengths", torch.tensor(lengths))
         for name, row in zip(("start", "end"), tower.ends(), strict=True):
-            self.register_buffer(name, row.clone(), persistent=False)  # the model's own weights: not in checkpoints
+            self.register_buffer(name, row.clone(), persistent=False)  # weights of the model: not in checkpoints
 
     def forward(self, tower: FrozenTower) -> Tensor:
         """(K, D) unit vectors."""
@@ -142,14 +142,14 @@ class LearnedPrompts(nn.Module):
         ends = self.end.expand(count, 1, width)
         rows = torch.cat([self.start.expand(count, 1, width), self.context, ends], dim=1)
         eot = self.lengths + 1
-        # Each prompt ends behind its own vectors; what stands after the end token cannot be seen from it.
+        # Each prompt ends after its own vectors; the end token does not attend to what follows it.
         places = torch.arange(length + 2, device=rows.device)
         rows = torch.where((places == eot[:, None])[..., None], self.end, rows)
         return tower.run(rows, eot)
 
 
 def initial_prompts(config: PromptConfig, tower: FrozenTower, templates: Templates) -> list[Tensor]:
-    """Where the K prompts start: K tensors (n_k, W), drawn from torch's global generator.
+    """The initial context of K prompts: K tensors (n_k, W), with noise from torch's global generator.
 
     Raises:
         ConfigError: for settings that contradict each other or the tower.
@@ -157,7 +157,7 @@ def initial_prompts(config: PromptConfig, tower: FrozenTower, templates: Templat
     if config.init.startswith("bank:"):
         bank = load_bank(config.init.removeprefix("bank:"))
         if not bank.prompts:
-            raise ConfigError(f"`prompts.init`: bank {bank.name!r} has no prompts of its own to start from.")
+            raise ConfigError(f"`prompts.init`: bank {bank.name!r} has no prompts to start from. Choose another bank.")
         found = [tower.words(templates.bank.format(prompt)) for prompt in bank.prompts]
         return [rows + config.noise * tower.scale * torch.randn(rows.shape).to(rows) for rows in found]
     if config.count < 1 or config.length < 1:

@@ -1,4 +1,4 @@
-"""What learns: three ways to bend the frozen model's features, and the scorer that compares them."""
+"""Learners: which features of the frozen model are trained, and the scorer that compares them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class FrozenTexts:
     """The frozen text side.
 
     Attributes:
-        tower: the text tower, to run learned context through.
-        features: texts with a template applied to (N, D) unit vectors, without gradients.
+        tower: the text tower, for learned context.
+        features: from texts with the template applied to (N, D) unit vectors, without gradients.
         templates: the query template of each of N members.
         bank_template: the auxiliary prompts' template.
         tau: the model's logit scale.
@@ -41,9 +41,9 @@ class FrozenTexts:
 
 
 class Learner(nn.Module):
-    """Base of all learners: gives back what the frozen model says. Override what learns.
+    """Base of all learners: the features of the frozen model. Override what is trained.
 
-    Whatever is a parameter of a learner is trained and saved, nothing else.
+    The parameters of a learner are trained and saved, nothing else.
 
     Args:
         texts: the frozen text side.
@@ -56,7 +56,7 @@ class Learner(nn.Module):
         self.ranking = make_scorer(scorer)
 
     def bank(self) -> Tensor:
-        """(K, D) auxiliary prompts; none for a learner whose scorer needs none."""
+        """(K, D) features of the auxiliary prompts; K is 0 if the scorer needs no bank."""
         return torch.zeros(0, self.texts.tower.encoder.dim)
 
     def queries(self, texts: Sequence[str]) -> Tensor:
@@ -68,7 +68,7 @@ class Learner(nn.Module):
         return regions
 
     def scorer(self) -> Scorer:
-        """What ranks; its temperatures and weight may be tensors that learn."""
+        """The scorer; tau and lam may be tensors that are trained."""
         return self.ranking
 
 
@@ -79,11 +79,11 @@ class PromptBank(Learner):
         texts: the frozen text side.
         scorer: ranks the regions; must use a bank.
         prompts: the auxiliary prompts.
-        learn_tau: whether tau learns; starts at the scorer's or the model's.
-        learn_lam: whether BSAP-H's lam learns; starts at the scorer's.
+        learn_tau: whether tau is trained; it starts at the scorer's value, or at the model's.
+        learn_lam: whether BSAP-H's lam is trained; it starts at the scorer's value.
 
     Raises:
-        ConfigError: if the scorer has no use for a bank, or no lam.
+        ConfigError: if the scorer uses no bank, or has no lam.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class PromptBank(Learner):
         self.prompts = prompts
         ranking: Any = self.ranking
         if not ranking.needs_bank:
-            raise ConfigError(f"Scorer {scorer!r} uses no bank, so there is nothing to learn; choose bsap or bsap_h.")
+            raise ConfigError(f"Scorer {scorer!r} uses no bank, so there is nothing to learn. Choose bsap or bsap_h.")
         self.log_tau: nn.Parameter | None = None
         self.lam_logit: nn.Parameter | None = None
         if learn_tau:
             self.log_tau = nn.Parameter(torch.tensor(math.log(float(ranking.tau or texts.tau))))
         if learn_lam:
             if "lam" not in [field.name for field in fields(ranking)]:
-                raise ConfigError(f"`learn_lam`: scorer {scorer!r} has no weight `lam`; choose bsap_h.")
+                raise ConfigError(f"`learn_lam`: scorer {scorer!r} has no weight `lam`. Choose bsap_h.")
             self.lam_logit = nn.Parameter(torch.logit(torch.tensor(float(ranking.lam)), eps=1e-3))
 
     def bank(self) -> Tensor:
@@ -115,7 +115,7 @@ class PromptBank(Learner):
         return features
 
     def scorer(self) -> Scorer:
-        """The scorer with what is learned of tau and lam."""
+        """The scorer with the learned tau and lam."""
         learned: dict[str, Any] = {}
         if self.log_tau is not None:
             learned["tau"] = self.log_tau.exp()

@@ -11,7 +11,7 @@ def multi_positive_loss(rank: Tensor, positives: Tensor) -> Tensor:
     """-log of the summed probability of an expression's right regions.
 
     The probabilities are the softmax over regions of a scorer's rank: of z for BSAP, of the log of the mixture for
-    BSAP-H. Several proposals may cover the referent well; the sum asks for any of them, not for one in particular.
+    BSAP-H. Several proposals may cover the referent well; the sum asks for any of them.
 
     Args:
         rank: ``(..., E, R)``, -inf where a region is padding.

@@ -118,6 +118,7 @@ class PromptLearner(LightningModule):
         self._frozen: list[Encoder] = []
         self.ensemble: Ensemble | None = None
         self.examples: Examples | None = None
+        self.training_started = False
         self._problem: BSAPError | None = None
 
     def configure_learner(self, texts: FrozenTexts) -> Learner:
@@ -352,6 +353,10 @@ class PromptLearner(LightningModule):
     def on_fit_start(self) -> None:
         """Move the frozen model, which no module owns, to the device."""
         self.encoder.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Note that everything that a checkpoint holds was restored."""
+        self.training_started = True
 
     def on_validation_start(self) -> None:
         """Move the frozen model to the device."""

@@ -1,4 +1,4 @@
-"""Ignoring the modality gap: a linear map in closed form that keeps texts and forgets one direction."""
+"""Ignoring the modality gap: a linear map in closed form that keeps texts and removes one direction."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bsap.datamodules.files import expanded
 from bsap.errors import DataError
 
 
@@ -21,9 +22,9 @@ def gap_projector(texts: Tensor, gap: Tensor, *, mu: float = 1e3, rho: float = 1
 
     Args:
         texts: T, ``(N, D)``.
-        gap: g, ``(D,)``: the mean region less the mean text.
+        gap: g, ``(D,)``: the mean region minus the mean text.
         mu: how strongly the gap is ignored; 0 gives the identity.
-        rho: how strongly W is held to the identity where no text tells; positive.
+        rho: how close W stays to the identity in directions without texts; positive.
 
     Returns:
         W, ``(D, D)`` in the texts' dtype, computed in float64; apply it to rows as ``x @ W.T``.
@@ -54,7 +55,7 @@ def read_gap(path: Path, dim: int) -> Tensor:
         DataError: if there is no such tensor.
     """
     try:
-        gap = load_file(path).get("gap")
+        gap = load_file(expanded(path)).get("gap")
     except (OSError, SafetensorError) as error:
         raise DataError(f"The modality gap {path} cannot be read: {error}.") from error
     if gap is None or tuple(gap.shape) != (dim,):

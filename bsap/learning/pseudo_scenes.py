@@ -22,12 +22,12 @@ class TextConfig:
     """Learning from text alone.
 
     Attributes:
-        regions: stand-ins of a pseudo-scene, at least 2; referents of one picture come first, others fill up.
-        dropout: for a plain text file: the share of words that a sentence's stand-in loses, 0 to 1.
-        gap: what the projector ignores: ``none``; ``regions``, the mean of the regions of ``data.gap_expressions`` less
-            the mean of the texts; or a ``.safetensors`` file with a tensor ``gap`` of shape (D,).
+        regions: stand-ins in a pseudo-scene, at least 2; the referents of the picture come first, then others.
+        dropout: share of words that the stand-in of a single sentence loses, 0 to 1.
+        gap: the modality gap that a projector ignores: ``none``; ``regions``, the mean of the regions of
+            ``data.gap_expressions`` minus the mean of the texts; or a ``.safetensors`` file with a tensor ``gap`` (D,).
         mu: how strongly the gap is ignored, at least 0.
-        rho: how strongly the projector is held to the identity; positive.
+        rho: how close the projector stays to the identity; positive.
 
     Raises:
         ConfigError: for a value out of its range.
@@ -50,7 +50,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class TextScene:
-    """What is known of one picture without seeing it.
+    """The texts about one picture.
 
     Attributes:
         id: the picture's name, or the line of a text file.
@@ -98,8 +98,8 @@ def check_lengths(scenes: Sequence[TextScene], longest: int, count: Callable[[st
 
     Args:
         scenes: the texts.
-        longest: tokens that the tower reads.
-        count: tokens that a text needs, start and end included.
+        longest: number of tokens that the tower reads.
+        count: number of tokens of a text, with start and end.
     """
     for scene in scenes:
         for text in (text for texts in scene.referents for text in texts):
@@ -110,7 +110,7 @@ def check_lengths(scenes: Sequence[TextScene], longest: int, count: Callable[[st
 
 
 def drop_words(text: str, share: float, rng: random.Random) -> str:
-    """The text without some of its words, never without all of them, and never the very same text if it has two words.
+    """The text without some of its words; at least one word is kept, and at least one of several is dropped.
 
     Example:
         >>> drop_words("the big red cup", 0.5, random.Random(1))
@@ -126,16 +126,16 @@ def drop_words(text: str, share: float, rng: random.Random) -> str:
 
 
 class PseudoScenes:
-    """Makes pseudo-scenes: stand-ins in the place of regions, and other expressions of the same referents as queries.
+    """Makes pseudo-scenes: texts as stand-ins for regions, and other expressions of the same referents as queries.
 
-    A stand-in is never its own query. Stand-ins with equal texts are all right for a query that one of them is right
-    for, and a query whose text is some stand-in's is left out.
+    A stand-in is never its own query. If a stand-in is right for a query, all stand-ins with the same text are. Queries
+    with the text of a stand-in are left out.
 
     Args:
-        scenes: the split's texts; referents of other scenes fill a scene up.
+        scenes: the texts of a split; referents of other scenes fill up a scene.
         config: the settings.
-        features: texts, template applied or not as the caller likes, to (N, D) unit vectors.
-        seed: of all draws; the draws for a scene depend on it, on the epoch and on the scene alone.
+        features: from texts without template to (N, D) unit vectors.
+        seed: of all random choices, which also depend on the epoch and the scene, and on nothing else.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class PseudoScenes:
 
     @property
     def unpaired(self) -> int:
-        """Texts that can be no query: a single word, and the only thing that is said of its referent."""
+        """Number of texts that cannot be a query: a single word, and the only text about its referent."""
         return sum(len(texts) for texts in self.referents if len(d := _distinct(texts)) < 2 and len(d[0].split()) < 2)
 
     def example(self, scene: TextScene, epoch: int) -> Example | None:
-        """A scene's pseudo-scene in one epoch, its stand-ins' features as (1, R, D); None where no query is left."""
+        """The pseudo-scene of a scene in an epoch, with regions (1, R, D); None if no query is left."""
         rng = random.Random(f"{self.seed}/{epoch}/{scene.id}")
         own = list(scene.referents)
         rng.shuffle(own)

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,6 +18,7 @@ from torch import Tensor
 from bsap.datamodules.base import scene_data
 from bsap.errors import ConfigError, DataError
 from bsap.learning.datamodule import LearningDataModule
+from bsap.models.checkpoint import read_plain
 from bsap.prompts.learned import learned_scorer
 from bsap.runs.identity import resolved_settings
 from bsap.runs.parts import FolderLock, write_atomic
@@ -100,7 +100,9 @@ class LearningFolder(Callback):
     def _refuse(self, config: Path, *, resumed: bool) -> None:
         """Raise a ConfigError if the folder's run cannot be continued, or is not to be."""
         try:
-            before = dict(yaml.safe_load(config.read_text(encoding="utf-8")))
+            before = yaml.safe_load(config.read_text(encoding="utf-8"))
+            if not isinstance(before, dict):
+                raise TypeError("not a mapping")
         except (ValueError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(
                 f"{config} is damaged, so it is not known what {self.folder} holds. Choose another `--run.name`, or "
@@ -131,7 +133,7 @@ class LearningFolder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The course of training, from a checkpoint."""
-        self.history = list(state_dict["history"])
+        self.history = [dict(row) for row in state_dict["history"]]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the best epoch on every process, and write its bank."""
@@ -151,10 +153,14 @@ class LearningFolder(Callback):
                 "`--trainer.max_epochs` to at least 1."
             )
         write_atomic(self.folder / "history.json", json.dumps(self.history, indent=2) + "\n")
-        path = self.best.best_model_path
-        if not path:
+        if not self.best.best_model_path:
             return {}
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        path = Path(self.best.best_model_path)
+        if not path.is_file():
+            raise DataError(
+                f"The checkpoint of the best epoch, {path}, is missing. Start again with `--run.overwrite true`."
+            )
+        state: dict[str, Any] = read_plain(path)["state_dict"]
         return state
 
     def _finish(self, trainer: Trainer, seconds: float) -> None:

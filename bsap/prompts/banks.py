@@ -7,6 +7,7 @@ split's own expressions, a user may bring a file, and a bank may also be learned
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bsap.datamodules.files import parse_yaml
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.datamodules.files import expanded, parse_yaml
+from bsap.errors import ConfigError, DataError, check_number, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +81,12 @@ def load_bank(spec: str, *, split_texts: Sequence[str] | None = None, seed: int 
         (80, ('person', 'bicycle', 'car'), False)
     """
     if spec.startswith(LEARNED):
-        return load_learned_bank(Path(spec.removeprefix(LEARNED)))
+        return load_learned_bank(expanded(spec.removeprefix(LEARNED)))
     if spec == CAPTIONS:
         return _captions(split_texts, seed=seed, size=size)
     if spec == SCENE:
         return Bank(name=SCENE, prompts=(), source=_COMPUTED[SCENE], transductive=True, per_scene=True)
-    path = Path(spec)
+    path = expanded(spec)
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(_read(path), where=str(path), name=path.stem)
     if path.suffix == ".txt":
@@ -136,27 +137,50 @@ def load_learned_bank(path: Path) -> Bank:
     for file in (tensors, notes):
         if not file.is_file():
             raise ConfigError(f"Learned bank {path}: {file} does not exist; give the folder or the .safetensors file.")
-    try:
-        meta = json.loads(notes.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"Learned bank {notes}: not JSON ({error}).") from error
-    if not isinstance(meta, dict):
-        raise ConfigError(f"Learned bank {notes}: expected a JSON object, but got {type(meta).__name__}.")
+    meta = _read_meta(notes)
 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         features = load_file(tensors).get("features")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"Learned bank {tensors}: not a safetensors file ({error}).") from error
-    if features is None or features.dim() != 2 or features.shape[0] == 0:
-        got = "no such tensor" if features is None else tuple(features.shape)
-        raise ConfigError(f"Learned bank {tensors}: expected a tensor `features` of shape (K, D), but got {got}.")
+    if features is None or features.dim() != 2 or 0 in features.shape or not features.is_floating_point():
+        got = "no such tensor" if features is None else f"{features.dtype} of shape {tuple(features.shape)}"
+        raise ConfigError(
+            f"Learned bank {tensors}: expected a floating-point tensor `features` of shape (K, D), but got {got}."
+        )
     if not bool(features.isfinite().all()):
         raise ConfigError(f"Learned bank {tensors}: `features` has NaN or infinite values; train the bank again.")
-    name = meta.get("name", path.stem)
+    name = meta.get("name") or path.stem
     return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features, meta=meta)
+
+
+_META = {"name": str, "model": Mapping, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
+"""What ``bank.json`` may hold and what it must be; null stands for a value that is not known."""
+
+
+def _read_meta(file: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"Learned bank {file}: not JSON ({error}). Learn the bank again with `bsap fit`.") from error
+    if not isinstance(meta, dict):
+        raise ConfigError(f"Learned bank {file}: expected a JSON object, but got {type(meta).__name__}.")
+    templates = (meta.get("settings") or {}).get("templates") if isinstance(meta.get("settings"), dict) else None
+    values = {name: (meta.get(name), kind) for name, kind in _META.items()}
+    values["settings.templates"] = (templates, Mapping)
+    for name, (value, kind) in values.items():
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(
+                f"Learned bank {file}: `{name}` must not be {value!r:.60}. Learn the bank again with `bsap fit`."
+            )
+    for name, value in (meta.get("learned") or {}).items():
+        if name not in ("tau", "lam"):
+            raise unknown(f"learned value in {file}", name, ("tau", "lam"))
+        check_number(f"learned.{name} of {file}", value, above=name == "tau", most=1.0 if name == "lam" else math.inf)
+    return meta
 
 
 class Model(Protocol):

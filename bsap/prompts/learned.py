@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -31,11 +32,22 @@ def learned_scorer(meta: Mapping[str, Any]) -> Any:
     learned = {name: round(value, 6) for name, value in (meta.get("learned") or {}).items()}
     if not learned:
         return spec
+    if not is_known(spec):
+        given = dict(spec) if isinstance(spec, Mapping) else {"class_path": spec}
+        arguments = given.get("init_args")
+        return given | {"init_args": {**(arguments if isinstance(arguments, Mapping) else {}), **learned}}
     scorer = make_scorer(spec)
     usual = type(scorer)()
     given = {f.name: getattr(scorer, f.name) for f in fields(scorer) if f.init}
     changed = {name: value for name, value in given.items() if value != getattr(usual, name)}
     return {"class_path": type(scorer).__name__, "init_args": changed | learned}
+
+
+def is_known(spec: object) -> bool:
+    """Whether a scorer that a file names is imported already: reading a file must not import what it names."""
+    path = spec.get("class_path") if isinstance(spec, Mapping) else spec
+    module = path.rpartition(".")[0] if isinstance(path, str) else ""
+    return not module or module in sys.modules
 
 
 def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
@@ -61,7 +73,8 @@ def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
     if bank.features is None:
         return
     wanted = learned_scorer(bank.meta)
-    if not isinstance(wanted, str) and make_scorer(wanted) not in [make_scorer(spec) for spec in model["scorers"]]:
+    used = [make_scorer(spec) for spec in model["scorers"]]
+    if not isinstance(wanted, str) and (not is_known(wanted) or make_scorer(wanted) not in used):
         flag = f"--model.scorers {shlex.quote(json.dumps(['clip', wanted]))}"
         rank_zero_warn(
             f"Bank {bank.name!r} was learned with a tau or lam of its own, which no scorer of this run uses: `{flag}`."

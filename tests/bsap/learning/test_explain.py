@@ -63,7 +63,7 @@ def test_context_made_of_words_is_read_back(tower: FrozenTower, encoder: Encoder
 
 
 def test_the_shares_are_those_of_the_predictions(tested: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Summed over prompts they are the choices that changed, were mended and were broken."""
+    """Summed over prompts they are the choices that changed, were fixed and were broken."""
     records = [json.loads(line) for line in (tested / "predictions.jsonl").read_text().splitlines()]
     rows = [(r["scorers"]["clip"], r["scorers"]["bsap"]) for r in records]
     moved = [(c["box_iou"] >= 0.5, b["box_iou"] >= 0.5) for c, b in rows if c["region"] != b["region"]]
@@ -72,7 +72,7 @@ def test_the_shares_are_those_of_the_predictions(tested: Path, capsys: pytest.Ca
     assert len(found) == 80
     n = len(records)
     assert sum(p["explains"] for p in found) == pytest.approx(len(moved) / n)
-    assert sum(p["mended"] for p in found) == pytest.approx(sum(not c and b for c, b in moved) / n)
+    assert sum(p["fixed"] for p in found) == pytest.approx(sum(not c and b for c, b in moved) / n)
     assert sum(p["broken"] for p in found) == pytest.approx(sum(c and not b for c, b in moved) / n)
     assert found[0]["explains"] == max(p["explains"] for p in found) > 0
     assert "explains" in capsys.readouterr().out

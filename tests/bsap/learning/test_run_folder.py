@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from bsap.errors import ConfigError
+from bsap.errors import BSAPError, ConfigError
+from bsap.learning import PromptLearner
 from bsap.learning.run_folder import write_bank
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
+from bsap.runs.parts import FolderLock
 
 
 @dataclass
@@ -69,3 +73,70 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"Cannot write the learned bank to .*another `--run.root`"):
         write_bank(tmp_path / "file", {"features": torch.ones(1, 1)}, {})
+
+
+@pytest.mark.parametrize("change", [(), ("--model.lr", "0.5")])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    fit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, ...]
+) -> None:
+    """With the same settings and with others: there is nothing to lose."""
+
+    def die(self: PromptLearner) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptLearner, "on_train_start", die)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit()
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+    assert fit(*change) == 0
+    assert load_bank(f"learned:{tmp_path / 'run' / 'bank'}").features is not None
+
+
+def test_a_run_that_starts_again_leaves_no_bank_of_the_old_one(
+    fit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit() == 0
+
+    def stop(self: PromptLearner) -> None:
+        raise BSAPError("stopped")
+
+    monkeypatch.setattr(PromptLearner, "on_train_start", stop)
+    assert fit("--model.lr", "0.5", "--run.overwrite", "true") == 2
+    assert not list((tmp_path / "run").glob("bank/*"))
+    assert not (tmp_path / "run" / "test.yaml").exists()
+
+
+def hold(folder: Path, ready: Any, release: Any) -> None:
+    FolderLock(folder)
+    ready.set()
+    release.wait(60)
+
+
+def test_two_processes_on_one_run(fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    (tmp_path / "run").mkdir()
+    ready, release = context.Event(), context.Event()
+    child = context.Process(target=hold, args=(tmp_path / "run", ready, release))
+    child.start()
+    try:
+        assert ready.wait(60)
+        assert fit() == 2
+        assert "Another process is writing" in capsys.readouterr().err
+    finally:
+        release.set()
+        child.join()
+    assert fit() == 0
+
+
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "1", "\x00"])
+def test_a_damaged_config_is_not_written_over(
+    fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / "run" / "bank").mkdir(parents=True)
+    (tmp_path / "run" / "bank" / "bank.json").write_text("{}")
+    (tmp_path / "run" / "config.yaml").write_text(content)
+    assert fit() == 2
+    assert "config.yaml is damaged" in capsys.readouterr().err
+    assert (tmp_path / "run" / "bank" / "bank.json").exists()
