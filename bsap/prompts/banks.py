@@ -147,17 +147,15 @@ def load_learned_bank(path: Path) -> Bank:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"Learned bank {tensors}: not a safetensors file ({error}).") from error
     if features is None or features.dim() != 2 or 0 in features.shape or not features.is_floating_point():
-        got = "no such tensor" if features is None else f"{features.dtype} of shape {tuple(features.shape)}"
-        raise ConfigError(
-            f"Learned bank {tensors}: expected a floating-point tensor `features` of shape (K, D), but got {got}."
-        )
+        got = "no such tensor" if features is None else f"{tuple(features.shape)} of {features.dtype}"
+        raise ConfigError(f"Learned bank {tensors}: expected a tensor `features` of shape (K, D), but got {got}.")
     if not bool(features.isfinite().all()):
         raise ConfigError(f"Learned bank {tensors}: `features` has NaN or infinite values; train the bank again.")
     name = meta.get("name") or path.stem
     return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features, meta=meta)
 
 
-_META = {"name": str, "model": Mapping, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
+_META = {"name": str, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
 """What ``bank.json`` may hold and what it must be; null stands for a value that is not known."""
 
 
