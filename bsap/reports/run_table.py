@@ -123,7 +123,7 @@ def make_table(runs: Sequence[SavedRun], published: Sequence[Row] = (), *, metri
         DataError: if a run is not finished, or its results lack something.
         ConfigError: for an unknown metric.
     """
-    names = _names(runs)
+    names = run_names(runs)
     own = _once([row for run, name in zip(runs, names, strict=True) for row in rows_of(run, name)])
     rows = [*_with_best(own), *published]
     settings = [
@@ -254,7 +254,7 @@ def _marks(results: Mapping[str, Any], *, transductive: bool) -> tuple[str, ...]
     return tuple(mark for mark in MARKS if found[mark])
 
 
-def _names(runs: Sequence[SavedRun]) -> list[str]:
+def run_names(runs: Sequence[SavedRun]) -> list[str]:
     """Folder names, or whole paths where two folders have the same name."""
     names = [run.folder.resolve().name for run in runs]
     return [str(run.folder) if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]

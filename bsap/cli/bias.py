@@ -1,0 +1,37 @@
+"""``bsap bias RUN...``: the retrieval bias before and after every scorer."""
+
+from __future__ import annotations
+
+from bsap.cli.arguments import Arguments, at_least, path, write_or_print
+from bsap.cli.table import finished
+
+
+def run(argv: list[str]) -> int:
+    """Print the measures, or write them to a file."""
+    parser = Arguments(
+        prog="bsap bias",
+        description="Measure how much regions are preferred for every sentence, before and after each scorer of a run: "
+        "popularity, hubs, wrong choices on popular regions, the modality gap, and what popularity depends on. The "
+        "features that the run has stored are used: no picture is opened and no image encoder runs.",
+    )
+    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="finished run folders, for example runs/*")
+    parser.add_argument(
+        "--texts",
+        type=at_least(2),
+        default=1000,
+        metavar="N",
+        help="measure popularity over at most so many texts of the split, spread evenly (default: %(default)s)",
+    )
+    parser.add_argument("--format", choices=["md", "json"], default="md", help="form of the output (default: md)")
+    parser.add_argument("--output", type=path, metavar="FILE", help="file to write; by default the output is printed")
+    options = parser.parse_args(argv[1:])
+
+    from bsap.analysis.bias import measure_bias
+    from bsap.reports.bias_table import bias_json, bias_markdown
+    from bsap.reports.run_table import run_names
+    from bsap.runs.saved import read_run
+
+    runs = [read_run(folder) for folder in finished(options.runs)]
+    found = {name: measure_bias(run, texts=options.texts) for name, run in zip(run_names(runs), runs, strict=True)}
+    write_or_print(bias_json(found) if options.format == "json" else bias_markdown(found), options.output)
+    return 0

@@ -1,0 +1,96 @@
+"""The bias of runs as tables in Markdown, or as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from bsap.reports.formats import json_text, markdown
+
+if TYPE_CHECKING:
+    from bsap.analysis.bias import Bias
+
+SCORER_COLUMNS = {
+    "popularity_share": "popularity share",
+    "hub_skewness": "hub skewness",
+    "split_skewness": "split skewness",
+    "hub_share": "to top tenth",
+    "chosen_share": "chosen, to top tenth",
+    "referent_share": "referents, to top tenth",
+    "wrong": "wrong",
+    "wrong_on_popular": "wrong on most popular",
+    "wrong_by_chance": "by chance",
+    "correction": "correction",
+}
+NUMBERS = ("hub_skewness", "split_skewness", "correction")
+"""Columns that are no shares."""
+
+NOTES = (
+    "Shares are in per cent. The row clip is before any correction, every other row after one.",
+    "Popularity share: how much of the differences between the regions of a picture is the same for every text; 0 is "
+    "balanced.",
+    "Hub skewness: of how often a region is the best of its picture; split skewness: among the ten best of the split.",
+    "To top tenth: texts that choose the most popular tenth of the regions of their picture; then the same for the "
+    "run's own choices and for the referents.",
+    "Wrong on most popular: wrong choices that fall on the region that every sentence likes most; by chance: if wrong "
+    "choices fell evenly.",
+    "Correction: rank correlation of a region's popularity and of what the scorer adds to it; negative takes from the "
+    "popular.",
+)
+
+
+def bias_markdown(found: Mapping[str, Bias]) -> str:
+    """Tables for people: scorers, what popularity depends on, and similarities."""
+    rows = [
+        [run, name, *(shown(getattr(values, key), share=key not in NUMBERS) for key in SCORER_COLUMNS)]
+        for run, bias in found.items()
+        for name, values in bias.scorers.items()
+    ]
+    text = markdown(["run", "scorer", *SCORER_COLUMNS.values()], rows, numbers=len(SCORER_COLUMNS), notes=NOTES)
+    depends = list(dict.fromkeys(name for bias in found.values() for name in bias.depends))
+    rows = [
+        [run, shown(bias.background), *(shown(bias.depends.get(name, math.nan)) for name in depends)]
+        for run, bias in found.items()
+    ]
+    notes = [
+        "Background: how much more popular regions are that meet no referent (IoU below 0.5), in standard deviations.",
+        "The other columns are rank correlations of popularity before correction with a property of the region.",
+    ]
+    text += "\n" + markdown(["run", "background", *depends], rows, numbers=1 + len(depends), notes=notes)
+    rows = [
+        [run, str(bias.pictures), str(bias.regions), str(bias.texts), *map(shown, _similarity(bias)), _gaps(bias)]
+        for run, bias in found.items()
+    ]
+    columns = [f"{of} {what}" for of in ("texts", "bank") for what in ("mean", "spread", "range")]
+    note = (
+        "Mean, spread and range of a region's cosines over the texts of the split and over the bank: mean of regions."
+    )
+    text += "\n" + markdown(
+        ["run", "pictures", "regions", "texts", *columns, "modality gap"],
+        rows,
+        numbers=3 + len(columns) + 1,
+        notes=[note],
+    )
+    return text
+
+
+def _similarity(bias: Bias) -> list[float]:
+    return [bias.similarity[of][what] for of in ("split", "bank") for what in ("mean", "spread", "range")]
+
+
+def _gaps(bias: Bias) -> str:
+    return ", ".join(f"{name} {shown(gap)}" if len(bias.gap) > 1 else shown(gap) for name, gap in bias.gap.items())
+
+
+def shown(value: float, *, share: bool = False) -> str:
+    """A number of a table; a share in per cent; empty where there is none."""
+    if math.isnan(value):
+        return ""
+    return f"{100 * value:.1f}" if share else f"{value:.2f}"
+
+
+def bias_json(found: Mapping[str, Bias]) -> str:
+    """Everything that was measured."""
+    return json_text({name: asdict(bias) for name, bias in found.items()})
