@@ -15,7 +15,7 @@ from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
-from bsap.reports.scene_picture import _REFERENT, choice_colour, contact_sheet, draw_scene
+from bsap.reports.scene_picture import REFERENT, choice_colour, contact_sheet, draw_scene
 from bsap.reports.shown_run import ShownRun, key_of
 from bsap.runs.overlaps import referent_ious
 from bsap.runs.schema import Record
@@ -121,7 +121,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     masks = scene.proposals.masks if expression.referent.has_mask and "ris" in run.tasks else None
     overlaps = _overlaps(scene, expression, by_mask="rec" not in run.tasks and masks is not None)
     if overlaps:
-        marks.setdefault(overlaps.index(max(overlaps)), []).append(("best proposal", _REFERENT))
+        marks.setdefault(overlaps.index(max(overlaps)), []).append(("best proposal", REFERENT))
 
     looks = looks_of(run)
     seen = [_seen(run, look, scene, picture, list(marks)) for look in looks] if marks else []
@@ -143,7 +143,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
         draw_choices(run, record, width=560),
         columns=columns if rows else [],
         rows=rows,
-        notes=_notes(run, record, looks),
+        notes=notes_of(run, record, looks),
         legend=legend,
     )
 
@@ -177,7 +177,8 @@ def _scored(name: str, row: Mapping[str, Any]) -> str:
     return name if row["score"] is None else f"{name} {row['score']:.3g}"
 
 
-def _notes(run: ShownRun, record: Record, looks: Sequence[SeenView]) -> list[str]:
+def notes_of(run: ShownRun, record: Record, looks: Sequence[SeenView]) -> list[str]:
+    """The small print below a panel: what was evaluated, and the texts as the model read them."""
     query = run.model["templates"]["query"]
     queries = dict.fromkeys((look.view.template or query).format(record["text"]) for look in looks)
     info = run.results["protocol"]["bank"]

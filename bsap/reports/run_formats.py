@@ -98,6 +98,11 @@ def _layout(table: RunTable) -> tuple[list[str], list[list[str]], int]:
     return [*_text_columns(table), *numbers], [_cells(table, row) for row in table.rows], len(numbers)
 
 
+def table_cells(table: RunTable) -> tuple[list[str], list[list[str]], int, list[str]]:
+    """Columns, rows, the number of columns that hold numbers, and notes, as texts for another form."""
+    return *_layout(table), _notes(table)
+
+
 def _gain_values(row: Row, name: str) -> list[float | None]:
     gain = row.gains.get(name)
     if gain is None:

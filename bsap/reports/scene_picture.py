@@ -16,8 +16,8 @@ Box = tuple[float, float, float, float]
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart (https://jfly.uni-koeln.de/color/).
 # Green is the referent's alone.
-_REFERENT: Colour = (0, 158, 115)
-_CHOICES: tuple[Colour, ...] = (
+REFERENT: Colour = (0, 158, 115)
+CHOICES: tuple[Colour, ...] = (
     (213, 94, 0),
     (0, 114, 178),
     (204, 121, 167),
@@ -86,9 +86,9 @@ def draw_scene(
     for box in np.asarray([] if referent is None else referent, np.float64).reshape(-1, 4) * scale:
         _dashed(draw, _inside(box + np.array([-1, -1, 1, 1]) * stroke, view.size), stroke)
     depth: dict[int, int] = {}
-    numbered = len(choices) > len(_CHOICES)
+    numbered = len(choices) > len(CHOICES)
     numbers: list[tuple[str, Box, Colour]] = []
-    entries = [("referent", _REFERENT)] if referent is not None else []
+    entries = [("referent", REFERENT)] if referent is not None else []
     for n, (name, choice) in enumerate(choices.items()):
         colour = choice_colour(n)
         entries.append((f"{n + 1}  " * numbered + _label(name, choice, hits), colour))
@@ -107,7 +107,7 @@ def draw_scene(
 
 def choice_colour(n: int) -> Colour:
     """The colour of the ``n``-th scorer's frame; colours are few and come again."""
-    return _CHOICES[n % len(_CHOICES)]
+    return CHOICES[n % len(CHOICES)]
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 3) -> Image.Image:
@@ -171,12 +171,12 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Box, stroke: int) -> None:
     dash, gap = 4 * stroke, 2 * stroke
     for start in np.arange(x0, x1, dash + gap).tolist():
         end = min(start + dash, x1)
-        draw.rectangle((start, y0, end, min(y0 + stroke - 1, y1)), fill=_REFERENT)
-        draw.rectangle((start, max(y1 - stroke + 1, y0), end, y1), fill=_REFERENT)
+        draw.rectangle((start, y0, end, min(y0 + stroke - 1, y1)), fill=REFERENT)
+        draw.rectangle((start, max(y1 - stroke + 1, y0), end, y1), fill=REFERENT)
     for start in np.arange(y0, y1, dash + gap).tolist():
         end = min(start + dash, y1)
-        draw.rectangle((x0, start, min(x0 + stroke - 1, x1), end), fill=_REFERENT)
-        draw.rectangle((max(x1 - stroke + 1, x0), start, x1, end), fill=_REFERENT)
+        draw.rectangle((x0, start, min(x0 + stroke - 1, x1), end), fill=REFERENT)
+        draw.rectangle((max(x1 - stroke + 1, x0), start, x1, end), fill=REFERENT)
 
 
 def _tab(draw: ImageDraw.ImageDraw, number: str, box: Box, colour: Colour) -> None:

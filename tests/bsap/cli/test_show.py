@@ -13,9 +13,9 @@ from PIL import Image
 
 from bsap.cli import main
 from bsap.errors import ConfigError, DataError
-from bsap.reports.draw import _notes, draw_choices, draw_expression, looks_of
+from bsap.reports.draw import draw_choices, draw_expression, looks_of, notes_of
 from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
-from bsap.reports.scene_picture import _CHOICES, _REFERENT
+from bsap.reports.scene_picture import CHOICES, REFERENT
 from bsap.reports.shown_run import ShownRun, file_name, spread
 from support.planted import Planted
 
@@ -122,9 +122,9 @@ def test_the_panel_shows_what_the_model_saw(world: Path) -> None:
     right = image.crop((scene.width, 0, image.width, image.height))
     # CLIP chose the white region, BSAP the red one: its crop is 8 x 8 pixels of red, shown 16 times as large.
     assert count(right, RED) == 128 * 128
-    for colour in (*_CHOICES[:3], _REFERENT):
-        assert count(right, colour) == 15 * 15 + (colour == _REFERENT) * 11 * 11, "a mark, and the masks' legend"
-    clip, bsap, best, red = (lowest(right, colour) for colour in (*_CHOICES[:2], _REFERENT, RED))
+    for colour in (*CHOICES[:3], REFERENT):
+        assert count(right, colour) == 15 * 15 + (colour == REFERENT) * 11 * 11, "a mark, and the masks' legend"
+    clip, bsap, best, red = (lowest(right, colour) for colour in (*CHOICES[:2], REFERENT, RED))
     assert clip < bsap <= best <= bsap + 22 < red, (
         "the red region is BSAP's and the best, and stands below what is said of it"
     )
@@ -135,14 +135,14 @@ def test_the_panel_shows_what_the_model_saw(world: Path) -> None:
 def test_the_scene_marks_choice_and_referent(world: Path) -> None:
     run = ShownRun(world / "run")
     image = draw_choices(run, run.records[0])
-    assert all(count(image, colour) > 300 for colour in (*_CHOICES[:3], _REFERENT))
+    assert all(count(image, colour) > 300 for colour in (*CHOICES[:3], REFERENT))
 
 
 def test_a_text_that_was_cut_is_not_shown_as_whole(world: Path) -> None:
     run = ShownRun(world / "run")
     record = run.records[0]
-    assert all("cut" not in note for note in _notes(run, record, looks_of(run)))
-    notes = _notes(run, {**record, "text_cut": True}, looks_of(run))
+    assert all("cut" not in note for note in notes_of(run, record, looks_of(run)))
+    notes = notes_of(run, {**record, "text_cut": True}, looks_of(run))
     assert notes[1].endswith(f"{record['text']} (cut at the context length)")
 
 
@@ -150,7 +150,7 @@ def test_a_picture_without_proposals_has_no_rows(world: Path) -> None:
     run = ShownRun(world / "run")
     image = draw_expression(run, run.records[4])
     assert image.width == 560, "nothing beside the scene"
-    assert count(image, _REFERENT) > 300
+    assert count(image, REFERENT) > 300
 
 
 def test_the_command_writes_one_picture_per_expression(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

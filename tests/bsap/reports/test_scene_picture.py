@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bsap.reports.scene_picture import _CHOICES, _REFERENT, contact_sheet, draw_scene
+from bsap.reports.scene_picture import CHOICES, REFERENT, contact_sheet, draw_scene
 
 BOXES = [[20, 20, 100, 80], [140, 40, 220, 140], [40, 120, 110, 200]]
 GREY = Image.new("RGB", (240, 220), (90, 90, 90))
@@ -24,21 +24,21 @@ def where(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 
 def test_each_choice_is_framed_where_its_box_is() -> None:
     image = drawn({"clip": 1, "bsap": 2})
-    for colour, box in zip(_CHOICES, (BOXES[1], BOXES[2]), strict=False):
+    for colour, box in zip(CHOICES, (BOXES[1], BOXES[2]), strict=False):
         assert np.abs(where(image, colour) - 2 * np.array(box)).max() <= 1
 
 
 def test_scorers_with_one_choice_are_all_seen() -> None:
     image = drawn({"clip": 1, "bsap": 1, "bsap_h": 1}, referent=[140, 40, 220, 140])
-    frames = [where(image, colour) for colour in _CHOICES[:3]]
+    frames = [where(image, colour) for colour in CHOICES[:3]]
     assert (frames[0][:2] < frames[1][:2]).all()
     assert (frames[1][:2] < frames[2][:2]).all()
-    assert (where(image, _REFERENT)[:2] < frames[0][:2]).all()
+    assert (where(image, REFERENT)[:2] < frames[0][:2]).all()
 
 
 def test_a_scorer_that_could_not_choose_has_no_frame() -> None:
     with pytest.raises(ValueError, match="zero-size"):
-        where(drawn({"clip": -1}), _CHOICES[0])
+        where(drawn({"clip": -1}), CHOICES[0])
 
 
 def test_a_long_title_is_wrapped_and_nothing_is_cut() -> None:

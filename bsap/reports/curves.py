@@ -1,0 +1,140 @@
+"""The curves of a report: how often scorers are right, by threshold, size, length, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from bsap.analysis.comparison import FIELDS, SIZES
+from bsap.reports.gallery import hit_table
+from bsap.reports.plots import Points, line_plot
+from bsap.reports.shown_run import ShownRun
+from bsap.runs.schema import Choice, Record
+
+BINS = 10
+"""Bins of the calibration curve."""
+
+Scorers = Mapping[str, tuple[ShownRun, str]]
+"""Run and scorer by label."""
+
+
+def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
+    """Title, SVG and description of every curve."""
+    hits = {label: hit_table(run, scorer) for label, (run, scorer) in scorers.items()}
+    found = [
+        (
+            "Accuracy over the threshold",
+            line_plot({label: _over_threshold(*one) for label, one in scorers.items()}, x="IoU at least", y="share"),
+            "The share of expressions whose chosen region overlaps the referent at least so much.",
+        )
+    ]
+    for title, key in (
+        ("Accuracy over the number of words", FIELDS["words"]),
+        ("Accuracy over the size of the referent", FIELDS["size"]),
+        ("Accuracy over the number of proposals", _proposals),
+    ):
+        names = _ordered({key(record) for known, _ in hits.values() for record in known})
+        lines = {label: _by_group(names, key, *hits[label]) for label in scorers}
+        svg = line_plot(lines, x=title.partition(" over the ")[2], y="share right", ticks=names)
+        found.append((title, svg, f"The share of right choices for {', '.join(names)}."))
+    confidence = {label: _confidence(scorer, *hits[label]) for label, (_, scorer) in scorers.items()}
+    found.append(
+        (
+            "Accuracy over coverage",
+            line_plot(
+                {n: coverage(*c) for n, c in confidence.items()},
+                x="share answered, most confident first",
+                y="share right",
+            ),
+            "The share of right choices if only the most confident expressions are answered.",
+        )
+    )
+    shares = {
+        name: pair for name, pair in confidence.items() if len(pair[0]) and pair[0].min() >= 0 and pair[0].max() <= 1
+    }
+    errors = ", ".join(f"{name} {calibration_error(*pair):.3f}" for name, pair in shares.items())
+    found.append(
+        (
+            "Calibration",
+            line_plot({n: calibration(*c) for n, c in shares.items()}, x="score", y="share right", diagonal=True),
+            f"The share of right choices by score, in {BINS} bins; a calibrated scorer lies on the diagonal. "
+            f"Expected calibration error: {errors or 'no scorer has scores between 0 and 1'}.",
+        )
+    )
+    return found
+
+
+def _overlap(row: Choice) -> float:
+    return row["box_iou"] if "box_iou" in row else row["intersection"] / row["union"]
+
+
+def _over_threshold(run: ShownRun, scorer: str) -> Points:
+    rows = [record["scorers"][scorer] for record in run.records]
+    values = np.array([_overlap(row) for row in rows if "box_iou" in row or "union" in row])
+    return [(t / 20, float((values >= t / 20).mean())) for t in range(1, 20)] if len(values) else []
+
+
+def _proposals(record: Record) -> str:
+    starts = (0, 1, 2, 5, 10, 20, 50)
+    index = max(i for i, start in enumerate(starts) if start <= record["n_regions"])
+    if index == len(starts) - 1:
+        return f"{starts[index]}+"
+    last = starts[index + 1] - 1
+    return str(last) if last == starts[index] else f"{starts[index]}-{last}"
+
+
+def _ordered(names: set[str]) -> list[str]:
+    def place(name: str) -> tuple[float, str]:
+        digits = name.rstrip("+").partition("-")[0]
+        return (float(digits) if digits.isdigit() else SIZES.get(name, 1e9), name)
+
+    return sorted(names, key=place)
+
+
+def _by_group(names: list[str], key: Callable[[Record], str], known: list[Record], right: np.ndarray) -> Points:
+    groups = np.array([names.index(key(record)) for record in known], int)
+    return [(n, float(right[groups == n].mean())) for n in range(len(names)) if (groups == n).any()]
+
+
+def _confidence(scorer: str, known: list[Record], right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the choices, and whether these are right."""
+    scores = [record["scorers"][scorer]["score"] for record in known]
+    there = np.array([score is not None for score in scores], bool)
+    return np.array([score for score in scores if score is not None], float), right[there]
+
+
+def coverage(scores: np.ndarray, right: np.ndarray) -> Points:
+    """The share of right choices among the most confident ones, for shares of 5 % and more.
+
+    Example:
+        >>> coverage(np.array([0.9, 0.1]), np.array([True, False]))[-1]
+        (1.0, 0.5)
+    """
+    order = np.argsort(-scores, kind="stable")
+    counts = sorted({max(1, round(len(scores) * share / 20)) for share in range(1, 21)}) if len(scores) else []
+    return [(count / len(scores), float(right[order[:count]].mean())) for count in counts]
+
+
+def _bins(scores: np.ndarray) -> np.ndarray:
+    return np.minimum((scores * BINS).astype(int), BINS - 1)
+
+
+def calibration(scores: np.ndarray, right: np.ndarray) -> Points:
+    """Mean score and share of right choices in each bin that is not empty."""
+    bins = _bins(scores)
+    return [(float(scores[bins == b].mean()), float(right[bins == b].mean())) for b in range(BINS) if (bins == b).any()]
+
+
+def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error: the mean distance of score and accuracy over bins, weighted by their size.
+
+    See Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Example:
+        >>> calibration_error(np.array([0.75, 0.75, 0.25]), np.array([True, True, False]))
+        0.25
+    """
+    bins = _bins(scores)
+    gaps = [abs(scores[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+    return float(sum(gaps))

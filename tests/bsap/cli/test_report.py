@@ -1,0 +1,267 @@
+"""`bsap report`: the page in a real browser, on a run over the planted world whose boxes are known by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bsap.cli import main
+from bsap.reports.curves import calibration, calibration_error, coverage
+from bsap.reports.report import write_report
+
+HOSTILE = "<script>document.title='changed'</script><img src=https://example.org/x.png onerror=alert(1)> </script>"
+
+
+@pytest.fixture(scope="module")
+def run(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with stored features, one of whose expressions is hostile."""
+    root = tmp_path_factory.mktemp("reported")
+    shutil.copytree(planted.root, root / "data")
+    config = planted.config(
+        run={"root": str(root), "name": "run"},
+        model={"store": "auto"},
+        data={
+            "root": str(root / "data"),
+            "proposals": {"source": "detections", "path": str(root / "data" / "proposals.json")},
+        },
+    )
+    (root / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(root / "config.yaml")]) == 0
+    change_text(root / "run", 3, HOSTILE)
+    return root / "run"
+
+
+def change_text(folder: Path, line: int, text: str) -> None:
+    """Give one record another text, as if the annotations had it."""
+    path = folder / "predictions.jsonl"
+    records = [json.loads(row) for row in path.read_text().splitlines()]
+    records[line]["text"] = text
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = json.loads((folder / "results.json").read_text())
+    results["predictions_sha256"] = sha256(path.read_bytes()).hexdigest()
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    """The page of the run."""
+    path = run.parent / "report.html"
+    assert main(["report", str(run), "--output", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium with logs of its console and of its requests."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium.common.exceptions import WebDriverException
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    try:
+        found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    except WebDriverException as error:
+        pytest.skip(f"Chromium does not start: {error.msg}")
+    yield found
+    found.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Any:
+    """The page, freshly opened in a window 1,000 pixels wide."""
+    resize(browser, 1000)
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get("about:blank")
+    browser.get(page.as_uri())
+    return browser
+
+
+def resize(browser: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def texts(browser: Any, selector: str) -> list[str]:
+    return [found.text for found in browser.find_elements("css selector", selector)]
+
+
+def fill(browser: Any, name: str, value: str) -> None:
+    """Set a filter as a user would."""
+    browser.execute_script(
+        "const f = document.getElementById(arguments[0]); f.value = arguments[1];"
+        "f.dispatchEvent(new Event('input', {bubbles: true}));",
+        name,
+        value,
+    )
+
+
+def test_no_error_and_no_request_leaves_the_page(opened: Any, page: Path) -> None:
+    assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    urls = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert {url for url in urls if not url.startswith("data:")} <= {page.as_uri(), "about:blank"}
+    assert page.as_uri() in urls
+
+
+def test_hostile_text_is_shown_as_text(opened: Any) -> None:
+    assert opened.title == "bsap report: run"
+    assert HOSTILE.split("> ")[0] in " ".join(texts(opened, "article h3"))
+    assert not opened.find_elements("css selector", "article script, article h3 img")
+
+
+def test_filters_change_the_gallery(opened: Any) -> None:
+    assert texts(opened, "#count") == ["8 of 8 expressions"]
+    assert len(texts(opened, "article")) == 8
+    fill(opened, "search", "GREEN")
+    assert texts(opened, "article h3") == ["green"]
+    fill(opened, "search", "")
+    fill(opened, "scorer", "clip")
+    fill(opened, "outcome", "wrong")
+    assert texts(opened, "#count") == ["3 of 8 expressions"], "as in the tests of `bsap show`"
+    fill(opened, "scorer", "bsap")
+    assert texts(opened, "#count") == ["2 of 8 expressions"]
+    fill(opened, "outcome", "")
+    fill(opened, "words", "3")
+    assert texts(opened, "#count") == ["2 of 8 expressions"]
+    fill(opened, "words", "0")
+    fill(opened, "reason", "scorers differ")
+    assert texts(opened, "#count") == ["1 of 8 expressions"]
+
+
+def test_boxes_lie_on_the_right_pixels(opened: Any) -> None:
+    """`green` means the box (20, 0, 40, 10) of a picture of 60 x 40; all scorers chose (20, 0, 40, 20)."""
+    fill(opened, "search", "green")
+    places = opened.execute_script(
+        """
+        const image = document.querySelector("article img").getBoundingClientRect();
+        const place = (rect) => {
+          const box = rect.getBoundingClientRect();
+          const [x, y] = [60 / image.width, 40 / image.height];
+          return [(box.left - image.left) * x, (box.top - image.top) * y, box.width * x, box.height * y];
+        };
+        const rects = [...document.querySelectorAll("article rect")];
+        return rects.map((rect) => [rect.querySelector("title").textContent, place(rect)]);
+        """
+    )
+    found = {title.partition(",")[0]: place for title, place in places}
+    assert found["referent"] == pytest.approx([20, 0, 20, 10], abs=0.6)
+    assert found["clip: region 1"] == pytest.approx([20, 0, 20, 20], abs=0.6)
+    assert found["region 0"] == pytest.approx([0, 0, 20, 20], abs=0.6)
+    assert opened.execute_script("return document.querySelector('article img').naturalWidth") == 60
+
+
+def test_it_fits_a_phone(opened: Any) -> None:
+    resize(opened, 400)
+    assert opened.execute_script("return document.scrollingElement.scrollWidth") <= 400
+
+
+def test_text_has_contrast_in_the_light_and_in_the_dark(opened: Any) -> None:
+    """WCAG AA: 4.5 to 1 for every pair of text and background colours of the page."""
+    script = """
+        const style = getComputedStyle(document.documentElement);
+        const names = ["ink", "faint", "link", "right", "wrong", "paper", "panel"];
+        return names.map((name) => style.getPropertyValue("--" + name).trim());
+    """
+    for scheme in ("light", "dark"):
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        *inks, paper, panel = [luminance(colour) for colour in opened.execute_script(script)]
+        for ground in (paper, panel):
+            assert all((max(i, ground) + 0.05) / (min(i, ground) + 0.05) >= 4.5 for i in inks), scheme
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_it_can_be_used_without_eyes_and_mouse(opened: Any) -> None:
+    assert all(
+        image.get_attribute("alt").startswith("Picture COCO_train2014")
+        for image in opened.find_elements("css selector", "article img")
+    )
+    assert opened.find_element("css selector", "html").get_attribute("lang") == "en"
+    reachable = opened.execute_script(
+        "return [...document.querySelectorAll('a, input, select, summary, [tabindex]')].every((e) => e.tabIndex >= 0)"
+    )
+    assert reachable
+    unnamed = "return [...document.querySelectorAll('input, select')].filter((e) => !e.labels.length).length"
+    assert opened.execute_script(unnamed) == 0
+
+
+def test_every_expression_has_a_link(browser: Any, page: Path) -> None:
+    browser.get("about:blank")
+    browser.get(f"{page.as_uri()}#refcoco%2Func%2Fval%2F2")
+    (target,) = browser.find_elements("css selector", "article:target")
+    assert target.find_element("css selector", "h3").text == "green"
+
+
+# --- without a browser ------------------------------------------------------------------------------------------------
+
+
+def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "other")
+    page = write_report([run, tmp_path / "other"])
+    assert '"scorers": ["run: clip", "run: bsap", "run: bsap_h", "other: clip"' in page
+    assert "No bias measures for other" in page, "its store is not beside it"
+
+
+def test_missing_data_keep_the_text(run: Path, tmp_path: Path) -> None:
+    world = Path(shutil.copytree(run.parent, tmp_path / "world"))
+    results = world / "run" / "results.json"
+    results.write_text(results.read_text().replace(str(run.parent), str(world)))
+    (world / "data" / "images" / "train2014" / "COCO_train2014_000000000002.png").unlink()
+    page = write_report([world / "run"])
+    assert "Pictures are missing." in page
+    assert page.count("data:image/jpeg") == 0 or '"data": null' in page
+    shutil.rmtree(world / "data")
+    assert "green" in write_report([world / "run"])
+
+
+def test_a_page_larger_than_asked_leaves_pictures_out(run: Path) -> None:
+    whole, small = write_report([run]), write_report([run], megabytes=0.0015)
+    assert "pictures are left out, because the page would be larger than asked" in small
+    assert 0 < small.count("data:image/jpeg") < whole.count("data:image/jpeg")
+    assert write_report([run], pictures=0).count("data:image/jpeg") == 0
+
+
+def test_an_unfinished_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    assert main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "r.html")]) == 2
+    assert "the run is not finished" in capsys.readouterr().err
+
+
+def test_coverage_and_calibration_by_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(200)
+    right = rng.random(200) < scores
+    for share, accuracy in coverage(scores, right):
+        best = sorted(range(200), key=lambda n: -scores[n])[: round(share * 200)]
+        assert accuracy == pytest.approx(sum(right[n] for n in best) / len(best))
+    groups: dict[int, list[int]] = {}
+    for n, score in enumerate(scores):
+        groups.setdefault(min(int(score * 10), 9), []).append(n)
+    expected = sum(
+        abs(sum(scores[n] for n in group) / len(group) - sum(right[n] for n in group) / len(group)) * len(group) / 200
+        for group in groups.values()
+    )
+    assert calibration_error(scores, right) == pytest.approx(expected)
+    assert [x for x, _ in calibration(scores, right)] == sorted(x for x, _ in calibration(scores, right))
