@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "propose": ("bsap.cli.propose", "find regions in pictures with an object detector"),
     "show": ("bsap.cli.show", "draw what a run chose: single expressions, or a contact sheet"),
     "data": ("bsap.cli.data", "download datasets, or check a folder: bsap data get refcoco --root ROOT"),
+    "reproduce": ("bsap.cli.reproduce", "run a recipe and compare with the numbers that a paper printed"),
     "explain": ("bsap.cli.explain", "show what the auxiliary prompts of a bank mean"),
     "list": ("bsap.cli.list", "list the names of banks, views, scorers or models"),
 }

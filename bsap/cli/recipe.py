@@ -1,0 +1,244 @@
+"""Recipes of ``bsap reproduce``: runs with the numbers that a paper printed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bsap.datamodules.fields import shown
+from bsap.datamodules.files import parse_yaml, read_bytes
+from bsap.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What must be there before a recipe runs.
+
+    Attributes:
+        get: the dataset, as ``bsap data get`` calls it; None for files that the user must bring.
+        splits: its splits.
+        files: files below the root.
+        how: how to make files that cannot be downloaded.
+    """
+
+    get: str | None = None
+    splits: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    how: str | None = None
+
+    def missing(self, root: Path) -> str | None:
+        """What to do about it, if something is not there."""
+        splits = f" --splits {' '.join(self.splits)}" if self.splits else ""
+        lost = next((file for file in self.files if not (root / file).exists()), None)
+        if lost is None and (self.get is None or self.files or any((root / self.get).glob("refs(*).p"))):
+            return None
+        if self.get is not None:
+            return f"bsap data get {self.get} --root {root}{splits}"
+        return f"{root / (lost or '')}: {self.how or 'bring this file'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Runs of one kind, one for each split and seed.
+
+    Attributes:
+        name: of the kind.
+        splits: ``dataset/split_by/split`` of each; empty leaves the data to the settings.
+        seeds: which drawings of the captions to run.
+        settings: as in a configuration file; they win over the recipe's.
+        published: per cent, by scorer, ``task/metric`` and split (or ``all`` without splits). ``task/metric over clip``
+            is the gain over another scorer.
+        tolerance: how many points a number may differ.
+        note: why the published numbers are of something else; then there is no verdict.
+    """
+
+    name: str
+    splits: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    tolerance: float = 0.0
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe; ``configs/recipes`` holds the shipped ones.
+
+    Attributes:
+        about: what it reproduces.
+        source: where the numbers were printed.
+        runs: the runs.
+        needs: what must be there.
+        drawn: whether it runs on the embedded drawn world.
+        protocols: shipped configurations that come first.
+        settings: of all runs.
+    """
+
+    about: str
+    source: str
+    runs: tuple[RunPlan, ...]
+    needs: tuple[Need, ...] = ()
+    drawn: bool = False
+    protocols: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe.
+
+    Attributes:
+        name: of the run folder.
+        plan: its kind.
+        split: ``dataset/split_by/split``, or ``all``.
+        settings: for a configuration file.
+    """
+
+    name: str
+    plan: RunPlan
+    split: str
+    settings: dict[str, Any]
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in (files("bsap.configs") / "recipes").iterdir())
+
+
+def read_recipe(name: str) -> Recipe:
+    """A shipped recipe, or the one in a YAML file.
+
+    Raises:
+        ConfigError: for an unknown name or a recipe with unknown keys.
+        DataError: for a file that is missing or not YAML.
+    """
+    if name.endswith((".yaml", ".yml")):
+        content = parse_yaml(read_bytes(name, what="recipe", fix="Name a recipe or a YAML file."), name)
+    elif name in shipped_recipes():
+        content = parse_yaml((files("bsap.configs") / "recipes" / f"{name}.yaml").read_bytes(), name)
+    else:
+        raise unknown("recipe", name, shipped_recipes())
+    parts = {"runs": RunPlan, "needs": Need}
+    given = dict(content) if isinstance(content, dict) else content
+    for key, kind in parts.items():
+        if isinstance(given, dict) and isinstance(given.get(key), list):
+            given[key] = tuple(_made(kind, item, f"{name}, {key}") for item in given[key])
+    recipe = _made(Recipe, given, name)
+    if not recipe.runs:
+        raise ConfigError(f"{name}: a recipe needs `runs`.")
+    return recipe
+
+
+def _made(kind: type[T], value: object, where: str) -> T:
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected the keys {', '.join(known)}, but got {shown(value)}.")
+    for key in value:
+        if key not in known:
+            raise unknown(f"key of {where}", key, known)
+    try:
+        return kind(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {str(error).rpartition('__init__() ')[2]}.") from None
+
+
+def plan_runs(recipe: Recipe) -> list[Run]:
+    """All runs of a recipe, in order.
+
+    Example:
+        >>> [run.name for run in plan_runs(read_recipe("red_circle"))][:2]
+        ['red_circle-refcoco-unc-val-0', 'red_circle-refcoco-unc-val-1']
+    """
+    runs = []
+    for plan in recipe.runs:
+        base = merged(recipe.settings, plan.settings)
+        for split in plan.splits or ("all",):
+            for seed in plan.seeds or (None,):
+                name, settings = plan.name, base
+                if split != "all":
+                    dataset, split_by, part = split.split("/")
+                    settings = merged(settings, {"data": {"dataset": dataset, "split_by": split_by, "split": part}})
+                    name += f"-{split.replace('/', '-')}"
+                if seed is not None:
+                    settings = merged(settings, {"model": {"bank_seed": seed}})
+                    name += f"-{seed}"
+                runs.append(Run(name, plan, split, settings))
+    return runs
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two configurations as one; the second wins, mappings are joined key by key."""
+    found = dict(below)
+    for key, value in above.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a paper beside ours.
+
+    Attributes:
+        run: the kind of run and its split.
+        scorer: the scorer.
+        metric: ``task/metric``.
+        published: per cent.
+        ours: per cent, one for each seed.
+        verdict: ``same``, ``differs``, or why there is none.
+    """
+
+    run: str
+    scorer: str
+    metric: str
+    published: float
+    ours: tuple[float, ...]
+    verdict: str
+
+    @property
+    def difference(self) -> float:
+        """Ours minus the published number, in points; the smallest over the seeds."""
+        return min((value - self.published for value in self.ours), key=abs)
+
+
+def compare(runs: Sequence[Run], results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    """The published numbers of finished runs beside ours.
+
+    Args:
+        runs: the runs.
+        results: ``results.json`` of each run, by its name.
+
+    Raises:
+        ConfigError: for a scorer or metric that the runs do not have.
+    """
+    cells = []
+    for plan, split in dict.fromkeys((id(run.plan), run.split) for run in runs):
+        same = [run for run in runs if (id(run.plan), run.split) == (plan, split)]
+        first = same[0].plan
+        for scorer, metrics in first.published.items():
+            for metric, by_split in metrics.items():
+                if split not in by_split:
+                    continue
+                ours = tuple(_value(results[run.name], scorer, metric, run.name) for run in same)
+                cell = Cell(f"{first.name} {split}", scorer, metric, by_split[split], ours, "")
+                within = abs(cell.difference) <= first.tolerance + 1e-9
+                verdict = first.note or ("same" if within else "differs")
+                cells.append(Cell(cell.run, scorer, metric, cell.published, ours, verdict))
+    return cells
+
+
+def _value(results: Mapping[str, Any], scorer: str, metric: str, run: str) -> float:
+    metric, _, base = metric.partition(" over ")
+    if base:
+        return _value(results, scorer, metric, run) - _value(results, base, metric, run)
+    task, _, name = metric.partition("/")
+    try:
+        return 100 * float(results["metrics"][task][scorer][name])
+    except KeyError as error:
+        raise ConfigError(f"The run {run} has no {metric} of the scorer {scorer}: {error} is not there.") from None

@@ -1,0 +1,143 @@
+"""``bsap reproduce``: the numbers of a paper, by recipe, beside ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from bsap.cli.arguments import Arguments, path
+from bsap.cli.recipe import Cell, Recipe, Run, compare, plan_runs, read_recipe, shipped_recipes
+from bsap.errors import BSAPError, ConfigError, DataError
+
+DIFFERENT = 1
+"""Exit status where a number is not the published one."""
+STOPPED = 75
+"""Exit status of a run that was asked to stop; the same command continues."""
+
+
+def run(argv: list[str]) -> int:
+    """Run a recipe and print its table."""
+    parser = Arguments(
+        prog="bsap reproduce",
+        description="Run a recipe: evaluate what a paper evaluated and compare with the numbers that it printed. The "
+        f"same command continues; finished runs are kept. The exit status is {DIFFERENT} if a number differs by more "
+        "than the recipe's tolerance.",
+    )
+    parser.add_argument("recipe", help=f"{', '.join(shipped_recipes())}, or a YAML file")
+    parser.add_argument("--root", type=path, help="the folder of the data, from `bsap data get`")
+    parser.add_argument(
+        "--output", type=path, help="where runs, features and the table are written (default: runs/RECIPE)"
+    )
+    parser.add_argument("--devices", default="auto", help="devices of each run, as --trainer.devices (default: auto)")
+    parser.add_argument(
+        "--accelerator", default="auto", help="cpu, gpu or auto, as --trainer.accelerator (default: auto)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="run and compare only the runs whose names begin so")
+    parser.add_argument("--index", type=int, help="run only the run of this number, from 0: for the jobs of an array")
+    options = parser.parse_args(argv[1:])
+    recipe = read_recipe(options.recipe)
+    output = options.output or Path("runs") / Path(options.recipe).stem
+    root = _data(recipe, options.root)
+    runs = _chosen(plan_runs(recipe), options.only, options.index)
+    results = {}
+    for n, planned in enumerate(runs, start=1):
+        print(f"bsap: run {n} of {len(runs)}, {planned.name}", file=sys.stderr, flush=True)
+        status = _finish(recipe, planned, root, output, [f"--trainer.devices={options.devices}",
+                                                         f"--trainer.accelerator={options.accelerator}"])  # fmt: skip
+        if status == STOPPED:
+            return STOPPED
+        results[planned.name] = json.loads((output / planned.name / "results.json").read_text(encoding="utf-8"))
+    cells = compare(runs, results)
+    _write(recipe, cells, output)
+    return DIFFERENT if any(cell.verdict == "differs" for cell in cells) else 0
+
+
+def _data(recipe: Recipe, root: Path | None) -> Path:
+    """The data's root, with all that the recipe needs."""
+    if recipe.drawn:
+        from bsap.demo.dataset import make_demo_root
+
+        return root or make_demo_root()
+    if root is None:
+        raise ConfigError("Name the folder of the data: bsap reproduce RECIPE --root refer.")
+    missing = [todo for need in recipe.needs if (todo := need.missing(root)) is not None]
+    if missing:
+        raise DataError(f"Data are missing under {root}. Get them first:\n  " + "\n  ".join(missing))
+    return root
+
+
+def _chosen(runs: list[Run], only: Sequence[str] | None, index: int | None) -> list[Run]:
+    chosen = [run for run in runs if only is None or run.name.startswith(tuple(only))]
+    if index is not None:
+        chosen = chosen[index : index + 1] if index >= 0 else []
+    if not chosen:
+        raise ConfigError(f"No run is chosen. The recipe has {len(runs)}: {', '.join(run.name for run in runs)}.")
+    return chosen
+
+
+def _finish(recipe: Recipe, planned: Run, root: Path, output: Path, flags: Sequence[str]) -> int:
+    """Run ``bsap test`` in a process group of its own, unless its results are there."""
+    if (output / planned.name / "results.json").exists():
+        return 0
+    settings = output / "settings" / f"{planned.name}.yaml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(yaml.safe_dump(planned.settings, sort_keys=False), encoding="utf-8")
+    command = [sys.executable, "-m", "bsap", "test"]
+    for protocol in recipe.protocols:
+        command += ["-c", f"bsap:protocols/{protocol}"]
+    command += ["-c", str(settings), "--data.root", str(root), "--run.root", str(output), "--run.name", planned.name]
+    process = subprocess.Popen([*command, "--model.store", str(output / "features"), *flags], start_new_session=True)
+    with _forwarding(process):
+        status = process.wait()
+    if status not in (0, STOPPED):
+        raise BSAPError(f"The run {planned.name} ended with status {status}; see above. Run the same command again.")
+    return status
+
+
+@contextmanager
+def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass signals that ask this process to stop to the run's whole group."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        os.killpg(process.pid, number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(recipe: Recipe, cells: Sequence[Cell], output: Path) -> None:
+    """Print the table, and write it as Markdown and JSON."""
+    header = ["run", "scorer", "metric", "published", "ours", "difference", "verdict"]
+    rows = [
+        [cell.run, cell.scorer, cell.metric, f"{cell.published:.2f}", _range(cell.ours), f"{cell.difference:+.2f}",
+         cell.verdict]
+        for cell in cells
+    ]  # fmt: skip
+    widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
+             for row in [header, ["-" * width for width in widths], *rows]]  # fmt: skip
+    table = "\n".join([f"{recipe.about}", f"Published: {recipe.source}", "", *lines])
+    print(table)
+    (output / "table.md").write_text(table + "\n", encoding="utf-8")
+    content: list[dict[str, Any]] = [{**asdict(cell), "difference": cell.difference} for cell in cells]
+    (output / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.2f}" if len(values) == 1 else f"{low:.2f} to {high:.2f}"
