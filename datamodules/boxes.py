@@ -42,7 +42,7 @@ def read_xywh(rows: Sequence[object], where: Sequence[str]) -> NDArray[np.float6
     try:
         boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
     except OverflowError:  # an integer that no float holds
-        n = next(n for n, row in enumerate(rows) if any(abs(v) > 1e300 for v in row))  # type: ignore[attr-defined]
+        n = next(n for n, row in enumerate(rows) if isinstance(row, (list, tuple)) and any(abs(v) > 1e300 for v in row))
         raise DataError(f"{where[n]}: a box holds a number too large for a pixel: {shown(rows[n])}.") from None
     bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
     if bad.any():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import reprlib
 from array import array
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
-from bsap.errors import DataError
+from bsap.errors import ConfigError, DataError, unknown
+
+T = TypeVar("T")
 
 _INT64 = 2**63
 _FLOAT32 = 3.4e38
@@ -147,3 +150,34 @@ class Record:
         if not isinstance(value, list):
             raise DataError(f"{self.where}: {key!r} must be a list, but got {shown(value)}.")
         return value
+
+
+def from_mapping(kind: type[T], value: object, where: str) -> T:
+    """An instance of a dataclass from a mapping of its fields, as YAML holds it; lists become tuples.
+
+    Args:
+        kind: the dataclass.
+        value: what should be a mapping.
+        where: file and place, for errors.
+
+    Raises:
+        ConfigError: if the value is not a mapping, has an unknown key, or lacks a field without default.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> Point = dataclass(type("Point", (), {"__annotations__": {"x": int, "y": int}}))
+        >>> from_mapping(Point, {"x": 1, "z": 2}, "points.yaml")
+        Traceback (most recent call last):
+        ...
+        bsap.errors.ConfigError: Unknown key of points.yaml 'z'. Known: x, y.
+    """
+    known = [field.name for field in fields(cast(Any, kind))]
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected the keys {', '.join(known)}, but got {shown(value)}.")
+    for key in value:
+        if key not in known:
+            raise unknown(f"key of {where}", key, known)
+    try:
+        return kind(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {str(error).rpartition('__init__() ')[2]}.") from None

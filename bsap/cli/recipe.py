@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from bsap.datamodules.fields import shown
+from bsap.datamodules.fields import from_mapping
 from bsap.datamodules.files import parse_yaml, read_bytes
 from bsap.errors import ConfigError, unknown
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,24 +126,11 @@ def read_recipe(name: str) -> Recipe:
     given = dict(content) if isinstance(content, dict) else content
     for key, kind in parts.items():
         if isinstance(given, dict) and isinstance(given.get(key), list):
-            given[key] = tuple(_made(kind, item, f"{name}, {key}") for item in given[key])
-    recipe = _made(Recipe, given, name)
+            given[key] = tuple(from_mapping(kind, item, f"{name}, {key}") for item in given[key])
+    recipe = from_mapping(Recipe, given, name)
     if not recipe.runs:
         raise ConfigError(f"{name}: a recipe needs `runs`.")
     return recipe
-
-
-def _made(kind: type[T], value: object, where: str) -> T:
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected the keys {', '.join(known)}, but got {shown(value)}.")
-    for key in value:
-        if key not in known:
-            raise unknown(f"key of {where}", key, known)
-    try:
-        return kind(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {str(error).rpartition('__init__() ')[2]}.") from None
 
 
 def plan_runs(recipe: Recipe) -> list[Run]:

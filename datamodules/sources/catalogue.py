@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, TypeVar
 
-from bsap.datamodules.fields import shown
+from bsap.datamodules.fields import from_mapping, shown
 from bsap.datamodules.files import parse_yaml, read_bytes
 from bsap.errors import ConfigError, unknown
 
@@ -132,14 +132,8 @@ def _dataset(name: str, value: object, file: str) -> Dataset:
 
 
 def _made(kind: type[T], name: str | None, value: object, where: str) -> T:
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    """An entry of the catalogue; null means that a key is left out."""
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected the keys {', '.join(known)}, but got {shown(value)}.")
-    for key in value:
-        if key not in known:
-            raise unknown(f"key of {where}", key, known)
-    given = {key: item for key, item in value.items() if item is not None} | ({} if name is None else {"name": name})
-    try:
-        return kind(**given)
-    except TypeError as error:
-        raise ConfigError(f"{where}: {str(error).rpartition('__init__() ')[2]}.") from None
+        return from_mapping(kind, value, where)
+    given = {key: item for key, item in value.items() if item is not None}
+    return from_mapping(kind, given if name is None else given | {"name": name}, where)
