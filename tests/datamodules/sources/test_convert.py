@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from bsap.cli import main
 from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.jsonl import read_jsonl
 from bsap.datamodules.sources.convert import box_form, line_of_samples, lines_of_captions, referent
@@ -142,3 +143,24 @@ def test_pictures_inside_the_hubs_files(served: Any, tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(table.getvalue()[:200])
     with pytest.raises(DataError, match="not a readable parquet file"):
         list(parquet_rows(tmp_path / "x.parquet", ("image",)))
+
+
+def test_ref_l4_counts_more_than_the_threshold(tmp_path: Path) -> None:
+    """Its rule is IoU > 0.5: a box with exactly half the area of its union misses."""
+    row = {
+        "caption": "a box", "ori_category_id": "o365_6", "image_id": "i", "height": H, "width": W, "file_name": "a.png",
+    }  # fmt: skip
+    half = {**row, "id": "1", "bbox": [4.0, 4.0, 10.0, 20.0], "bbox_id": "b1"}
+    more = {**row, "id": "2", "bbox": [4.0, 4.0, 10.0, 19.0], "bbox_id": "b2"}
+    folder = tmp_path / "ref_l4" / "images"
+    folder.mkdir(parents=True)
+    (folder.parent / "val.jsonl").write_text("\n".join(map(json.dumps, lines_of_captions([half, more], "val"))))
+    (tmp_path / "dets.json").write_text(json.dumps({"i": [[4, 4, 10, 10]]}))
+    Image.new("RGB", (W, H)).save(folder / "a.png")
+    flags = ["--data.root", str(tmp_path), "--data.annotations", "ref_l4/val.jsonl", "--data.proposals.source",
+             "detections", "--data.proposals.path", "dets.json", "--model.encoders", "[{name: demo}]", "--run.root",
+             str(tmp_path / "runs"), "--run.name", "x", "--trainer.accelerator", "cpu"]  # fmt: skip
+    assert main(["test", "-c", "bsap:protocols/ref_l4.yaml", *flags]) == 0
+    results = json.loads((tmp_path / "runs" / "x" / "results.json").read_text())
+    assert results["metrics"]["rec"]["clip"]["acc@0.5"] == 0.5
+    assert results["protocol"]["hit"] == "IoU > 0.5"
