@@ -102,17 +102,18 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED") or 0)
 
 
-def training_loader(items: Sequence[Any], *, batch_size: int) -> SceneLoader:
+def training_loader(items: Any, *, batch_size: int) -> SceneLoader:
     """Lists of items, shuffled in every epoch by the global seed; all processes get equally many. Opens no picture."""
     running = dist.is_available() and dist.is_initialized()
-    place: dict[str, int] = {} if running else {"num_replicas": 1, "rank": 0}
-    sampler: DistributedSampler[Any] = DistributedSampler(items, shuffle=True, seed=global_seed(), **place)  # type: ignore[arg-type]
-    return SceneLoader(items, batch_size=batch_size, sampler=sampler, collate_fn=list)  # type: ignore[arg-type]
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        items, None if running else 1, None if running else 0, shuffle=True, seed=global_seed()
+    )
+    return SceneLoader(items, batch_size=batch_size, sampler=sampler, collate_fn=list)
 
 
-def validation_loader(items: Sequence[Any], weights: Sequence[int], *, batch_size: int) -> SceneLoader:
+def validation_loader(items: Any, weights: Sequence[int], *, batch_size: int) -> SceneLoader:
     """Lists of this process's exact share of the items, balanced by their weights. Opens no picture."""
-    return SceneLoader(items, batch_size=batch_size, sampler=SceneSampler(weights), collate_fn=list)  # type: ignore[arg-type]
+    return SceneLoader(items, batch_size=batch_size, sampler=SceneSampler(weights), collate_fn=list)
 
 
 def sensible_workers(batches: int, processes: int = 1) -> int:

@@ -67,9 +67,9 @@ class LearningDataModule(RefCOCODataModule):
             raise ConfigError("`data.root` is missing. Set it to the folder that holds the annotations.")
         if val_text_file is not None and text_file is None:
             raise ConfigError("`data.val_text_file` needs `data.text_file`.")
-        if proposals is None and not self.uses_regions:
-            proposals = ProposalConfig("ground_truth")  # never read
-        super().__init__(root, proposals, batch_size=batch_size, **kwargs)  # type: ignore[arg-type]
+        # What is never read may be left out; what is missing is refused by the base class.
+        regions: Any = ProposalConfig("ground_truth") if proposals is None and not self.uses_regions else proposals
+        super().__init__(root, regions, batch_size=batch_size, **kwargs)
         self.train_split, self.val_split = train_split, val_split
         self.text_file, self.val_text_file, self.gap_expressions = text_file, val_text_file, gap_expressions
         if val_split == train_split and text_file is None:

@@ -155,7 +155,7 @@ def load_learned_bank(path: Path) -> Bank:
     return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features, meta=meta)
 
 
-_META = {"name": str, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
+_META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
 """What ``bank.json`` may hold and what it must be; null stands for a value that is not known."""
 
 

@@ -53,7 +53,7 @@ class ProposalsFile:
         self.about = {"count": len(pictures), "sha256": digest_of(pictures)}
         self.done: dict[str, str] = {}
         self.origin: dict[str, Any] | None = None
-        self._file: BinaryIO | None = None
+        self._file: Any = None
         try:
             # A part file beside the result was left between the last two steps, which are done again.
             if path.exists() and not self.part.exists() and not overwrite:
