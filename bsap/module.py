@@ -25,6 +25,7 @@ from bsap.models.precision import check_precision
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
+from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
 from bsap.runs.make_record import make_record
 from bsap.runs.overlaps import referent_ious
@@ -153,12 +154,12 @@ class BSAPModule(LightningModule):
     # --- building ---------------------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[Callback]:
-        """The run folder's writer, so that plain Python leaves the same files as the command line."""
+        """The run folder's writer and what loggers get, so that plain Python leaves the same as the command line."""
         if self.run is None:
             return []
         callback = RunCallback(self.run)
         callback.watch_start(self.trainer)
-        return [callback]
+        return [callback, LogResults(callback)]
 
     def configure_model(self) -> None:
         """Load the encoders; called once in every process, on each node first in one of them."""

@@ -66,17 +66,17 @@ def path_text(text: str) -> str:
     return str(path(text))
 
 
-def write_or_print(text: str, file: Path | None) -> None:
+def write_or_print(content: str | bytes, file: Path | None) -> None:
     """Write the output of a command to a file, or print it.
 
     Raises:
         ConfigError: if the file cannot be written.
     """
     if file is None:
-        print(text, end="")
+        print(content, end="")
         return
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ConfigError(f"Cannot write {file}: {error}. Choose another `--output`.") from error
     print(visible(f"Written to {file}"), file=sys.stderr)

@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bsap.cli.compare", "compare scorers with intervals and p-values: bsap compare RUN:clip RUN:bsap"),
     "bias": ("bsap.cli.bias", "measure which regions are preferred for every sentence, before and after scorers"),
     "report": ("bsap.cli.report", "write one HTML page about runs: tables, curves, bias and a gallery"),
+    "export": ("bsap.cli.export", "write what a run chose for other tools: COCO results, csv or parquet"),
     "sweep": ("bsap.cli.sweep", "try many scorers, banks and temperatures on a run's stored features"),
     "propose": ("bsap.cli.propose", "find regions in pictures with an object detector"),
     "show": ("bsap.cli.show", "draw what a run chose: single expressions, or a contact sheet"),

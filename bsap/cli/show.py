@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def run(argv: list[str]) -> int:
     folder = options.output or options.run / "pictures"
     if options.ids:
         for record in shown.find(options.ids):
+            _warn_of_missing_letters([record["text"]])
             _save(draw_expression(shown, record), folder / file_name(record["id"]))
         return 0
     chosen = shown.select(disagree=options.disagree, wrong=options.wrong)
@@ -74,6 +76,7 @@ def run(argv: list[str]) -> int:
         print(f"{options.run} has no expression{' where ' + what if what else ''}.")
         return 0
     records = spread(chosen, options.sheet or SHEET)
+    _warn_of_missing_letters([record["text"] for record in records])
     name = "-".join(["sheet", *["disagree"] * options.disagree, *([f"wrong-{options.wrong}"] if options.wrong else [])])
     _save(
         draw_sheet(shown, records),
@@ -81,6 +84,13 @@ def run(argv: list[str]) -> int:
         f"{len(records)} of {len(chosen)} expressions{' where ' + what if what else ''}",
     )
     return 0
+
+
+def _warn_of_missing_letters(texts: list[str]) -> None:
+    from bsap.reports.lettering import missing_scripts
+
+    if scripts := missing_scripts(texts):
+        print(f"bsap: the font has no letters of {', '.join(scripts)}; they are drawn as `?`.", file=sys.stderr)
 
 
 def _save(image: Image.Image, file: Path, what: str = "") -> None:

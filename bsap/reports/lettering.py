@@ -1,31 +1,49 @@
-"""Text on pictures, in the font that Pillow brings: measured, broken into lines, and of letters that the font has."""
+"""Text on pictures: measured, broken into lines, and of letters that the font has."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterable
+from pathlib import Path
 
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_INSTEAD = str.maketrans({"\u2013": "-", "\u2014": "-", "\u00df": "ss", "\u00e6": "ae", "\u0153": "oe", "\u00f8": "o"})
-
 
 @functools.cache
 def font(size: int) -> Font:
-    """Pillow's own font, ``size`` pixels high."""
+    """DejaVu Sans as matplotlib brings it, ``size`` pixels high: Latin, Greek, Cyrillic, Hebrew, Arabic and more."""
+    package = importlib.util.find_spec("matplotlib")
+    if package is not None and package.origin is not None:
+        file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.exists():
+            return ImageFont.truetype(file, round(0.9 * size))
     return ImageFont.load_default(size=size)
 
 
 def printable(text: str) -> str:
-    """A text in letters that the font has, hardly more than ASCII's: accents are dropped, other letters become ``?``.
+    """A text in letters that the font has; accents that it lacks are dropped, other letters become ``?``.
 
     Example:
         >>> printable("l'élève à gauche, 左")
-        "l'eleve a gauche, ?"
+        "l'élève à gauche, ?"
     """
-    return "".join(map(_printable, text.translate(_INSTEAD)))
+    return "".join(map(_printable, text))
+
+
+def missing_scripts(texts: Iterable[str]) -> list[str]:
+    """The scripts of letters that become ``?``, by the first word of their Unicode names.
+
+    Example:
+        >>> missing_scripts(["左 cup", "élève"])
+        ['CJK']
+    """
+    letters = {letter for text in texts for letter in text if _printable(letter) == "?" != letter}
+    return sorted({unicodedata.name(letter, "unknown").split()[0] for letter in letters})
 
 
 def wrapped(text: str, font: Font, width: float) -> list[str]:
@@ -38,10 +56,17 @@ def wrapped(text: str, font: Font, width: float) -> list[str]:
             continue
         lines += [word] if lines[-1] else []
         lines[-1] = word
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
-            fits = next((n for n in range(len(lines[-1]) - 1, 1, -1) if font.getlength(lines[-1][:n]) <= width), 1)
+        while len(lines[-1]) > 1 and font.getlength(lines[-1]) > width:
+            fits = _fitting(lines[-1], font, width)
             lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
     return lines
+
+
+def _fitting(word: str, font: Font, width: float) -> int:
+    """How many letters of a word fit into the width, at least one. Only as many are measured as could."""
+    most = next((n for n in (2**k for k in range(4, 32)) if n >= len(word) or font.getlength(word[:n]) > width), 1)
+    lengths = range(1, min(most, len(word)) + 1)
+    return max(1, bisect_right(lengths, width, key=lambda n: font.getlength(word[:n])))
 
 
 @functools.cache

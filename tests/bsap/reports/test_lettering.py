@@ -8,7 +8,7 @@ from bsap.reports.lettering import font, printable, wrapped
 
 
 @pytest.mark.parametrize(
-    "text", ["a path such as " + "/very/long" * 30 + " and the rest", "a" * 102, "the cup  " * 30, ""]
+    "text", ["x" * 2000, "a path such as " + "/very/long" * 30 + " and the rest", "a" * 102, "the cup  " * 30, ""]
 )
 def test_text_is_wrapped_and_nothing_is_lost(text: str) -> None:
     lines = wrapped(text, font(16), 200)
@@ -19,9 +19,10 @@ def test_text_is_wrapped_and_nothing_is_lost(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("l'élève à gauche", "l'eleve a gauche"),
-        ("Straße \u2013 links", "Strasse - links"),
+        ("l'élève à gauche", "l'élève à gauche"),
+        ("Straße \u2013 links", "Straße \u2013 links"),
         ("左 dog", "? dog"),
+        ("красный мяч, μπλε, כדור", "красный мяч, μπλε, כדור"),
         ("two\nlines\tand\u00a0more\x07", "two lines and more?"),
         ("“plain” ~{}|", "“plain” ~{}|"),
     ],

@@ -1,0 +1,113 @@
+"""A run's choices in the forms of other tools: COCO results, and one wide table."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from bsap.errors import ConfigError, unknown
+from bsap.reports.formats import csv_text
+from bsap.reports.shown_run import ShownRun
+from bsap.runs.records import read_predictions
+from bsap.runs.saved import SavedRun
+from bsap.runs.schema import Choice, Record
+
+CHOICE = ("region", "score", "x1", "y1", "x2", "y2", "box_iou", "intersection", "union")
+"""Columns of one scorer."""
+
+
+def coco_results(shown: ShownRun, scorer: str | None) -> str:
+    """COCO results: for each expression the chosen box, and for segmentation the mask, with the expression's id.
+
+    Args:
+        shown: the run; its data are read for masks only.
+        scorer: whose choices; needed where the run has several.
+
+    Raises:
+        ConfigError: if the run does not have the scorer, or has several and none is given.
+        DataError: if masks are needed and the data are not there.
+    """
+    names = list(shown.records[0]["scorers"]) if shown.records else []
+    if scorer is None and len(names) > 1:
+        raise ConfigError(f"{shown.folder} has several scorers. Choose one with `--scorer`: {', '.join(names)}.")
+    scorer = scorer or (names[0] if names else "")
+    if scorer not in names:
+        raise unknown("scorer", scorer, names)
+    results = []
+    for record in shown.records:
+        choice = record["scorers"][scorer]
+        if choice["box"] is None:
+            continue
+        x1, y1, x2, y2 = choice["box"]
+        image_id = record["image_id"]
+        result: dict[str, Any] = {
+            "image_id": int(image_id) if image_id.isascii() and image_id.isdigit() else image_id,
+            "category_id": 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": choice["score"],
+            "expression_id": record["id"],
+            "text": record["text"],
+            "file_name": record["picture"],
+        }
+        if "union" in choice:
+            result["segmentation"] = _mask(shown, record, choice)
+        results.append(result)
+    return json.dumps(results, ensure_ascii=False) + "\n"
+
+
+def _mask(shown: ShownRun, record: Record, choice: Choice) -> dict[str, Any]:
+    scene, _ = shown.scene(record)
+    masks, region = scene.proposals.masks, choice["region"]
+    assert masks is not None
+    assert region is not None
+    counts = masks[region]["counts"]
+    return {"size": list(masks[region]["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def wide_rows(run: SavedRun) -> list[dict[str, Any]]:
+    """One row for each expression, with columns ``SCORER.region`` and so on for every scorer."""
+    rows = []
+    for record in read_predictions(run.folder / "predictions.jsonl"):
+        boxes = record["referent"]["boxes"]
+        row: dict[str, Any] = {
+            "id": record["id"],
+            "image_id": record["image_id"],
+            "picture": record["picture"],
+            "text": record["text"],
+            "category": record["category"],
+            "words": record["words"],
+            "distractors": record["distractors"],
+            "n_regions": record["n_regions"],
+            "status": record["status"],
+            **dict(zip(("x1", "y1", "x2", "y2"), boxes[0] if boxes else [None] * 4, strict=True)),
+        }
+        for name, choice in record["scorers"].items():
+            corners = dict(zip(("x1", "y1", "x2", "y2"), choice["box"] or [None] * 4, strict=True))
+            values = {**choice, **corners}
+            row |= {f"{name}.{key}": values[key] for key in CHOICE if key in values}  # type: ignore[literal-required]
+        rows.append(row)
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def csv_table(run: SavedRun) -> str:
+    """The wide table as comma-separated values."""
+    rows = wide_rows(run)
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def parquet_table(run: SavedRun) -> bytes:
+    """The wide table as a Parquet file.
+
+    Raises:
+        ConfigError: if pyarrow is not installed.
+    """
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ConfigError("Parquet files need pyarrow: `pip install pyarrow`, or use `--format csv`.") from error
+    file = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(wide_rows(run)), file)
+    return file.getvalue()
