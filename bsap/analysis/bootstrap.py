@@ -61,5 +61,5 @@ def bootstrap_interval(
     sums = np.stack(
         [np.bincount(index, values, minlength=count) for values in (a, np.ones_like(a), b, np.ones_like(b))]
     )
-    low, high = bootstrap(sums[:, None], resamples=n, seed=seed, level=level)
+    low, high = bootstrap(np.asarray(sums, np.float64)[:, None], resamples=n, seed=seed, level=level)
     return Interval(float((b - a).mean()), float(low[0]), float(high[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -92,12 +92,12 @@ def _ordered(names: set[str]) -> list[str]:
     return sorted(names, key=place)
 
 
-def _by_group(names: list[str], key: Callable[[Record], str], known: list[Record], right: np.ndarray) -> Points:
+def _by_group(names: list[str], key: Callable[[Record], str], known: Sequence[Record], right: np.ndarray) -> Points:
     groups = np.array([names.index(key(record)) for record in known], int)
     return [(n, float(right[groups == n].mean())) for n in range(len(names)) if (groups == n).any()]
 
 
-def _confidence(scorer: str, known: list[Record], right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _confidence(scorer: str, known: Sequence[Record], right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The scores of the choices, and whether these are right."""
     scores = [record["scorers"][scorer]["score"] for record in known]
     there = np.array([score is not None for score in scores], bool)
@@ -117,7 +117,7 @@ def coverage(scores: np.ndarray, right: np.ndarray) -> Points:
 
 
 def _bins(scores: np.ndarray) -> np.ndarray:
-    return np.minimum((scores * BINS).astype(int), BINS - 1)
+    return np.asarray(np.minimum((scores * BINS).astype(int), BINS - 1))
 
 
 def calibration(scores: np.ndarray, right: np.ndarray) -> Points:

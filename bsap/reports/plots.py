@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from bsap.reports.text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#c24e00", "#1f7fc4", "#a8578c", "#b07a00", "#2f9e77", "#7a6fd0")
 """Colours with a contrast of at least 3 to 1 on white and on near black; lines also differ in their dashes."""
@@ -28,56 +32,50 @@ def line_plot(
         ticks: names for x = 0, 1, ...; by default numbers.
         diagonal: whether to draw y = x, where a calibrated scorer lies.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none", "svg.hashsalt": f"{x}|{y}", "font.size": 10, "font.family": "sans-serif",
-        "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
-        "text.parse_math": False,
-    }  # fmt: skip
-    with rc_context(style):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        axes = figure.add_subplot()
+    def draw(axes: Axes) -> None:
         if diagonal:
             axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
         for n, (name, points) in enumerate(curves.items()):
             colour, dash = COLOURS[n % len(COLOURS)], _DASHES[n // len(COLOURS) % len(_DASHES)]
-            xs, ys = zip(*points, strict=True) if points else ((), ())
+            xs, ys = [point[0] for point in points], [point[1] for point in points]
             label = visible(name, limit=40).lstrip("_")  # matplotlib hides labels that start with an underscore
             axes.plot(xs, ys, dash, color=colour, label=label, linewidth=1.6, marker="o", markersize=3)
-        axes.set_xlabel(x)
         axes.set_ylabel(y)
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), [visible(tick, limit=20) for tick in ticks])
         axes.grid(alpha=0.25, color=_INK)
         if curves:
             axes.legend(frameon=False, fontsize=8)
-        return _svg(figure)
+
+    return _svg(draw, x=x, height=3.2)
 
 
-def bar_plot(bars: Mapping[str, float], *, y: str) -> str:
-    """One bar for each name, as an SVG element."""
-    from matplotlib import rc_context
+def bar_plot(bars: Mapping[str, float], *, x: str) -> str:
+    """One horizontal bar for each name, as an SVG element."""
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(bars)), list(bars.values()), color=COLOURS[1])
+        axes.set_yticks(range(len(bars)), [visible(name, limit=40) for name in bars])
+        axes.invert_yaxis()
+
+    return _svg(draw, x=x, height=0.6 + 0.34 * max(len(bars), 1))
+
+
+def _svg(draw: Callable[[Axes], None], *, x: str, height: float) -> str:
+    """A drawing without its XML head and fixed size, hidden from screen readers, which read the caption."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": y, "font.size": 10, "text.color": _INK, "axes.edgecolor": _INK}
-    style |= {"axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "text.parse_math": False}
-    with rc_context(style):
-        figure = Figure(figsize=(4.6, 0.6 + 0.34 * max(len(bars), 1)), layout="constrained")
-        axes = figure.add_subplot()
-        names = [visible(name, limit=40) for name in bars]
-        axes.barh(range(len(bars)), list(bars.values()), color=COLOURS[1])
-        axes.set_yticks(range(len(bars)), names)
-        axes.invert_yaxis()
-        axes.set_xlabel(y)
-        return _svg(figure)
-
-
-def _svg(figure: object) -> str:
-    """The drawing without its XML head and fixed size, hidden from screen readers, which read the caption."""
+    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": x, "font.size": 10, "text.parse_math": False}
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})  # type: ignore[attr-defined]
+    with matplotlib.rc_context({**style, **dict.fromkeys(coloured, _INK)}):
+        figure = Figure(figsize=(4.6, height), layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel(x)
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

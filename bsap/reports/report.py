@@ -88,7 +88,7 @@ def write_report(
             for scorer, values in of_run.scorers.items()
         ],
         bias_notes=[*(NOTES if bias else ()), *without],
-        bias_figure=Markup(bar_plot(shares, y="popularity share")) if shares else "",
+        bias_figure=Markup(bar_plot(shares, x="popularity share")) if shares else "",
         items=items["items"],
         left_out=items["left_out"],
         problem=items["problem"],
