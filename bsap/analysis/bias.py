@@ -109,7 +109,7 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS) -> Bias:
         texts: measure popularity over at most so many texts of the split, spread evenly over it.
 
     Raises:
-        DataError: if features are not stored, or no picture has two regions; says how to make them.
+        DataError: if features are not stored, or no picture has two regions.
         ConfigError: if the run kept no features.
     """
     sweep = Sweep(run)

@@ -37,7 +37,7 @@ class PanelRow:
 
     Attributes:
         title: its heading.
-        marks: what to say below the heading, each with a colour.
+        marks: notes below the heading, each with a colour.
         images: a picture for each column.
     """
 

@@ -1,4 +1,4 @@
-"""The numbers of papers as rows beside one's own, each with its source and with what was done differently."""
+"""Published numbers as rows beside those of runs, each with its source and with what was done differently."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ COUNTS = ("n", "missing")
 TASKS = {"rec": "REC", "ris": "RIS"}
 
 FILE = ("source", "path", "sha256", "pictures_not_in_file", "pictures_without_proposals")
-"""What results say of their proposals that is no setting of its own; whatever else they say is a filter or policy."""
+"""What results hold about proposals that is not a setting of its own; the rest is a filter or a policy."""
 USUAL = (0, None, False, "miss")
 """Filters that leave nothing out, and the usual policy for pictures without proposals."""
 

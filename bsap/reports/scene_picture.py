@@ -29,7 +29,7 @@ _PROPOSAL: Colour = (150, 150, 150)
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (20, 20, 20)
 _PAD = 8
-_THINNEST = 96  # pixels of a picture's shorter side: frames in a narrower strip cannot be told apart
+_THINNEST = 96  # pixels of a picture's shorter side: frames in a narrower strip look the same
 _LONGEST = 4  # a picture's longer side, in widths of the drawing
 
 

@@ -1,4 +1,4 @@
-"""Looking into a finished run: its expressions by id or by what became of them, with the scenes they were about."""
+"""A finished run to look into: its expressions by id or by outcome, with their scenes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ShownRun:
     Args:
         folder: the run.
         root: the data's root, where it is not that of the run.
-        images: the folder of pictures, likewise.
+        images: the folder of pictures, where it is not that of the run.
 
     Attributes:
         records: the run's predictions, in annotation order.
@@ -117,7 +117,7 @@ class ShownRun:
 
     def _changed(self, record: Record, what: str) -> DataError:
         return DataError(
-            f"{self.folder}, {record['id']}: the data are not those of the run any more: {what}. Restore the "
+            f"{self.folder}, {record['id']}: the data have changed since the run: {what}. Restore the "
             "annotations and the file of proposals, or run `bsap test` again."
         )
 
@@ -125,13 +125,13 @@ class ShownRun:
         root = self._data.get("root")
         if not Path(str(root)).is_dir():
             raise DataError(
-                f"{self.folder} was made of data in {root}, which is no folder here. "
-                "Name their place with `--root FOLDER`."
+                f"{self.folder} was evaluated on data in {root}, which is not a folder here. "
+                "Set the place of the data with `--root FOLDER`."
             )
         try:
             data = RefCOCODataModule(**self._data)
         except TypeError as error:
-            raise ConfigError(f"{self.folder} was not made of RefCOCODataModule's scenes: {error}.") from error
+            raise ConfigError(f"{self.folder} was not evaluated on a RefCOCODataModule: {error}.") from error
         return data.load_split(data.split)
 
 

@@ -193,7 +193,7 @@ def test_other_proposals_are_refused(copy: Path) -> None:
     proposals.write_text(json.dumps(rows))
     run = ShownRun(copy)
     draw_choices(run, run.records[3])
-    with pytest.raises(DataError, match="refcoco/unc/val/0: the data are not those of the run any more"):
+    with pytest.raises(DataError, match="refcoco/unc/val/0: the data have changed since the run"):
         draw_choices(run, run.records[0])
 
 
@@ -213,7 +213,10 @@ def test_data_may_have_moved(copy: Path, capsys: pytest.CaptureFixture[str]) -> 
     gone = str(copy.parent / "gone")
     results.write_text(results.read_text().replace(f'"root": "{copy.parent / "data"}"', f'"root": "{gone}"'))
     assert main(["show", str(copy), "0"]) == 2
-    assert f"made of data in {gone}, which is no folder here. Name their place with `--root" in capsys.readouterr().err
+    assert (
+        f"evaluated on data in {gone}, which is not a folder here. Set the place of the data with `--root"
+        in capsys.readouterr().err
+    )
     assert main(["show", str(copy), "0", "--root", str(moved)]) == 0
 
 
