@@ -232,7 +232,7 @@ def parse_yaml(data: bytes | str, where: str) -> Any:
         raise DataError(f"{where}: not readable as YAML: nested too deeply.") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         # PyYAML lets the errors of int() and the like through for `!!int abc`.
-        raise DataError(f"{where}: not readable as YAML: {error}.") from None
+        raise DataError(f"{where}: not readable as YAML: {' '.join(str(error).split())}.") from None
 
 
 def _size(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:

@@ -1,22 +1,23 @@
-"""Banks: the auxiliary prompts that a scorer weighs a query against.
+"""Banks of auxiliary prompts.
 
-A bank is data: a YAML file with a name, a source note and a list of prompts. Some are shipped, two are computed from a
-split's own expressions, a user may bring a file, and a bank may also be learned embeddings.
+A bank is data: a YAML file with a name, a source and a list of prompts. Some banks are shipped, two are computed from
+the expressions of the split, and a bank can be a file of the user or learned embeddings.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bsap.datamodules.files import expanded, parse_yaml
+from bsap.datamodules.fields import shown
+from bsap.datamodules.files import expanded, parse_json, parse_yaml, read_bytes, text_lines
 from bsap.errors import ConfigError, DataError, check_number, unknown
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ class Bank:
     """Auxiliary prompts.
 
     Attributes:
-        name: as the configuration and the results call it.
+        name: its name in configurations and results.
         prompts: K texts, before any template; none where the bank is of each scene, or is learned embeddings.
-        source: who chose these prompts, and from where.
-        transductive: drawn from the expressions under test: results say so, and :func:`bank_mask` is due.
-        per_scene: the prompts are the ``texts`` of each scene.
+        source: where the prompts come from.
+        transductive: made from the expressions under test; results say so, and :func:`bank_mask` leaves out the query.
+        per_scene: the prompts of a scene are its ``texts``.
         features: ``(K, D)`` learned text embeddings in place of prompts.
         meta: what made the bank, for the results; for a learned bank also what it may be used with.
     """
@@ -90,8 +91,8 @@ def load_bank(spec: str, *, split_texts: Sequence[str] | None = None, seed: int 
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(_read(path), where=str(path), name=path.stem)
     if path.suffix == ".txt":
-        lines = [line.strip() for line in _read(path).splitlines()]
-        prompts = _check_prompts([line for line in lines if line], where=str(path))
+        with _as_settings():
+            prompts = _check_prompts(text_lines(_read(path), str(path)), where=str(path))
         return Bank(name=path.stem, prompts=prompts, source=f"file {path.name}")
     shipped = _shipped()
     if spec not in shipped:
@@ -136,7 +137,7 @@ def load_learned_bank(path: Path) -> Bank:
     notes = tensors.with_suffix(".json")
     for file in (tensors, notes):
         if not file.is_file():
-            raise ConfigError(f"Learned bank {path}: {file} does not exist; give the folder or the .safetensors file.")
+            raise ConfigError(f"Learned bank {path}: {file} does not exist. Give the folder or the .safetensors file.")
     meta = _read_meta(notes)
 
     from safetensors import SafetensorError
@@ -150,9 +151,18 @@ def load_learned_bank(path: Path) -> Bank:
         got = "no such tensor" if features is None else f"{tuple(features.shape)} of {features.dtype}"
         raise ConfigError(f"Learned bank {tensors}: expected a tensor `features` of shape (K, D), but got {got}.")
     if not bool(features.isfinite().all()):
-        raise ConfigError(f"Learned bank {tensors}: `features` has NaN or infinite values; train the bank again.")
+        raise ConfigError(f"Learned bank {tensors}: `features` has NaN or infinite values. Learn the bank again.")
     name = meta.get("name") or path.stem
-    return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features, meta=meta)
+    return Bank(name=str(name), prompts=(), source=f"learned, {path.name}", features=features.float(), meta=meta)
+
+
+@contextmanager
+def _as_settings() -> Iterator[None]:
+    """Errors of reading a bank's file as errors of the setting that names it."""
+    try:
+        yield
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 _META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
@@ -160,10 +170,8 @@ _META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mappi
 
 
 def _read_meta(file: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"Learned bank {file}: not JSON ({error}). Learn the bank again with `bsap fit`.") from error
+    with _as_settings():
+        meta = parse_json(read_bytes(file, what="description of a learned bank", fix=""), str(file))
     if not isinstance(meta, dict):
         raise ConfigError(f"Learned bank {file}: expected a JSON object, but got {type(meta).__name__}.")
     templates = (meta.get("settings") or {}).get("templates") if isinstance(meta.get("settings"), dict) else None
@@ -172,7 +180,7 @@ def _read_meta(file: Path) -> dict[str, Any]:
     for name, (value, kind) in values.items():
         if value is not None and not isinstance(value, kind):
             raise ConfigError(
-                f"Learned bank {file}: `{name}` must not be {value!r:.60}. Learn the bank again with `bsap fit`."
+                f"Learned bank {file}: `{name}` must not be {shown(value)}. Learn the bank again with `bsap fit`."
             )
     for name, value in (meta.get("learned") or {}).items():
         if name not in ("tau", "lam"):
@@ -218,8 +226,8 @@ def check_learned_bank(bank: Bank, models: Sequence[Model]) -> None:
         )
     if bank.meta.get("query_context"):
         raise ConfigError(
-            f"Learned bank {bank.name!r} was learned together with context before the queries, which no test puts "
-            "there: its numbers would mean nothing. Learn the bank again with `bsap fit`."
+            f"Learned bank {bank.name!r} was learned together with context before the queries, which tests do not use: "
+            "its numbers would mean nothing. Learn the bank again with `bsap fit`."
         )
     for model in models:
         if model.weights_sha256 != sha256:
@@ -283,7 +291,7 @@ def _positions(prompts: tuple[str, ...]) -> dict[str, list[int]]:
 def _captions(texts: Sequence[str] | None, *, seed: int, size: int) -> Bank:
     if texts is None:
         raise ConfigError(
-            f"Bank {CAPTIONS!r} is drawn from a split's expressions, and there is no split; name another."
+            f"Bank {CAPTIONS!r} is drawn from the expressions of a split, but there is no split. Name another bank."
         )
     if size < 1:
         raise ConfigError(f"Bank {CAPTIONS!r} must draw at least 1 expression, but the size is {size}.")
@@ -310,25 +318,21 @@ def _name(file: Any) -> str:
     return str(file.name)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise ConfigError(f"Bank {path} {reason}; give a YAML or UTF-8 text file, or one of {_names()}.") from error
+def _read(path: Path) -> bytes:
+    fix = f"Give a YAML or UTF-8 text file, or one of {_names()}."
+    with _as_settings():
+        return read_bytes(path, what="bank", fix=fix)
 
 
 def _names() -> str:
     return ", ".join([*_shipped(), *_COMPUTED])
 
 
-def _from_yaml(text: str, *, where: str, name: str) -> Bank:
-    try:
-        content = parse_yaml(text, f"Bank {where}")
-    except DataError as error:
-        raise ConfigError(str(error)) from None
+def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
+    with _as_settings():
+        content = parse_yaml(data, where)
     if not isinstance(content, Mapping):
-        raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {content!r:.60}.")
+        raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {shown(content)}.")
     for key in content:
         if key not in ("name", "source", "prompts"):
             raise unknown(f"key of bank {where}", key, ("name", "source", "prompts"))
@@ -339,18 +343,18 @@ def _from_yaml(text: str, *, where: str, name: str) -> Bank:
 
 def _check_prompts(prompts: object, *, where: str) -> tuple[str, ...]:
     if not isinstance(prompts, list) or not prompts:
-        raise ConfigError(f"Bank {where} is empty: list at least one text under `prompts`, but got {prompts!r:.60}.")
+        raise ConfigError(f"Bank {where} is empty: list at least one text under `prompts`, but got {shown(prompts)}.")
     seen: dict[str, int] = {}
     for number, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, str):
             kind = type(prompt).__name__
-            raise ConfigError(f"Bank {where}, prompt {number}: {prompt!r} is a {kind}, not a text; put it in quotes.")
+            raise ConfigError(f"Bank {where}, prompt {number}: {shown(prompt)} is a {kind}. Put texts in quotes.")
         if not (key := normalise_text(prompt)):
-            raise ConfigError(f"Bank {where}, prompt {number} is blank; remove it.")
+            raise ConfigError(f"Bank {where}, prompt {number} is blank. Remove it.")
         if key in seen:
             raise ConfigError(
-                f"Bank {where}, prompt {number}: {prompt!r} repeats prompt {seen[key]}, apart from case and spaces; "
-                "remove one, a repeated prompt counts twice."
+                f"Bank {where}, prompt {number}: {shown(prompt)} repeats prompt {seen[key]}, apart from case and "
+                "spaces. Remove one: a repeated prompt counts twice."
             )
         seen[key] = number
     return tuple(prompts)

@@ -46,15 +46,17 @@ def load_parser(model: str = "en_core_web_lg") -> Callable[[str], Doc]:
     Raises:
         ModelError: spaCy or the pipeline is not installed.
     """
-    mend = "or give the noun phrases in the data file"
+    otherwise = "or give the noun phrases in the data file"
     try:
         import spacy
     except ImportError as error:
-        raise ModelError(f"Noun phrases need spaCy: `pip install spacy`, {mend}.") from error
+        raise ModelError(f"Noun phrases need spaCy: `pip install spacy`, {otherwise}.") from error
     try:
         parser: Callable[[str], Doc] = spacy.load(model)
     except OSError as error:
-        raise ModelError(f"spaCy has no pipeline {model!r}: `python -m spacy download {model}`, {mend}.") from error
+        raise ModelError(
+            f"spaCy has no pipeline {model!r}: `python -m spacy download {model}`, {otherwise}."
+        ) from error
     return parser
 
 
@@ -106,5 +108,7 @@ def phrase_of(expression: Expression, parse: Callable[[str], Doc] | None = None)
     if expression.phrase is not None:
         return expression.phrase
     if parse is None:
-        raise DataError(f"Expression {expression.id} has no noun phrase; add one to the data file or use a parser.")
+        raise DataError(
+            f"Expression {expression.id} has no noun phrase. Add one to the data file, or set `model.phrases.parser`."
+        )
     return noun_phrase(parse(expression.text))
