@@ -171,6 +171,10 @@ def json_records(data: bytes, name: str) -> Iterator[tuple[int, Record]]:
             yield n, Record(parse_json(line, where), where)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around texts that either YAML 1.1 or :class:`_Loader` would read as something else."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which only ``true``, ``false``, ``null`` and decimal numbers are more than text.
 
@@ -202,7 +206,20 @@ for _name, _pattern, _first in (
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
     ("merge", r"<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain data as YAML that this package, and any reader of YAML 1.1 or 1.2, reads back as the same data.
+
+    Example:
+        >>> print(dump_yaml({"ids": ["00011", "1e5"]}), end="")
+        ids:
+        - '00011'
+        - '1e5'
+    """
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
 
 
 def parse_yaml(data: bytes | str, where: str) -> Any:

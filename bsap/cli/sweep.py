@@ -139,14 +139,13 @@ def _table(rows: list[Row], metric: str, *, title: str) -> Table:
 
 
 def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[str, Any]) -> None:
-    import yaml
-
+    from bsap.datamodules.files import dump_yaml
     from bsap.reports.text import csv_cell
 
     remark = f"# {_tuned(document['selected_on'])}\n" if document["tuned_on_test"] else ""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "best.yaml").write_text(remark + yaml.safe_dump(best, sort_keys=False), encoding="utf-8")
+        (output / "best.yaml").write_text(remark + dump_yaml(best), encoding="utf-8")
         with (output / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["scorer", "bank", "aggregate", *rows[0].metrics])

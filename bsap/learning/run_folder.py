@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save
 from torch import Tensor
 
 from bsap.datamodules.base import scene_data
+from bsap.datamodules.files import dump_yaml, parse_yaml
 from bsap.errors import ConfigError, DataError
 from bsap.learning.datamodule import LearningDataModule
 from bsap.models.checkpoint import read_plain
@@ -93,17 +93,17 @@ class LearningFolder(Callback):
                 self._refuse(config, resumed=resumed)
             for old in () if resumed else kept:
                 old.unlink()
-            write_atomic(config, yaml.safe_dump(self._settings | {"run": asdict(self.config)}, sort_keys=False))
+            write_atomic(config, dump_yaml(self._settings | {"run": asdict(self.config)}))
         except OSError as error:
             raise ConfigError(f"Cannot write the run folder {folder}: {error}. Choose another `--run.root`.") from error
 
     def _refuse(self, config: Path, *, resumed: bool) -> None:
         """Raise a ConfigError if the folder's run cannot be continued, or is not to be."""
         try:
-            before = yaml.safe_load(config.read_text(encoding="utf-8"))
+            before = parse_yaml(config.read_bytes(), str(config))
             if not isinstance(before, dict):
                 raise TypeError("not a mapping")
-        except (ValueError, TypeError, yaml.YAMLError) as error:
+        except (ValueError, TypeError, DataError) as error:
             raise ConfigError(
                 f"{config} is damaged, so it is not known what {self.folder} holds. Choose another `--run.name`, or "
                 "start again with `--run.overwrite true`."
@@ -185,7 +185,7 @@ class LearningFolder(Callback):
         self.bank = write_bank(self.folder / "bank", tensors, meta)
         if isinstance(data, LearningDataModule):
             settings = settings_for_test(self._settings, data, self.bank, meta) | {"run": {"root": self.config.root}}
-            write_atomic(self.folder / "test.yaml", yaml.safe_dump(settings, sort_keys=False))
+            write_atomic(self.folder / "test.yaml", dump_yaml(settings))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the folder."""

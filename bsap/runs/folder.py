@@ -15,9 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bsap.datamodules.files import parse_json, read_bytes
+from bsap.datamodules.files import dump_yaml, parse_json, read_bytes
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, note_attempt, read_parts, write_atomic
 from bsap.runs.records import dump_record, read_predictions
@@ -83,7 +81,7 @@ class RunFolder:
         # A run that failed before its first record has nothing that other settings could spoil.
         if self._found.records and config.exists():
             self._refuse("with other settings", identity(_old(read_config, config)), identity(self.settings))
-        text = yaml.safe_dump(self.settings | {"run": asdict(self.config)}, sort_keys=False)
+        text = dump_yaml(self.settings | {"run": asdict(self.config)})
         write_atomic(config, text)
 
     def _remove_old(self) -> None:

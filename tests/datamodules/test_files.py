@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bsap.datamodules.files import (
     as_utf8,
     below,
+    dump_yaml,
     expanded,
     json_records,
     parse_json,
@@ -95,7 +96,8 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 
 @given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=8))
 def test_yaml_reads_what_is_dumped(value: object) -> None:
-    assert parse_yaml(yaml.safe_dump(value), "x") == value
+    assert parse_yaml(dump_yaml(value), "x") == value
+    assert yaml.safe_load(dump_yaml(value)) == value
     assert parse_yaml(json.dumps(value), "x") == value
 
 

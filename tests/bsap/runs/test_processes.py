@@ -89,7 +89,7 @@ def test_a_process_that_fails_takes_the_others_along(ranks: Ranks, drawn: Any, t
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize("place", ["bsap.module.Encoder", "bsap.runs.callback.RunCallback.on_test_end"])
+@pytest.mark.parametrize("place", ["bsap.module.load_model", "bsap.runs.callback.RunCallback.on_test_end"])
 def test_a_process_that_dies_outside_of_the_batches_ends_the_others(
     ranks: Ranks, drawn: Any, tmp_path: Path, place: str
 ) -> None:
