@@ -2,7 +2,7 @@
 
     python benchmarks/views.py --picture 640x480 --regions 20 --size 224
 
-Both methods are timed on the CPU, and `matmul` on a CUDA device where there is one. The picture and the boxes are drawn
+`native` is timed on the CPU, and `fused` on a CUDA device where there is one. The picture and the boxes are drawn
 from a seed. Times are medians; on a device they are taken after it has finished.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     width, height = map(int, options.picture.split("x"))
     picture, boxes, masks = scene(height, width, options.regions)
-    places = [("cpu", "native"), ("cpu", "matmul")] + [("cuda", "matmul")] * torch.cuda.is_available()
+    places = [("cpu", "native")] + [("cuda", "fused")] * torch.cuda.is_available()
     result = {}
     for name in options.views:
         result[name] = {

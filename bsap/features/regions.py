@@ -60,9 +60,9 @@ def region_features(
     distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
     boxes: list[Tensor] = []
     masks: list[list[RLE] | None] = []
-    for scene, regions, (first, _) in zip(batch.scenes, batch.boxes.split(batch.counts), distinct, strict=True):
-        # Gathered only where a region repeats: an index makes the host wait for the device.
-        boxes.append(regions if len(first) == len(regions) else regions[torch.tensor(first, dtype=torch.long)])
+    for scene, (first, _) in zip(batch.scenes, distinct, strict=True):
+        # From the CPU, where views make their windows: nothing waits for the device.
+        boxes.append(torch.from_numpy(scene.proposals.boxes[first]))
         known = scene.proposals.masks
         masks.append(None if known is None else [known[i] for i in first])
     encoded = view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bsap.errors import ConfigError
-from bsap.views.blur import gaussian_blur
-from bsap.views.kernels import constant
+from bsap.views.blur import gaussian_blur, gaussian_blurs
+from bsap.views.placement import constant
 from bsap.views.resample import Method
-from bsap.views.shapes import drawn_boxes, ellipses, grow, pixel_boxes, rectangles
+from bsap.views.shapes import Figure, drawn_boxes, grow, pixel_boxes
 from bsap.views.view import Colour, Fill, View, check_colour
 
 
@@ -32,11 +33,11 @@ class _Highlight(View):
         if self.shape not in ("box", "ellipse"):
             raise ConfigError(f"shape of the view {self.kind!r} must be box or ellipse, but is {self.shape!r}.")
 
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+    def figure(self, boxes: Tensor, height: int, width: int) -> Figure:
         """The box or the ellipse."""
         if self.shape == "ellipse":
-            return ellipses(pixel_boxes(boxes, height, width), height, width)
-        return rectangles(drawn_boxes(boxes, height, width), height, width)
+            return Figure(pixel_boxes(boxes, height, width), ellipse=True)
+        return Figure(drawn_boxes(boxes, height, width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class Blur(_Highlight):
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on the blurred picture."""
         return picture, gaussian_blur(picture, self.std, method=method)
+
+    def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
+        """The pictures on the blurred pictures."""
+        return list(zip(pictures, gaussian_blurs(pictures, self.std, method=method), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,3 +187,7 @@ class BlurMask(View):
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on the blurred picture."""
         return picture, gaussian_blur(picture, self.std, method=method)
+
+    def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
+        """The pictures on the blurred pictures."""
+        return list(zip(pictures, gaussian_blurs(pictures, self.std, method=method), strict=True))

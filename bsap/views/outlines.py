@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bsap.views.resample import Method
-from bsap.views.shapes import edges, frames, pixel_boxes, rings
+from bsap.views.shapes import Figure, edges, pixel_boxes
 from bsap.views.view import Colour, Fill, View, check_colour, colour_layer
 
 
@@ -51,9 +51,9 @@ class RedCircle(_Outline):
     kind = "red_circle"
     source = "Red Circle, Shtedritski et al., ICCV 2023, as in FGVP, Yang et al., NeurIPS 2023"
 
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+    def figure(self, boxes: Tensor, height: int, width: int) -> Figure:
         """The line of the ellipse."""
-        return rings(pixel_boxes(boxes, height, width), self._pixels(height, width), height, width)
+        return Figure(pixel_boxes(boxes, height, width), ellipse=True, line=self._pixels(height, width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +68,9 @@ class RedBox(_Outline):
     kind = "red_box"
     source = "Red Circle, Shtedritski et al., ICCV 2023, as in FGVP, Yang et al., NeurIPS 2023"
 
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+    def figure(self, boxes: Tensor, height: int, width: int) -> Figure:
         """The line of the box."""
-        return frames(pixel_boxes(boxes, height, width), self._pixels(height, width), height, width)
+        return Figure(pixel_boxes(boxes, height, width), line=self._pixels(height, width))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,33 @@ published code; both leave at least one pixel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from bsap.views.kernels import constant
+from bsap.views.placement import constant
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """Boxes or ellipses, filled or outlined: what kernels draw without a mask of pixels.
+
+    Attributes:
+        boxes: ``(R, 4)`` int64, half-open pixel boxes.
+        ellipse: the ellipses inscribed in the boxes instead of the boxes.
+        line: thickness in pixels of an outline drawn inwards; 0 fills the figure.
+    """
+
+    boxes: Tensor
+    ellipse: bool = False
+    line: int = 0
+
+    def pixels(self, height: int, width: int) -> Tensor:
+        """The figure's pixels in a picture of the given size: bool ``(R, 1, H, W)``."""
+        if self.line:
+            return (rings if self.ellipse else frames)(self.boxes, self.line, height, width)
+        return (ellipses if self.ellipse else rectangles)(self.boxes, height, width)
 
 
 def pixel_boxes(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -24,9 +24,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ from torch import Tensor
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
 from bsap.registry import first_line
-from bsap.views.kernels import constant
-from bsap.views.packing import ImageEncoder, encode_packs
-from bsap.views.resample import Method, chunks, compose, layer, resample
+from bsap.views.packing import ImageEncoder, Segment, encode_packs
+from bsap.views.placement import constant
+from bsap.views.resample import Drawing, Method, choose, chunks, compose, layer, resample
+from bsap.views.shapes import Figure
 
 Colour = tuple[int, int, int]
 """Red, green, blue, each 0..255."""
@@ -145,7 +146,7 @@ class View:
         Args:
             encoder: what looks through the view.
             pictures: ``(3, H, W)`` uint8, RGB, one for each scene.
-            boxes: ``(R, 4)`` float32, xyxy in pixels, for each scene.
+            boxes: ``(R, 4)`` float32 on the CPU, xyxy in pixels, for each scene.
             masks: R encodings of the picture's size for each scene, or None where it has boxes only.
             resize: see :func:`bsap.views.resample.resample`.
             pack: the most regions that are drawn and encoded at once, which bounds the memory; None:
@@ -157,26 +158,47 @@ class View:
         Raises:
             DataError: see :meth:`draw`.
         """
+        method = choose("auto", encoder.device)
+        if method == "native":  # without Triton a GPU's regions are drawn on the CPU, too
+            pictures = [picture.cpu() for picture in pictures]
+        options: dict[str, Any] = {"resize": resize, "interpolation": encoder.interpolation, "fill": encoder.fill}
+        together = None
+        if method == "fused":
+            together = [
+                _layers(picture, both, encoder.fill, method)
+                for picture, both in zip(pictures, self.paint_all(pictures, encoder.fill, method), strict=True)
+            ]
         painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
 
-        def draw(scene: int, start: int, stop: int) -> Tensor:
-            if scene not in painted:
-                painted.clear()
-                painted[scene] = self.layers(pictures[scene], fill=encoder.fill)
-            known = masks[scene]
-            return self.draw(
-                painted[scene],
-                boxes[scene][start:stop],
-                encoder.size,
-                masks=None if known is None else known[start:stop],
-                resize=resize,
-                interpolation=encoder.interpolation,
-            )
+        def draw(segments: Sequence[Segment]) -> Tensor:
+            drawings: list[Drawing] = []
+            for scene, start, stop in segments:
+                if together is None and scene not in painted:
+                    painted.clear()
+                    painted[scene] = self.layers(pictures[scene], fill=encoder.fill, method=method)
+                layers = painted[scene] if together is None else together[scene]
+                known = masks[scene]
+                part = None if known is None else known[start:stop]
+                drawings += self.drawings(layers, boxes[scene][start:stop], encoder.size, masks=part)
+            return draw_all(drawings, encoder.size, method=method, **options)
 
         return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
 
+    def figure(self, boxes: Tensor, height: int, width: int) -> Figure | None:
+        """The shape of each region where it is a box or an ellipse, which a GPU draws without a mask of pixels.
+
+        Args:
+            boxes: ``(R, 4)`` float32, xyxy.
+            height: ``H`` of the picture.
+            width: ``W`` of the picture.
+
+        Returns:
+            The figures, or None where :meth:`inside` gives the shape.
+        """
+        return None
+
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The shape of each region.
+        """The shape of each region; by default that of :meth:`figure`.
 
         Args:
             boxes: ``(R, 4)`` float32, xyxy.
@@ -187,7 +209,8 @@ class View:
         Returns:
             ``(R, 1, H, W)`` bool, or None when the whole picture is shown as it is.
         """
-        return None
+        figure = self.figure(boxes, height, width)
+        return None if figure is None else figure.pixels(height, width)
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """What to show inside and outside the shape; called once for all regions of a picture.
@@ -201,6 +224,10 @@ class View:
             Two of ``(3, H, W)`` uint8, or of a colour ``(3, 1, 1)`` uint8.
         """
         return picture, picture
+
+    def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
+        """:meth:`paint` for several pictures, which a view may do faster together."""
+        return [self.paint(picture, fill, method) for picture in pictures]
 
     def window(self, boxes: Tensor, height: int, width: int) -> Tensor | None:
         """The part of the picture to show, by default all of it.
@@ -251,9 +278,8 @@ class View:
             fill: the mean colour, 0..255, for padding and for the background of masks.
             method: see :func:`bsap.views.resample.resample`.
         """
-        height, width = picture.shape[-2:]
-        inner, outer = (layer(x, height, width, method=method) for x in self.paint(picture, fill, method))
-        return Layers(picture, inner, outer, fill, method)
+        method = choose(method, picture.device)
+        return _layers(picture, self.paint(picture, fill, method), fill, method)
 
     def draw(
         self,
@@ -282,21 +308,29 @@ class View:
         Raises:
             DataError: if the view needs masks and there are none, or their number or size does not fit the regions.
         """
-        picture, fill, method = layers.picture, layers.fill, layers.method
+        drawings = self.drawings(layers, boxes, size, masks=masks)
+        options: dict[str, Any] = {"resize": resize, "interpolation": interpolation, "fill": layers.fill}
+        drawn = draw_all(drawings, size, method=layers.method, **options)
+        return drawn if len(drawn) else layers.picture.new_empty(0, 3, *size)
+
+    def drawings(
+        self, layers: Layers, boxes: Tensor, size: tuple[int, int], *, masks: Sequence[RLE] | None = None
+    ) -> Iterator[Drawing]:
+        """What :meth:`draw` draws, in parts of bounded memory; arguments and errors are those of :meth:`draw`."""
+        picture = layers.picture
         height, width = picture.shape[-2:]
         encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
-        out = [picture.new_empty(0, 3, *size)]
+        fused = layers.method == "fused"
+        boxes = boxes.cpu() if fused else boxes
         for part in chunks(len(boxes), picture, size):
-            dense = None if encodings is None else decode_masks(encodings[part], picture.device)
-            inside = self.inside(boxes[part], dense, height, width)
-            images = layers.inner[None] if inside is None else compose(inside, layers.inner, layers.outer)
+            inside: Figure | Tensor | None = self.figure(boxes[part], height, width) if fused else None
+            if inside is None:
+                dense = None if encodings is None else decode_masks(encodings[part], picture.device)
+                inside = self.inside(boxes[part].to(picture.device), dense, height, width)
             windows = self.window(boxes[part], height, width)
-            if inside is None and windows is None:
-                images = images.expand(len(boxes[part]), -1, -1, -1)
-            out.append(
-                resample(images, windows, size, resize=resize, interpolation=interpolation, fill=fill, method=method)
-            )
-        return torch.cat(out[1:] or out)
+            if windows is None:
+                windows = constant((0, 0, width, height), torch.int64, boxes.device)[None]
+            yield Drawing(layers.inner, layers.outer, inside, windows, len(boxes[part]), height, width)
 
     def _masks(self, masks: Sequence[RLE] | None, count: int, height: int, width: int) -> Sequence[RLE]:
         if masks is None:
@@ -313,6 +347,39 @@ class View:
                     f"{width} x {height}. Make the masks at the resolution of the annotated pictures."
                 )
         return masks
+
+
+def _layers(picture: Tensor, painted: tuple[Tensor, Tensor], fill: Fill, method: Method) -> Layers:
+    height, width = picture.shape[-2:]
+    inner, outer = (layer(pixels, height, width, method=method) for pixels in painted)
+    return Layers(picture, inner, outer, fill, method)
+
+
+def draw_all(
+    drawings: Iterable[Drawing],
+    size: tuple[int, int],
+    *,
+    method: Method,
+    resize: str,
+    interpolation: str,
+    fill: Fill,
+) -> Tensor:
+    """Draw regions of several pictures: ``(sum of R, 3, h, w)`` uint8, see :meth:`View.draw`."""
+    if method == "fused" and (jobs := list(drawings)):
+        from bsap.views import fused
+
+        return fused.draw(jobs, size, resize=resize, interpolation=interpolation, fill=fill)
+    out = []
+    for drawing in drawings:
+        if drawing.inside is None:
+            images = drawing.inner[None]
+            if len(drawing.windows) == 1:
+                images = images.expand(drawing.count, -1, -1, -1)
+        else:
+            assert isinstance(drawing.inside, Tensor)
+            images = compose(drawing.inside, drawing.inner, drawing.outer)
+        out.append(resample(images, drawing.windows, size, resize=resize, interpolation=interpolation, fill=fill))
+    return torch.cat(out) if out else torch.empty(0, 3, *size, dtype=torch.uint8)
 
 
 def check_colour(kind: str, colour: object) -> None:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from bsap.views.blur import gaussian_blur
+from bsap.views.blur import gaussian_blur, gaussian_blurs
 
 
 def pictures():
@@ -14,7 +16,7 @@ def pictures():
     )
 
 
-@pytest.mark.parametrize("method", ["native", "matmul"])
+@pytest.mark.parametrize("method", ["native", "fused"])
 @pytest.mark.parametrize("std", [0.3, 1.0, 2.7, 10.0, 100.0])
 def test_blur_is_pils(method, std):
     for pixels in pictures():
@@ -24,7 +26,7 @@ def test_blur_is_pils(method, std):
         assert np.array_equal(ours.permute(1, 2, 0).numpy(), expected)
 
 
-@pytest.mark.parametrize("method", ["native", "matmul"])
+@pytest.mark.parametrize("method", ["native", "fused"])
 def test_blur_of_nothing_and_of_a_plain_colour(method):
     picture = torch.full((3, 5, 9), 77, dtype=torch.uint8)
     assert torch.equal(gaussian_blur(picture, 100.0, method=method), picture)
@@ -36,11 +38,32 @@ def test_blur_of_nothing_and_of_a_plain_colour(method):
 def test_blur_of_extreme_shapes(shape):
     picture = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for std in (1.0, 100.0):
-        assert torch.equal(gaussian_blur(picture, std, method="matmul"), gaussian_blur(picture, std, method="native"))
+        assert torch.equal(gaussian_blur(picture, std, method="fused"), gaussian_blur(picture, std, method="native"))
 
 
 def test_blur_ignores_an_enclosing_autocast():
     picture = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    plain = gaussian_blur(picture, 3.0, method="matmul")
+    plain = gaussian_blur(picture, 3.0, method="fused")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(gaussian_blur(picture, 3.0, method="matmul"), plain)
+        assert torch.equal(gaussian_blur(picture, 3.0, method="fused"), plain)
+
+
+@pytest.mark.parametrize("together", [1, 20_000, 1 << 23])
+def test_many_pictures_of_any_sizes_at_once(together, monkeypatch):
+    """Padding to the largest picture changes no pixel, nor does how many are blurred together."""
+    monkeypatch.setattr("bsap.views.blur._TOGETHER", together)
+    shapes = [(40, 61), (61, 40), (1, 1), (5, 90), (90, 3), (61, 40), (2, 2100)]
+    generator = torch.Generator().manual_seed(2)
+    pictures = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator) for shape in shapes]
+    for std in (1.3, 30.0):
+        found = gaussian_blurs(pictures, std, method="fused")
+        for picture, blurred in zip(pictures, found, strict=True):
+            assert torch.equal(blurred, gaussian_blur(picture, std, method="native"))
+    assert gaussian_blurs([], 3.0) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(std=st.floats(0.05, 120), seed=st.integers(0, 99))
+def test_any_deviation_gives_pils_pixels(std, seed):
+    picture = torch.randint(0, 256, (3, 23, 34), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(gaussian_blur(picture, std, method="fused"), gaussian_blur(picture, std, method="native"))

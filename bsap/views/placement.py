@@ -1,0 +1,56 @@
+"""Where resized windows lie on the encoder's square, and small tensors that are sent to a device only once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SUPPORT = {"bicubic": 2, "bilinear": 1}
+
+
+@functools.lru_cache(maxsize=512)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A small tensor that is kept: sending it again would make the host wait for the device. Not to be written to."""
+    return torch.tensor(values, dtype=torch.float64).round().to(dtype).to(device)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where resized windows lie on the result.
+
+    Attributes:
+        extent: ``(N, 2)`` int64, width and height of the whole resized window.
+        offset: ``(N, 2)`` int64, its left and top on the result; negative where the window is cut off.
+    """
+
+    extent: Tensor
+    offset: Tensor
+
+
+def place(windows: Tensor, size: tuple[int, int], resize: str) -> Placement | None:
+    """Where ``longest`` and ``shortest`` put windows on a result of ``size``; None for ``squash``, which fills it.
+
+    Args:
+        windows: ``(N, 4)`` int64, half-open pixel boxes.
+        size: ``(h, w)``.
+        resize: how.
+    """
+    if resize == "squash":
+        return None
+    if resize not in ("longest", "shortest"):
+        raise ValueError(f"Expected argument `resize` to be 'squash', 'longest' or 'shortest', but got {resize!r}.")
+    target = constant((size[1], size[0]), torch.int64, windows.device)
+    sides = windows[:, 2:] - windows[:, :2]
+    # In whole numbers, so that the side that meets the result does so exactly.
+    cross, other = sides * target.flip(0), sides.flip(1)
+    tall = cross[:, 1:] > cross[:, :1]
+    leading = torch.cat([~tall, tall], dim=1)  # the side that is longer than the result's shape allows
+    if resize == "longest":
+        extent = torch.where(leading, target, ((2 * cross + other) // (2 * other)).clamp(min=1))
+        return Placement(extent, (target - extent) // 2)
+    extent = torch.where(leading, cross // other, target)
+    excess = extent - target
+    return Placement(extent, -(excess // 2 + (excess % 4 == 3)))  # round(excess / 2), half to even, as torchvision does
