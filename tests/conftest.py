@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.planted import Planted, plant
+
+settings.register_profile("bsap", deadline=None)  # no test is about time, and a busy machine takes ten times as long
+settings.load_profile("bsap")
 
 
 @pytest.fixture(scope="session")
