@@ -306,6 +306,11 @@ class BSAPModule(LightningModule):
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
+    def on_test_start(self) -> None:
+        """Encode all texts of this process's scenes, each once."""
+        if self.ensemble is not None:
+            self.ensemble.prepare(scene_data(self.trainer).assigned, self.bank)
+
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Score a batch and count it."""
         records = self.predict_scenes(batch)

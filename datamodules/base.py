@@ -30,6 +30,7 @@ class SceneDataModule(LightningDataModule):
         scenes: the scenes to evaluate, each picture once; after ``setup``.
         texts: every expression of the unfiltered split, from which the computed banks are drawn; after ``setup``.
         summary: what was selected; see :meth:`~bsap.datamodules.scene.SplitSummary.of`; after ``setup``.
+        assigned: this process's share of the scenes that are still to be evaluated; after ``test_dataloader``.
         train_scenes: scenes to learn prompts from; after ``setup("fit")``, where there are any.
         val_scenes: scenes that choose the best epoch; after ``setup("fit")``, where there are any.
 
@@ -49,6 +50,7 @@ class SceneDataModule(LightningDataModule):
             )
         self.batch_size, self.num_workers = batch_size, num_workers
         self.scenes, self.texts = (), ()
+        self.assigned: Sequence[Scene] = ()
         self.summary = SplitSummary.of(())
         self.train_scenes: Sequence[Scene] = ()
         self.val_scenes: Sequence[Scene] = ()
@@ -99,6 +101,7 @@ class SceneDataModule(LightningDataModule):
         sampler = SceneSampler([len(scene.proposals) for scene in scenes])
         unopened = [] if self._stored is None else [index for index in sampler if self._stored(scenes[index])]
         opened = set(sampler) - set(unopened)
+        self.assigned = [scenes[index] for index in sampler]
         check_sizes([scenes[index] for index in sorted(opened)])
         workers = self.num_workers
         if workers is None:

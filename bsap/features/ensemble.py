@@ -207,6 +207,23 @@ class Ensemble:
         if self.cache is not None:
             self.cache.flush()
 
+    # --- texts ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, scenes: Sequence[Scene], bank: Bank | None) -> None:
+        """Encode each text that scenes and a bank will need, before the first picture: large packs waste no time.
+
+        Args:
+            scenes: the scenes to come.
+            bank: the auxiliary prompts, or None.
+        """
+        expressions = [expression for scene in scenes for expression in scene.expressions]
+        prompts: list[str] = []
+        if bank is not None and bank.features is None:
+            prompts = [text for scene in scenes for text in scene.texts] if bank.per_scene else list(bank.prompts)
+        for member in self.members:
+            member.queries(expressions)
+            member.prompts(list(dict.fromkeys(prompts)))
+
     # --- similarities -----------------------------------------------------------------------------------------------
 
     def similarities(self, batch: SceneBatch, bank: Bank | None) -> Similarities:

@@ -234,13 +234,13 @@ class DualEncoder(VisionLanguageModel):
         return self._finish([] if len(pixels) == 0 else [self._images(self.standardize(pixels))], normalize)
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True, chunk: int = 256) -> Tensor:
+    def encode_text(self, texts: Sequence[str], *, normalize: bool = True, chunk: int | None = None) -> Tensor:
         """Encode sentences; see :class:`bsap.features.texts.TextCache` for encoding each only once.
 
         Args:
             texts: N sentences, templates already applied.
             normalize: whether features become unit vectors; otherwise they keep the length that the tower gives.
-            chunk: sentences per run of the tower.
+            chunk: sentences per run of the tower; None: 1,024 on a CUDA device, where 256 leave it half idle, else 256.
 
         Returns:
             (N, D) float32.
@@ -248,6 +248,7 @@ class DualEncoder(VisionLanguageModel):
         Raises:
             ModelError: a feature is not finite.
         """
+        chunk = chunk or (1024 if self.device.type == "cuda" else 256)
         features = self._finish([self._texts(texts, chunk)] if texts else [], normalize)
         if not bool(features.isfinite().all()):
             raise not_finite(self.label, "text features")

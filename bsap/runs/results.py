@@ -14,6 +14,7 @@ from bsap.prompts.banks import too_small_for
 from bsap.runs.evaluated import Evaluated
 from bsap.runs.schema import BankInfo, Counts, MadeBy, Precision, Protocol, Record, Results, RunSettings, Timing
 from bsap.runs.settings import SPEED_SETTINGS, digest
+from bsap.views.packing import default_pack
 
 
 def make_results(
@@ -106,7 +107,8 @@ def made_by(module: Evaluated, *, processes: int) -> MadeBy:
     """What makes the records of one attempt at a run, and may be different for the next attempt."""
     device = module.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"processes": processes, "device": name, "versions": versions()}
+    pack = module.settings.get("region_batch") or default_pack(device)
+    return {"processes": processes, "device": name, "versions": versions(), "pack": pack}
 
 
 def versions() -> dict[str, str]:

@@ -164,12 +164,18 @@ class RunSettings(TypedDict):
     model: dict[str, Any]
 
 
-class MadeBy(TypedDict):
-    """What computed the numbers."""
+class MadeByFields(TypedDict):
+    """What every version writes of what computed the numbers."""
 
     processes: Count
     device: str
     versions: dict[str, str]
+
+
+class MadeBy(MadeByFields, total=False):
+    """What computed the numbers; ``pack``: the most regions that were encoded at once."""
+
+    pack: Count
 
 
 class Attempt(MadeBy):

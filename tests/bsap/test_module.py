@@ -229,3 +229,37 @@ def test_a_scorer_that_wants_more_prompts_than_there_are(tmp_path: Path, planted
     assert all("Bank 'words' has 127 prompts, but scorers want more (nnn 128)" in text for text in shown)
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     assert results["protocol"]["bank"]["too_small_for"] == short
+    assert results["timing"]["attempts"][0]["pack"] == 16
+
+
+def test_all_texts_are_encoded_before_the_first_picture(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each distinct text once, in one call for the queries and one for the bank, whatever the batches."""
+    from lightning.pytorch import Trainer
+
+    found = module(planted, scorers=["clip", "bsap"], views=["crop", "blur"], bank="colours")
+    (encoder,) = found.models
+    calls: list[list[str] | None] = []
+    texts, image = encoder.encode_text, encoder.encode_image
+    monkeypatch.setattr(encoder, "encode_text", lambda t, **options: (calls.append(list(t)), texts(t, **options))[1])
+    monkeypatch.setattr(encoder, "encode_image", lambda x, **options: (calls.append(None), image(x, **options))[1])
+    data = RefCOCODataModule(
+        str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0, batch_size=1
+    )
+    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(found, data)
+    first = calls.index(None)
+    assert all(call is None for call in calls[first:])
+    queries = {f"a photo of {e.text}" for scene in data.scenes for e in scene.expressions}
+    assert first == 2
+    assert calls[0] is not None
+    assert set(calls[0]) == queries
+    assert len(calls[0]) == len(queries)
+    assert calls[1] == [f"a photo of {prompt}" for prompt in found.bank.prompts]  # type: ignore[union-attr]
+
+
+def test_only_the_scenes_that_are_left_are_assigned(planted: Any) -> None:
+    data = RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0)
+    data.setup("test")
+    done, *rest = data.scenes
+    data.skip([expression.id for expression in done.expressions])
+    data.test_dataloader()
+    assert {scene.image_id for scene in data.assigned} == {scene.image_id for scene in rest}
