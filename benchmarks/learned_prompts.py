@@ -4,8 +4,8 @@
 
 Everything is learned on the train split. The best epoch and the number of prompts (`--count 16 64`) are chosen on the
 validation split, the number by its mean accuracy over seeds; only banks of the chosen number see the test split. That
-holds for one call: whoever calls again with other settings after a look at the table has chosen on the test split, and
-needs another one (`--world`).
+holds for one call: if you look at the table and call again with other settings, you have chosen on the test split, and
+and need another one (`--world`).
 
 A learned bank is compared with what is best without learning on the test split itself, of all scorers and of its own,
 for each metric. The intervals are paired bootstraps over scenes, at the mean over seeds: what another draw of scenes
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def prepare(data: dict[str, Any], store: Path) -> tuple[StoredSplit, float]:
-    """Encode all splits once; gives back the test split."""
+    """Encode all splits once; returns the test split."""
     started = time.perf_counter()
     ensemble = Ensemble([Encoder("demo")], [make_view("crop")], store=store)
     for name in ("train", "val", "test"):
@@ -196,7 +196,7 @@ def gain(rival: Outcome, runs: list[Outcome], metric: str) -> Interval:
 
 
 def overall_interval(rival: Outcome, runs: list[Outcome], *, n: int = 2000) -> Interval:
-    """As ``bootstrap_interval``, for a ratio of sums: both sums are drawn anew, scene by scene."""
+    """As ``bootstrap_interval``, for a ratio of sums: both sums are drawn again, scene by scene."""
     number = {scene: index for index, scene in enumerate(dict.fromkeys(rival.scenes))}
     scene = np.array([number[name] for name in rival.scenes])
     sums = [[np.bincount(scene, x) for x in (run.intersections, run.unions)] for run in (rival, *runs)]

@@ -34,7 +34,7 @@ def write_root(root: Path, *, refs: int, pictures: int, objects: int = 10, sente
         ann_id = n * len(annotations) // refs
         image_id = ann_id // objects
         count = rng.choice([2, 3, 3, 3, 3]) + (rng.random() < sentences - 2.8)
-        said = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(count)]
+        texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(count)]
         ref_list.append(
             {
                 "sent_ids": list(range(sent_id, sent_id + count)),
@@ -45,7 +45,7 @@ def write_root(root: Path, *, refs: int, pictures: int, objects: int = 10, sente
                 "split": SPLITS[image_id % len(SPLITS)],
                 "sentences": [
                     {"tokens": text.split(), "raw": text, "sent_id": sent_id + i, "sent": text}
-                    for i, text in enumerate(said)
+                    for i, text in enumerate(texts)
                 ],
                 "category_id": 1 + ann_id % 80,
             }

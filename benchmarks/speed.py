@@ -121,7 +121,7 @@ class Bench:
         )
 
     def test_loop(self, module: BSAPModule | None = None) -> float:
-        """Seconds of ``trainer.test`` between its start and its end, each distinct text encoded anew."""
+        """Seconds of ``trainer.test`` between its start and its end, with each distinct text encoded."""
         timer = Clock()
         module = module or self.module
         trainer = Trainer(

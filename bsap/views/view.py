@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,9 +34,10 @@ from torch import Tensor
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError
 from bsap.registry import first_line
+from bsap.views.drawing import draw_all
 from bsap.views.packing import ImageEncoder, Segment, encode_packs
 from bsap.views.placement import constant
-from bsap.views.resample import Drawing, Method, choose, chunks, compose, layer, resample
+from bsap.views.resample import Drawing, Method, choose, chunks, layer
 from bsap.views.shapes import Figure
 
 Colour = tuple[int, int, int]
@@ -353,33 +354,6 @@ def _layers(picture: Tensor, painted: tuple[Tensor, Tensor], fill: Fill, method:
     height, width = picture.shape[-2:]
     inner, outer = (layer(pixels, height, width, method=method) for pixels in painted)
     return Layers(picture, inner, outer, fill, method)
-
-
-def draw_all(
-    drawings: Iterable[Drawing],
-    size: tuple[int, int],
-    *,
-    method: Method,
-    resize: str,
-    interpolation: str,
-    fill: Fill,
-) -> Tensor:
-    """Draw regions of several pictures: ``(sum of R, 3, h, w)`` uint8, see :meth:`View.draw`."""
-    if method == "fused" and (jobs := list(drawings)):
-        from bsap.views import fused
-
-        return fused.draw(jobs, size, resize=resize, interpolation=interpolation, fill=fill)
-    out = []
-    for drawing in drawings:
-        if drawing.inside is None:
-            images = drawing.inner[None]
-            if len(drawing.windows) == 1:
-                images = images.expand(drawing.count, -1, -1, -1)
-        else:
-            assert isinstance(drawing.inside, Tensor)
-            images = compose(drawing.inside, drawing.inner, drawing.outer)
-        out.append(resample(images, drawing.windows, size, resize=resize, interpolation=interpolation, fill=fill))
-    return torch.cat(out) if out else torch.empty(0, 3, *size, dtype=torch.uint8)
 
 
 def check_colour(kind: str, colour: object) -> None:

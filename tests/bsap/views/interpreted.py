@@ -9,9 +9,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from bsap.views import CPT, VIEWS, Blur, Crop, GlobalLocal, View, fused
+from bsap.views.drawing import draw_all
 from bsap.views.resample import Drawing
 from bsap.views.shapes import Figure, ellipses, grow, pixel_boxes
-from bsap.views.view import draw_all
 
 BLOCK = 1 << 13
 DRAWN = sorted(name for name, view in VIEWS.items() if not isinstance(view, GlobalLocal))
