@@ -221,8 +221,9 @@ class Ensemble:
         if bank is not None and bank.features is None:
             prompts = [text for scene in scenes for text in scene.texts] if bank.per_scene else list(bank.prompts)
         for member in self.members:
-            member.queries(expressions)
-            member.prompts(list(dict.fromkeys(prompts)))
+            if not isinstance(member.encoder, PairScorer):  # which reads texts together with pictures
+                member.queries(expressions)
+                member.prompts(list(dict.fromkeys(prompts)))
 
     # --- similarities -----------------------------------------------------------------------------------------------
 
