@@ -58,7 +58,8 @@ def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", 
     if logits.shape[-3] == 1:
         return logits.squeeze(-3)
     if aggregate == "max":
-        return logits.unflatten(-3, (-1, views or logits.shape[-3])).sum(-4).amax(-3)
+        models: Tensor = logits.unflatten(-3, (-1, views or logits.shape[-3]))
+        return models.sum(-4).amax(-3)
     return logits.mean(-3) if aggregate == "before" else logits.sum(-3)
 
 
