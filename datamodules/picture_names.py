@@ -97,12 +97,14 @@ def by_picture(found: Mapping[str, T], pictures: Collection[PictureRecord], file
     best: dict[str, T] = {}
     way = "image_id"
     for scheme, (of_name, of_picture) in _SCHEMES.items():
+        keys = {picture.image_id: of_picture(picture) for picture in pictures}
+        if len(set(keys.values())) < len(keys):  # a/1.jpg and b/1.jpg: the way does not tell them apart
+            continue
         names: dict[str, str] = {}
         twice: dict[str, str] = {}
         for name in found:
             if names.setdefault(of_name(name), name) != name:
                 twice[of_name(name)] = name
-        keys = {picture.image_id: of_picture(picture) for picture in pictures}
         fitting = {image_id: found[names[key]] for image_id, key in keys.items() if key in names}
         if len(fitting) > len(best):
             doubled = next((key for key in keys.values() if key in twice), None)

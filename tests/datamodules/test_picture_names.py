@@ -42,6 +42,13 @@ def test_the_most_exact_way_that_fits_most_pictures() -> None:
     assert by_picture({}, pictures, "f.json") == ({}, "image_id")
 
 
+def test_names_that_do_not_tell_pictures_apart_are_not_used() -> None:
+    """The boxes of the picture 1 must not become those of a/1.jpg and of b/1.jpg."""
+    pictures = [picture(name, name) for name in ("a/1.jpg", "b/1.jpg", "a/2.jpg")]
+    assert by_picture({"1": "x", "2": "y", "3": "z"}, pictures, "f.json") == ({}, "image_id")
+    assert by_picture({"1": "x", "2": "y"}, pictures[1:], "f.json")[0] == {"b/1.jpg": "x", "a/2.jpg": "y"}
+
+
 def test_a_picture_under_two_names() -> None:
     with pytest.raises(DataError, match=r"f\.json: '007' and '0007' are the same picture"):
         by_picture({"007": 1, "0007": 2}, COCO, "f.json")
