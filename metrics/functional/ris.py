@@ -65,6 +65,12 @@ def _ris_update(
     )
 
 
+def _check_total(total: Tensor) -> None:
+    """Refuse as many samples as could overflow the sum of their IoUs."""
+    if int(total) >= _MAX_SAMPLES:
+        raise ValueError(f"Expected argument `total` to be less than 2^23 samples, but got {int(total)}.")
+
+
 def _ris_compute(
     thresholds: Sequence[float],
     intersection: Tensor,
@@ -76,8 +82,7 @@ def _ris_compute(
 ) -> dict[str, Tensor]:
     """The scores from the summed counters."""
     _warn_if_empty(total, "RIS scores")
-    if int(total) >= _MAX_SAMPLES:
-        raise ValueError(f"Expected argument `total` to be less than 2^23 samples, but got {int(total)}.")
+    _check_total(total)
     scores = {"oIoU": _ratio(intersection, union), "mIoU": _ratio(iou_fixed, total) / 2**_FRACTION_BITS}
     scores |= {f"Pr@{threshold}": value for threshold, value in zip(thresholds, _ratio(hits, total), strict=True)}
     return scores | {"n": total.cpu(), "missing": missing.cpu()}

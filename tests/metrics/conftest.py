@@ -58,12 +58,27 @@ def _ris_batch(generator: torch.Generator, size: int) -> Batch:
     return intersection.masked_fill(missing, 0), union, missing
 
 
+def _rec_set_batch(generator: torch.Generator, size: int) -> Batch:
+    answered, targets = (torch.randint(0, 4, (size,), generator=generator) for _ in range(2))
+    return (torch.rand(size, generator=generator) * (torch.minimum(answered, targets) + 1)).long(), answered, targets
+
+
+def _ris_set_batch(generator: torch.Generator, size: int) -> Batch:
+    intersection, union, _ = _ris_batch(generator, size)
+    answered, targets = (torch.randint(0, 4, (size,), generator=generator) for _ in range(2))
+    none, nothing = targets == 0, answered == 0
+    return intersection.masked_fill(none | nothing, 0), union.masked_fill(none & nothing, 0), answered, targets
+
+
+DRAW = {"rec": _rec_batch, "ris": _ris_batch, "rec_sets": _rec_set_batch, "ris_sets": _ris_set_batch}
+
+
 @pytest.fixture
 def batches() -> Callable[[str, Sequence[int]], list[Batch]]:
-    """Random batches of given sizes, for the task `rec` or `ris`."""
+    """Random batches of given sizes, for a key of `DRAW`."""
 
     def draw(task: str, sizes: Sequence[int]) -> list[Batch]:
         generator = torch.Generator().manual_seed(5)
-        return [{"rec": _rec_batch, "ris": _ris_batch}[task](generator, size) for size in sizes]
+        return [DRAW[task](generator, size) for size in sizes]
 
     return draw

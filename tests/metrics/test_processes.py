@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bsap.metrics import RECAccuracy, RISScores
+from bsap.metrics import RECAccuracy, RECSetScores, RISScores, RISSetScores
 
+BUILD = {
+    "rec": lambda: RECAccuracy((0.5, 0.7), strict=True),
+    "ris": RISScores,
+    "rec_sets": RECSetScores,
+    "ris_sets": RISSetScores,
+}
 SIZES = {
     2: [[7, 1, 40], []],
     3: [[1], [], [64, 9, 30, 2]],
@@ -17,7 +23,7 @@ SIZES = {
 def test_any_number_of_processes_gives_the_bits_of_one(world, on_processes, batches):
     sizes = SIZES[world]
     jobs, expected = [], []
-    for task, build in (("rec", lambda: RECAccuracy((0.5, 0.7), strict=True)), ("ris", RISScores)):
+    for task, build in BUILD.items():
         shards = [batches(task, shard) for shard in sizes]
         alone = build()
         for shard in shards:
@@ -31,8 +37,8 @@ def test_any_number_of_processes_gives_the_bits_of_one(world, on_processes, batc
     results = on_processes([*jobs, nobody, quarrel])
 
     samples = sum(map(sum, sizes))
-    for rank, (rec, ris, empty, refused) in enumerate(results):
-        for (values, own), alone in zip((rec, ris), expected, strict=True):
+    for rank, (*found, empty, refused) in enumerate(results):
+        for (values, own), alone in zip(found, expected, strict=True):
             assert own == sum(sizes[rank])
             assert values.keys() == alone.keys()
             assert values["n"] == samples
