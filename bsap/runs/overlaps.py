@@ -1,4 +1,4 @@
-"""How well each proposal of a scene meets each referent."""
+"""The overlap of each proposal of a scene with each referent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bsap.metrics.functional import box_iou_pairs
 
 
 def referent_ious(scene: Scene) -> dict[int, Tensor]:
-    """IoU of all proposals with all referents of a scene, in one go.
+    """IoU of all proposals with all referents of a scene, computed at once.
 
     Returns:
         For each referent, by its ``id()``, (R,) float64: the best IoU over its annotations. Referents without a box, as
-        a picture of one's own has, are left out.
+        in a user's own picture, are left out.
     """
     referents = {id(e.referent): e.referent for e in scene.expressions if len(e.referent.boxes)}
     if not referents:

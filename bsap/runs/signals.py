@@ -1,4 +1,4 @@
-"""Stopping in good order: a signal is a wish, heard when the batch in hand is done and on disk."""
+"""Signals that ask a run to stop: before the first batch it stops at once, later when its batch is on disk."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """While nothing is under way, imports and annotations for example, a wish to stop is followed at once.
+    """Stop at once on a signal while nothing is lost by it, for example while annotations are read.
 
-    A run takes the signals over for its own time (:class:`StopSignals`).
+    A run handles the signals itself (:class:`StopSignals`) as long as it lasts.
 
     Raises:
         Stopped: when SIGTERM or SIGUSR1 comes.
@@ -50,7 +50,7 @@ def exit_on_signal() -> Iterator[None]:
 
 
 class StopSignals:
-    """Notes that SIGTERM or SIGUSR1 came, instead of dying of it.
+    """Notes that SIGTERM or SIGUSR1 arrived, instead of ending the process.
 
     Handlers can only be set in the main thread; elsewhere nothing is caught.
 
@@ -69,7 +69,7 @@ class StopSignals:
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def catch(self) -> None:
-        """Take the signals over; again, where somebody else took them in between."""
+        """Handle the signals from now on, also where other code has set handlers since the last call."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -77,7 +77,7 @@ class StopSignals:
             self._before.setdefault(number, before)
 
     def release(self) -> None:
-        """Give the signals back."""
+        """Set the earlier handlers again."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
@@ -85,8 +85,8 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if hasattr(signal, "SIGCHLD") and signal.SIGCHLD not in self._before:
-            # A signal to the whole job also ends the processes that decode pictures. torch would raise an error in the
-            # middle of the batch in hand, for which nobody needs them.
+            # A signal to the whole job also ends the processes that decode pictures. torch would then raise an error in
+            # the middle of the current batch, although the batch does not need them any more.
             self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
 
 

@@ -15,7 +15,7 @@ from bsap.cli import main
 from bsap.views import GlobalLocal, make_view
 from support.planted import Planted
 
-PROTOCOLS = ["default", "reclip", "zero_shot_ris"]
+PROTOCOLS = ["default", "reclip", "ref_l4", "zero_shot_ris"]
 
 
 @pytest.fixture(scope="module")
