@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer
 
 from bsap.runs.signals import SIGNALS, STOPPED
 
-FIRST_NOTE, NEXT_NOTE = 10.0, 60.0  # seconds
+FIRST_NOTE, NEXT_NOTE = 30.0, 60.0  # seconds; imports alone may take that long on a busy disk
 _ENDING = (*SIGNALS, signal.SIGINT)
 _VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
 
