@@ -17,10 +17,15 @@ _HOME = {
     "CLIP": "bsap.scoring",
     "BSAPError": "bsap.errors",
     "BSAPModule": "bsap.module",
+    "Balanced": "bsap.grounding.balance",
     "Bank": "bsap.prompts.banks",
+    "DualEncoder": "bsap.models.interface",
     "Encoder": "bsap.models.encoder",
     "EncoderConfig": "bsap.models.encoder",
     "Ensemble": "bsap.features.ensemble",
+    "Grounder": "bsap.grounding.grounder",
+    "Grounding": "bsap.grounding.grounder",
+    "PairScorer": "bsap.models.interface",
     "PictureDataModule": "bsap.datamodules",
     "ProposalConfig": "bsap.datamodules",
     "RECAccuracy": "bsap.metrics",
@@ -32,6 +37,8 @@ _HOME = {
     "Similarities": "bsap.scoring",
     "Templates": "bsap.prompts.templates",
     "View": "bsap.views",
+    "balance": "bsap.grounding.balance",
+    "load_model": "bsap.models.load",
 }
 """Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
 
@@ -41,8 +48,12 @@ if TYPE_CHECKING:
     from bsap.datamodules import PictureDataModule, ProposalConfig, RefCOCODataModule, SceneDataModule
     from bsap.errors import BSAPError
     from bsap.features.ensemble import Ensemble
+    from bsap.grounding.balance import Balanced, balance
+    from bsap.grounding.grounder import Grounder, Grounding
     from bsap.metrics import RECAccuracy, RISScores
     from bsap.models.encoder import Encoder, EncoderConfig
+    from bsap.models.interface import DualEncoder, PairScorer
+    from bsap.models.load import load_model
     from bsap.module import BSAPModule
     from bsap.prompts.banks import Bank
     from bsap.prompts.templates import Templates

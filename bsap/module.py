@@ -47,13 +47,14 @@ class BSAPModule(LightningModule):
 
     Args:
         tasks: ``rec`` (pick the box), ``ris`` (pick the mask), or both.
-        encoders: CLIP-like models; more than one makes an ensemble. The default is OpenAI's ViT-B/32.
+        encoders: CLIP-like models; more than one makes an ensemble: ``NAME``, ``NAME:PRETRAINED``
+            (``bsap list models``), settings with ``name``, or loaded models (in Python). By default OpenAI's ViT-B/32.
         views: how a region is shown to the encoders: names (``bsap list views``) or ``class_path`` with ``init_args``.
         resize: how a region becomes the encoder's square: ``squash``, ``longest`` (pads) or ``shortest`` (cuts).
         templates: the sentence around a query and around an auxiliary prompt.
         phrases: whether queries are ensembled with their noun phrases.
-        bank: the auxiliary prompts: a shipped name (``bsap list banks``), a YAML file, ``captions``, ``scene`` or
-            ``learned:PATH``.
+        bank: the auxiliary prompts: a list of texts, a shipped name (``bsap list banks``), a YAML file, ``captions``,
+            ``scene`` or ``learned:PATH``.
         bank_seed: which captions the bank ``captions`` draws.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
@@ -80,15 +81,15 @@ class BSAPModule(LightningModule):
     def __init__(
         self,
         *,
-        tasks: Sequence[Task] = ("rec",),
-        encoders: Sequence[dict[str, Any] | EncoderConfig] | None = None,
-        views: Sequence[str | dict[str, Any]] = ("crop", "blur"),
+        tasks: Sequence[Task] | Task = ("rec",),
+        encoders: Sequence[Any] | str | None = None,
+        views: Sequence[str | dict[str, Any]] | str = ("crop", "blur"),
         resize: Literal["squash", "longest", "shortest"] = "squash",
         templates: Templates = Templates(),  # noqa: B008 - frozen
         phrases: Phrases = Phrases(),  # noqa: B008 - frozen
-        bank: str = "coco_categories",
+        bank: str | Sequence[str] = "coco_categories",
         bank_seed: int = 0,
-        scorers: Sequence[str | dict[str, Any]] = ("clip", "bsap", "bsap_h"),
+        scorers: Sequence[str | dict[str, Any]] | str = ("clip", "bsap", "bsap_h"),
         aggregate: Aggregate = "before",
         strict: bool = False,
         missing_mask: Literal["error", "skip"] = "error",
@@ -99,7 +100,13 @@ class BSAPModule(LightningModule):
         check_pictures: bool = False,
     ) -> None:
         super().__init__()
-        models = [EncoderConfig.of(config) for config in _some("encoder", (OPENAI,) if encoders is None else encoders)]
+        tasks, views, scorers = _some("task", tasks), _some("view", views), _some("scorer", scorers)
+        given = _some("encoder", (OPENAI,) if encoders is None else encoders)
+        self._built = [item if isinstance(item, (DualEncoder, PairScorer)) else None for item in given]
+        models = [
+            EncoderConfig.of(item if built is None else built.config)
+            for item, built in zip(given, self._built, strict=True)
+        ]
         if compile:
             models = [replace(model, compile=compile) for model in models]
         self.settings = plain(
@@ -121,23 +128,25 @@ class BSAPModule(LightningModule):
                 "check_pictures": check_pictures,
             }
         )
-        self.tasks = _some("task", tasks)
+        self.tasks: list[Task] = tasks
         for task in self.tasks:
             if task not in ("rec", "ris"):
                 raise unknown("task", str(task), ("rec", "ris"))
         if missing_mask not in ("error", "skip"):
             raise unknown("policy for referents without a mask (`missing_mask`)", str(missing_mask), ("error", "skip"))
-        if not (isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, str)):
+        if not (
+            isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, (str, list, tuple))
+        ):
             raise ConfigError(
-                "`templates` must be a bsap.Templates, `phrases` a bsap.prompts.templates.Phrases and `bank` a text, "
-                f"but got {templates!r}, {phrases!r} and {bank!r}."
+                "`templates` must be a bsap.Templates, `phrases` a bsap.prompts.templates.Phrases and `bank` a text or "
+                f"a list of texts, but got {templates!r}, {phrases!r} and {bank!r}."
             )
         self.encoder_configs = models
-        self.views: list[View] = [make_view(view) for view in _some("view", views)]
+        self.views: list[View] = [make_view(view) for view in views]
         self.resize, self.templates, self.aggregate = resize, templates, aggregate
         self.phrases = phrases
         self.bank_spec, self.bank_seed = bank, bank_seed
-        self.scorers: dict[str, Scorer] = {scorer_name(spec): make_scorer(spec) for spec in _some("scorer", scorers)}
+        self.scorers: dict[str, Scorer] = {scorer_name(spec): make_scorer(spec) for spec in scorers}
         if len(self.scorers) < len(scorers):
             raise ConfigError(f"Two scorers have the same name: {', '.join(scorer_name(spec) for spec in scorers)}.")
         if region_batch is not None and region_batch < 1:
@@ -150,6 +159,13 @@ class BSAPModule(LightningModule):
         self.encoders = nn.ModuleList()
         self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
+
+    def __repr__(self) -> str:
+        models, views = [config.name for config in self.encoder_configs], [view.name for view in self.views]
+        return (
+            f"BSAPModule(tasks={self.tasks}, encoders={models}, views={views}, bank={self.bank_spec!r}, "
+            f"scorers={list(self.scorers)})"
+        )
 
     # --- building ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +185,10 @@ class BSAPModule(LightningModule):
 
     def _load(self) -> None:
         def load() -> list[DualEncoder | PairScorer]:
-            return [load_model(config) for config in self.encoder_configs]
+            return [
+                load_model(config) if built is None else built
+                for config, built in zip(self.encoder_configs, self._built, strict=True)
+            ]
 
         self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, load))
 
@@ -345,7 +364,9 @@ def _picked(scores: Scores) -> tuple[Tensor, Tensor]:
     return choice.float(), value.float()
 
 
-def _some(what: str, items: Sequence[Any]) -> list[Any]:
-    if isinstance(items, str) or not len(items):
+def _some(what: str, items: Any) -> list[Any]:
+    if isinstance(items, (str, Mapping)):  # one alone
+        items = [items]
+    if not isinstance(items, Sequence) or not len(items):
         raise ConfigError(f"Expected a list of at least one {what}, but got {items!r}.")
     return list(items)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from bsap.cli.arguments import Arguments
-from bsap.errors import unknown
+from bsap.errors import ConfigError, unknown
 from bsap.reports.text import cell
 
 if TYPE_CHECKING:
+    from bsap.models.transformers_families import Family
     from bsap.views import View
 
 KINDS = ("banks", "views", "scorers", "models")
@@ -39,10 +41,25 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         return ("scorer", "what it is", "source"), [(s.name, s.description, s.source) for s in NAMED_SCORERS]
     import open_clip
 
-    tags: dict[str, list[str]] = {"demo": ["(shipped: drawn world only)"]}
+    from bsap.models.transformers_families import FAMILIES, OTHER
+
+    tags: dict[str, list[str]] = {}
     for name, tag in open_clip.list_pretrained():
         tags.setdefault(name, []).append(tag)
-    return ("model", "pretrained"), [(name, ", ".join(tag)) for name, tag in tags.items()]
+    return ("model", "pretrained", "what it is"), [
+        ("demo", "", "the model of `bsap demo`, for drawn pictures only"),
+        *((f.example, "", f"{f.name} in the format of transformers: {_settings_of(f)}") for f in FAMILIES),
+        ("hf:ORGANISATION/NAME", "", f"{OTHER.name}, in the format of transformers"),
+        ("hf:/FOLDER", "", "a folder in the format of transformers"),
+        ("hf-hub:ORGANISATION/NAME", "", "a repository in the format of open_clip"),
+        ("local-dir:/FOLDER", "", "a folder in the format of open_clip"),
+        *((name, ", ".join(tag), "open_clip") for name, tag in tags.items()),
+    ]
+
+
+def _settings_of(family: Family) -> str:
+    """What a model of a family needs besides its name."""
+    return f"state `mode: {' or '.join(family.modes)}`" if family.modes else "its name is enough"
 
 
 def _parameters(view: View) -> str:
@@ -56,10 +73,23 @@ def run(argv: list[str]) -> int:
     """Print a table of names."""
     parser = Arguments(prog="bsap list", description="List the names that a configuration may use.")
     parser.add_argument("kind", help=f"what to list: {', '.join(KINDS)}")
-    kind = parser.parse_args(argv[1:]).kind
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="only rows that contain this text, in any case; by default all rows"
+    )
+    parser.add_argument("--format", choices=["table", "json"], default="table", help="by default %(default)s")
+    options = parser.parse_args(argv[1:])
+    kind, wanted = options.kind, options.pattern.lower()
     if kind not in KINDS:
         raise unknown("list", kind, KINDS)
     columns, rows = _rows(kind)
+    rows = [row for row in rows if any(wanted in text.lower() for text in row)]
+    if not rows:
+        raise ConfigError(
+            f"No row of `bsap list {kind}` contains {options.pattern!r}. Leave the pattern out to see all."
+        )
+    if options.format == "json":
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return 0
     table = Table(*columns)
     table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"  # names are there to be copied
     for row in rows:

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from bsap.cli.arguments import FAILED, complain, unrecognized
+from bsap.cli.plain_lists import LISTS, plain_lists
 from bsap.cli.progress import LineProgress
 from bsap.datamodules.files import parse_yaml
 from bsap.errors import ConfigError, DataError, unknown
@@ -111,6 +112,8 @@ class CommandFormatter(DefaultHelpFormatter):
         names = ", ".join(name for name in action.option_strings if not name.endswith("+"))
         if not names or action.nargs == 0:
             return names or super()._format_action_invocation(action)
+        if names in LISTS:
+            return f"{names} ITEM [ITEM ...]"
         return f"{names} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
 
@@ -212,7 +215,7 @@ class CommandLine(LightningCLI):
         super().__init__(
             module,
             datamodule,
-            args=shipped(argv[1:]),
+            args=plain_lists(shipped(argv[1:])),
             run=False,
             save_config_callback=None,
             auto_configure_optimizers=False,

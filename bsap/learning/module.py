@@ -78,8 +78,8 @@ class PromptLearner(LightningModule):
     def __init__(
         self,
         *,
-        encoders: Sequence[EncoderConfig] | None = None,
-        views: Sequence[str | dict[str, Any]] = ("crop", "blur"),
+        encoders: Sequence[Any] | str | None = None,
+        views: Sequence[str | dict[str, Any]] | str = ("crop", "blur"),
         resize: Literal["squash", "longest", "shortest"] = "squash",
         templates: Templates = Templates(),  # noqa: B008 - frozen
         scorer: str | dict[str, Any] = "bsap",
@@ -98,7 +98,9 @@ class PromptLearner(LightningModule):
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "run", "__class__")}
         super().__init__()
-        configs = [EncoderConfig.of(config) for config in ((OPENAI,) if encoders is None else encoders)]
+        models = [encoders] if isinstance(encoders, (str, Mapping)) else (OPENAI,) if encoders is None else encoders
+        views = given["views"] = [views] if isinstance(views, (str, Mapping)) else views
+        configs = [EncoderConfig.of(config) for config in models]
         if len(configs) != 1:
             raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
         check_number("model.lr", lr, above=True)

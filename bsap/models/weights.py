@@ -108,7 +108,7 @@ def _named(config: EncoderConfig) -> Located:
                 f"Unknown model {config.name!r}. A repository of the Hugging Face hub is `name: {HUB}{config.name}`, a "
                 f"folder `name: {LOCAL}{config.name}`; `bsap list models` knows the architectures."
             )
-        raise unknown("model", config.name, open_clip.list_models())
+        raise unknown("model", config.name, ["demo", *open_clip.list_models()])
     architecture = open_clip.get_model_config(name)
     if config.random_init:
         return _settled(config, name, name, architecture, None)

@@ -58,12 +58,14 @@ class Bank:
     meta: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-def load_bank(spec: str, *, split_texts: Sequence[str] | None = None, seed: int = 0, size: int = 500) -> Bank:
+def load_bank(
+    spec: str | Sequence[str], *, split_texts: Sequence[str] | None = None, seed: int = 0, size: int = 500
+) -> Bank:
     """The bank that a configuration means.
 
     Args:
-        spec: a shipped name; a ``.yaml`` or ``.txt`` file; ``"captions"``: ``size`` random expressions of the split;
-            ``"scene"``: the expressions of each scene; or ``"learned:PATH"``.
+        spec: a list of prompts; a shipped name; a ``.yaml`` or ``.txt`` file; ``"captions"``: ``size`` random
+            expressions of the split; ``"scene"``: the expressions of each scene; or ``"learned:PATH"``.
         split_texts: all expressions of the full, unfiltered split, for ``"captions"`` alone. Their order and
             multiplicity do not matter, so that every process draws the same.
         seed: of the drawing.
@@ -81,6 +83,10 @@ def load_bank(spec: str, *, split_texts: Sequence[str] | None = None, seed: int 
         >>> len(bank.prompts), bank.prompts[:3], bank.transductive
         (80, ('person', 'bicycle', 'car'), False)
     """
+    if not isinstance(spec, str):
+        if not isinstance(spec, (list, tuple)):
+            raise ConfigError(f"A bank is a name, a file or a list of prompts, but got {spec!r:.200}.")
+        return Bank(name="list", prompts=_check_prompts(list(spec), where="the list"), source="a list of prompts")
     if spec.startswith(LEARNED):
         return load_learned_bank(expanded(spec.removeprefix(LEARNED)))
     if spec == CAPTIONS:
