@@ -46,8 +46,8 @@ def labels(folder: Path) -> tuple[list[str], list[str]]:
 def test_plain_words_on_the_command_line(planted: Any, tmp_path: Path) -> None:
     model = f"local-dir:{planted.model}"
     argv = [*write(planted, tmp_path), "--model.encoders", model, "demo", "--model.views", "crop"]
-    assert main([*argv, "--model.scorers", "clip", "csls", "--data.limit", "2"]) == 0
-    assert labels(tmp_path) == ([planted.model.name, "demo"], ["clip", "csls"])
+    assert main([*argv, "--model.scorers", "clip", "subtraction", "--data.limit", "2"]) == 0
+    assert labels(tmp_path) == ([planted.model.name, "demo"], ["clip", "subtraction"])
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]
     assert [encoder["name"] for encoder in saved["encoders"]] == [model, "demo"]
     assert saved["views"] == ["crop"]
