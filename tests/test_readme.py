@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     code = code.replace('"refer"', repr(str(planted.root))).replace('split="testA"', 'split="val"')
     code = code.replace('"ViT-B-32-quickgelu", pretrained="openai"', repr(f"local-dir:{planted.model}"))
@@ -23,6 +24,20 @@ def test_the_python_example_runs(planted: Planted, tmp_path: Path, monkeypatch: 
     exec(code, {})
     (results,) = Path("runs").glob("*/results.json")
     assert json.loads(results.read_text())["counts"]["seen"] == 8
+
+
+def test_the_few_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (240, 180), "green").save("street.jpg")
+    (tmp_path / "lines.py").write_text(code.replace("ViT-B-32-quickgelu:openai", "demo"))
+    names = runpy.run_path(str(tmp_path / "lines.py"))
+    assert names["found"].choice.shape == (2,)
+    with Image.open("answer.png") as answer:
+        assert answer.width >= 480
 
 
 def test_every_command_named_exists() -> None:

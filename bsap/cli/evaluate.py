@@ -8,22 +8,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from bsap.cli.parser import CommandLine
+from bsap.cli.predict import PredictCommand, predict
 from bsap.cli.progress import quiet
 from bsap.datamodules import PictureDataModule, RefCOCODataModule
 from bsap.errors import ConfigError
 from bsap.module import BSAPModule
-from bsap.reports.terminal import print_choices, print_results
+from bsap.reports.terminal import print_results
 from bsap.runs.callback import RunCallback
 from bsap.runs.processes import check_cluster, distributed_errors
 from bsap.runs.signals import exit_on_signal
 
 HELP = {
     "test": "Evaluate scorers on a split and write a run folder. The same command continues a run that was cut off.",
-    "predict": "Choose regions of a picture of your own.",
+    "predict": "Choose regions of your own pictures. The settings of `bsap test` work here too.",
 }
 USAGE = {
     "test": "[-c FILE ...] --data.root FOLDER --data.proposals.source SOURCE",
-    "predict": "[-c FILE ...] --data.picture FILE --data.boxes '[[x1,y1,x2,y2],...]' --data.expressions '[TEXT,...]'",
+    "predict": "[-c FILE ...] --data.picture FILE --data.boxes '[[x1,y1,x2,y2],...]' --data.expressions TEXT ...",
 }
 
 
@@ -39,7 +40,8 @@ def run(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     quiet()
     command = argv[0]
-    cli = CommandLine(
+    make = PredictCommand if command == "predict" else CommandLine
+    cli = make(
         BSAPModule,
         PictureDataModule if command == "predict" else RefCOCODataModule,
         argv,
@@ -50,11 +52,8 @@ def _run(argv: list[str]) -> int:
     )
     check_cluster(cli.trainer)
     if command == "predict":
-        batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule)
-        records = [record for batch in batches or [] for record in batch]
-        if records:  # one process has the picture
-            print_choices(records)
-        return 0
+        assert isinstance(cli, PredictCommand)
+        return predict(cli)
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     if cli.trainer.is_global_zero:
         print_results(cli.model.results, folder=run_folder(cli.trainer))

@@ -123,6 +123,9 @@ class CommandParser(LightningArgumentParser):
     trainer: Sequence[str] = ()
     """Arguments of the Trainer that the help names."""
 
+    hidden: tuple[str, ...] = ()
+    """What settings start with that the help leaves out."""
+
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The text of ``--help``."""
         groups = self._action_groups
@@ -175,12 +178,15 @@ class CommandParser(LightningArgumentParser):
             key, _, name = action.dest.rpartition(".")
             # Left out: a file for one key alone, help on a class, and what follows from other keys.
             listed = action.help != "Path to a configuration file." and action.dest != "model.run"
+            listed = listed and not action.dest.startswith(self.hidden)
             if listed and not (key and name == "help") and (key != "trainer" or name in self.trainer):
                 sections.setdefault(key or "options", []).append(action)
         for last in ("run", "trainer"):
-            sections[last] = sections.pop(last)
+            sections[last] = sections.pop(last, [])
         found = []
         for title, actions in sections.items():
+            if not actions:
+                continue
             group = copy.copy(self._action_groups[0])
             group.title, group.description, group._group_actions = title, None, actions
             found.append(group)
@@ -199,6 +205,9 @@ class CommandLine(LightningCLI):
         trainer: arguments of the Trainer that the help names.
         trainer_defaults: other defaults of the Trainer.
     """
+
+    hidden: tuple[str, ...] = ()
+    """What settings start with that the help leaves out."""
 
     def __init__(
         self,
@@ -241,7 +250,7 @@ class CommandLine(LightningCLI):
         """The parser before anything is added."""
         set_loader("yaml", load_yaml, exceptions=(DataError,))
         parser = CommandParser(**kwargs)
-        parser.trainer = self._trainer_options
+        parser.trainer, parser.hidden = self._trainer_options, self.hidden
         parser.add_argument(
             "-c",
             "--config",
