@@ -169,6 +169,7 @@ class _Transformers(VisionLanguageModel):
             )
         )
         self.family, self.mode, self._patches, self._tokenizer = family, mode, seen.patches, tokenizer
+        self._vocabulary = _vocabulary(model)
 
     def drop_image_tower(self) -> None:
         """Free the image tower's memory; only texts can be encoded afterwards."""
@@ -200,11 +201,11 @@ class _Transformers(VisionLanguageModel):
             return_tensors="pt",
         )
         ids: Tensor = found["input_ids"]
-        known = self.model.get_input_embeddings() if self.family.kind == "blip" else _embeddings(self.model)
-        if known is not None and ids.numel() and int(ids.max()) >= known.num_embeddings:
+        known = self._vocabulary
+        if known is not None and ids.numel() and int(ids.max()) >= known:
             raise ModelError(
                 f"The tokenizer of model {self.label!r} gives ids up to {int(ids.max())}, but the model knows "
-                f"{known.num_embeddings}; put the model's own tokenizer into its folder."
+                f"{known}; put the model's own tokenizer into its folder."
             )
         if ids.shape[1] >= self.context_length:
             lengths = map(len, self._tokenizer(list(texts), verbose=False)["input_ids"])
@@ -361,9 +362,12 @@ def _first(layer: nn.Module, output: Any) -> Tensor:
     return feature
 
 
-def _embeddings(model: Any) -> Any:
-    text = getattr(model, "text_model", None)
-    return None if text is None else text.get_input_embeddings()
+def _vocabulary(model: nn.Module) -> int | None:
+    """How many tokens the text tower knows; families keep the table in different places."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("token_embedding", "word_embeddings")):
+            return module.num_embeddings
+    return None
 
 
 def _own_scale(model: Any, family: Family) -> float | None:
