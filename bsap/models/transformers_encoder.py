@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -170,6 +171,9 @@ class _Transformers(VisionLanguageModel):
         )
         self.family, self.mode, self._patches, self._tokenizer = family, mode, seen.patches, tokenizer
         self._vocabulary = _vocabulary(model)
+        read = getattr(model, "get_text_features", None)
+        kinds = read is not None and "token_type_ids" in inspect.signature(read).parameters
+        self._unread = () if kinds else ("token_type_ids",)  # some tokenizers give what the model does not take
 
     def drop_image_tower(self) -> None:
         """Free the image tower's memory; only texts can be encoded afterwards."""
@@ -212,7 +216,7 @@ class _Transformers(VisionLanguageModel):
             cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
             if cut:
                 self._note_truncated(cut)
-        return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+        return {key: value for key, value in found.items() if isinstance(value, Tensor) and key not in self._unread}
 
     def _chunks(self, texts: Sequence[str], size: int) -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(texts), size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.normalizers import Lowercase
 
+OLD = transformers.__version__.startswith("4.")
 SENTENCE = "a photo of the left right dog cat red blue green man woman in on thing person car bus boat bird"
 WORDS = SENTENCE.split()
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -22,6 +24,10 @@ def words(special: list[str]) -> dict[str, int]:
 
 def bert_tokenizer(limit: int = 16):
     vocabulary = words(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"])
+    if OLD:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary))
+            return transformers.BertTokenizerFast(vocab_file=f"{folder}/vocab.txt", model_max_length=limit)
     return transformers.BertTokenizerFast(vocab=vocabulary, model_max_length=limit)
 
 
@@ -74,7 +80,18 @@ def siglip():
 def siglip2():
     text = {**TEXT, "max_position_embeddings": 48, "projection_size": 32}
     letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = transformers.Siglip2Tokenizer(vocab={x: i for i, x in enumerate(letters)}, merges=[])
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    if OLD:
+        bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True))
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=bpe,
+            pad_token="<pad>",
+            unk_token="<unk>",
+            padding_side="left",
+            model_input_names=["input_ids", "attention_mask"],
+        )
+    else:
+        tokenizer = transformers.Siglip2Tokenizer(vocab=vocabulary, merges=[])
     config = transformers.Siglip2Config(text_config=text, vision_config={**VISION, "num_patches": 16, "patch_size": 8})
     processor = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
     return transformers.Siglip2Model(config), tokenizer, processor
