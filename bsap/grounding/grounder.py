@@ -194,8 +194,8 @@ class Grounder:
     def _ground(self, pictures: list[Any], regions: list[Any], texts: list[Any]) -> list[Grounding]:
         pixels = [to_pixels(picture) for picture in pictures]
         scenes = [
-            _scene(image, some, said, n)
-            for n, (image, some, said) in enumerate(zip(pixels, regions, texts, strict=True))
+            _scene(image, some, sentences, n)
+            for n, (image, some, sentences) in enumerate(zip(pixels, regions, texts, strict=True))
         ]
         boxes = torch.cat([torch.from_numpy(scene.proposals.boxes) for scene in scenes])
         batch = SceneBatch(tuple(scenes), tuple(pixels), boxes).to(self.device)

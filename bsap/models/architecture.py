@@ -78,7 +78,7 @@ _MODEL = {
 
 
 def check_architecture(model: Mapping[str, Any], path: Path) -> None:
-    """Refuse a model's configuration that says more than how its towers are built.
+    """Refuse a model's configuration that does more than describe its towers.
 
     Args:
         model: the ``model_cfg`` of an ``open_clip_config.json``.

@@ -71,10 +71,10 @@ class EncoderConfig:
     compile: bool | str = False
 
     def __post_init__(self) -> None:
-        for name, kind, said in _SETTINGS:
+        for name, kind, allowed in _SETTINGS:
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise ConfigError(f"Model {self.name!r}: `{name}` is {said}, but is {value!r}.")
+                raise ConfigError(f"Model {self.name!r}: `{name}` is {allowed}, but is {value!r}.")
         for key in self.preprocess or ():
             if key not in _PREPROCESS:
                 raise unknown("key of `preprocess`", key, _PREPROCESS)
@@ -157,10 +157,10 @@ def check_preprocess(preprocess: Mapping[str, Any], where: str, error: type[BSAP
         ...
         bsap.errors.ConfigError: `mean` in `preprocess` is three numbers of 0 to 1, but is [123, 117, 104].
     """
-    for key, said in (("mean", "of 0 to 1"), ("std", "above 0 and up to 1")):
+    for key, allowed in (("mean", "of 0 to 1"), ("std", "above 0 and up to 1")):
         value = preprocess.get(key, (1, 1, 1))
         three = isinstance(value, list | tuple) and len(value) == 3
         if not three or not all(type(x) in (int, float) and 0 <= x <= 1 and (x or key != "std") for x in value):
-            raise error(f"`{key}` in {where} is three numbers {said}, but is {value!r}.")
+            raise error(f"`{key}` in {where} is three numbers {allowed}, but is {value!r}.")
     if (value := preprocess.get("interpolation", "bicubic")) not in ("bicubic", "bilinear"):
         raise error(f"`interpolation` in {where} is bicubic or bilinear, but is {value!r}.")

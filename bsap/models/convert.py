@@ -82,7 +82,7 @@ def convert(kind: str, files: Sequence[Path], folder: Path, *, architecture: str
 
     Raises:
         ConfigError: an unknown kind or architecture, or another number of files.
-        ModelError: a file that cannot be read, or that is not what the kind says.
+        ModelError: a file that cannot be read, or that is no checkpoint of this kind.
     """
     import open_clip
 

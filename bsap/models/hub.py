@@ -62,7 +62,7 @@ def reachable() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     if urllib.request.getproxies():
-        return True  # behind a proxy a direct connection says nothing
+        return True  # behind a proxy a direct connection proves nothing
     address = urlsplit(constants.ENDPOINT)
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
