@@ -13,7 +13,8 @@ from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun
 from bsap.runs.schema import Choice, Record
 
-CHOICE = ("region", "score", "x1", "y1", "x2", "y2", "box_iou", "intersection", "union")
+CORNERS = ("x1", "y1", "x2", "y2")
+CHOICE = ("region", "score", *CORNERS, "box_iou", "intersection", "union")
 """Columns of one scorer."""
 
 
@@ -80,12 +81,13 @@ def wide_rows(run: SavedRun) -> list[dict[str, Any]]:
             "distractors": record["distractors"],
             "n_regions": record["n_regions"],
             "status": record["status"],
-            **dict(zip(("x1", "y1", "x2", "y2"), boxes[0] if boxes else [None] * 4, strict=True)),
+            **(dict(zip(CORNERS, boxes[0], strict=True)) if boxes else dict.fromkeys(CORNERS)),
         }
         for name, choice in record["scorers"].items():
-            corners = dict(zip(("x1", "y1", "x2", "y2"), choice["box"] or [None] * 4, strict=True))
-            values = {**choice, **corners}
-            row |= {f"{name}.{key}": values[key] for key in CHOICE if key in values}  # type: ignore[literal-required]
+            box = choice["box"]
+            corners = dict.fromkeys(CORNERS) if box is None else dict(zip(CORNERS, box, strict=True))
+            values: dict[str, Any] = {**choice, **corners}
+            row |= {f"{name}.{key}": values[key] for key in CHOICE if key in values}
         rows.append(row)
     columns = dict.fromkeys(key for row in rows for key in row)
     return [{key: row.get(key) for key in columns} for row in rows]

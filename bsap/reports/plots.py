@@ -67,7 +67,7 @@ def _svg(draw: Callable[[Axes], None], *, x: str, height: float) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    coloured: tuple[Any, ...] = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": x, "font.size": 10, "text.parse_math": False}
     text = io.StringIO()
     with matplotlib.rc_context({**style, **dict.fromkeys(coloured, _INK)}):
