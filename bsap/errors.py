@@ -81,9 +81,10 @@ def check_number(
         ...
         bsap.errors.ConfigError: `model.lr` must be a number greater than 0, but got -1.0.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _GREATEST  # NaN is not
-    if number and (isinstance(value, int) or not whole) and least <= value <= most and not (above and value == least):
-        return
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _GREATEST:  # NaN is not
+        inside = least <= value <= most and not (above and value == least)
+        if inside and (isinstance(value, int) or not whole):
+            return
     allowed = f"greater than {least:g}" if above else f"of at least {least:g}"
     allowed += f" and at most {most:g}" if most < math.inf else ""
     raise ConfigError(f"`{name}` must be a {'whole ' if whole else ''}number {allowed}, but got {value!r}.")
