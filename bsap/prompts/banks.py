@@ -177,7 +177,7 @@ _META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mappi
 
 def _read_meta(file: Path) -> dict[str, Any]:
     with _as_settings():
-        meta = parse_json(read_bytes(file, what="description of a learned bank", fix=""), str(file))
+        meta = parse_json(read_bytes(file, what="description of a learned bank", fix=""), f"Learned bank {file}")
     if not isinstance(meta, dict):
         raise ConfigError(f"Learned bank {file}: expected a JSON object, but got {type(meta).__name__}.")
     templates = (meta.get("settings") or {}).get("templates") if isinstance(meta.get("settings"), dict) else None

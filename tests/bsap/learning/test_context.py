@@ -56,7 +56,7 @@ def test_random_vectors_are_of_the_vocabularys_size(tower: FrozenTower) -> None:
         (PromptConfig(length=2), r"are 3 tokens, but `prompts.length` is 2"),
         (PromptConfig(count=0), r"`count` and `length` of at least 1"),
         (PromptConfig(init="word"), r"Unknown start of learned prompts .* Did you mean 'words'"),
-        (PromptConfig(init="bank:scene"), r"bank 'scene' has no prompts of its own"),
+        (PromptConfig(init="bank:scene"), r"bank 'scene' has no prompts to start from"),
     ],
 )
 def test_wrong_settings(tower: FrozenTower, config: PromptConfig, message: str) -> None:
