@@ -65,6 +65,9 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         complain(error)
         return FAILED
+    except BrokenPipeError:  # whatever reads the output, `head` for example, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # a file of the user that no reader expected to fail
         if error.filename is None or os.environ.get("BSAP_TRACEBACK"):
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +224,14 @@ def test_data_check_names_a_missing_picture(
 ) -> None:
     assert main(["data", "check", str(planted.root), "--images", str(tmp_path)]) == 1
     assert "COCO_train2014_000000000001" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """As `head` after a pipe."""
+    command = [sys.executable, "-m", "bsap", "list", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() in (0, 1)
