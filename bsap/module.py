@@ -28,7 +28,7 @@ from bsap.prompts.templates import Phrases, Templates
 from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
 from bsap.runs.make_record import make_record
-from bsap.runs.overlaps import referent_ious
+from bsap.runs.overlaps import referent_ious, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
@@ -243,6 +243,8 @@ class BSAPModule(LightningModule):
             data.skip(())
         if stage == "test" and "ris" in self.tasks:
             self._check_masks(data.scenes)
+        if stage == "test" and "rec" in self.tasks:
+            warn_if_unreachable(data.scenes)
         if any(scorer.needs_bank for scorer in self.scorers.values()):
             self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed)
 

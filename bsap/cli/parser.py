@@ -21,7 +21,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from bsap.cli.arguments import FAILED, complain, unrecognized
 from bsap.cli.plain_lists import LISTS, plain_lists
 from bsap.cli.progress import LineProgress
-from bsap.datamodules.files import parse_yaml
+from bsap.datamodules.files import parse_yaml, read_bytes
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.runs.settings import RunConfig
 
@@ -62,7 +62,18 @@ def shipped(argv: Sequence[str]) -> list[str]:
         elif tail.startswith("~") and head in ("-c", "--config"):  # the shell expands a `~` only after a space
             tail = str(Path(tail).expanduser())
         replaced.append(head + sign + tail)
+        if head in ("-c", "--config") or (not sign and len(replaced) > 1 and replaced[-2] in ("-c", "--config")):
+            _check_config(Path(tail))
     return replaced
+
+
+def _check_config(file: Path) -> None:
+    """Refuse a file of settings that the parser would wait for without end, or whose letters it cannot read."""
+    if file.exists():
+        try:
+            read_bytes(file, what="configuration", fix="").decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file} is not a text in UTF-8: {error}. Save it as UTF-8.") from None
 
 
 def load_yaml(text: str) -> Any:

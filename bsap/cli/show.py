@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,9 @@ def run(argv: list[str]) -> int:
         return 0
     records = spread(chosen, options.sheet or SHEET)
     _warn_of_missing_letters([record["text"] for record in records])
-    name = "-".join(["sheet", *["disagree"] * options.disagree, *([f"wrong-{options.wrong}"] if options.wrong else [])])
+    # A scorer's name comes from a file and may look like a path.
+    wrong = re.sub(r"[^A-Za-z0-9_.=,()-]", "_", options.wrong or "")
+    name = "-".join(["sheet", *["disagree"] * options.disagree, *([f"wrong-{wrong}"] if wrong else [])])
     _save(
         draw_sheet(shown, records),
         folder / f"{name}.png",

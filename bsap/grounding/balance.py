@@ -45,7 +45,7 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         bank: the same for K auxiliary prompts: ``(..., K, D)`` or ``(..., K, R)``. It may lack the leading dimensions
             of ``query`` and then serves all.
         regions: ``(..., R, D)`` embeddings of R regions. Embeddings are normalised here.
-        tau: the model's logit scale, for example 100 for OpenAI's CLIP.
+        tau: the model's logit scale, for example 100 for OpenAI's CLIP: a number, or an array or tensor of one.
         scorer: as in ``bsap list scorers``, or a scorer.
 
     Returns:
@@ -62,6 +62,7 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         >>> balance(cosines, prompts, tau=100.0).choice
         array([1])
     """
+    tau = _plain(tau)
     check_number("tau", tau, above=True)
     made = make_scorer(scorer)
     found = {"query": _tensor("query", query), "bank": _tensor("bank", bank)}
@@ -80,7 +81,12 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
                 f"Expected argument `{name}` to be of shape ({wanted}), because `query` has {what} = {width}, but got "
                 f"{tuple(rows.shape)}."
             )
-    device = found["query"].device
+    if not (found["query"] if regions is None else found["regions"]).shape[-1 if regions is None else -2]:
+        raise ValueError("Expected at least one region to choose from, but got none.")
+    device, dtype = found["query"].device, torch.float32
+    if any(rows.dtype == torch.float64 for rows in found.values()):
+        dtype = torch.float64
+    found = {name: rows.to(dtype) for name, rows in found.items()}
     q, b = found["query"], found["bank"].to(device)
     b = b.expand(*q.shape[:-2], *b.shape[-2:])
     if regions is not None:
@@ -101,6 +107,13 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
     if not isinstance(query, Tensor):
         return Balanced(*(part.numpy() for part in parts))
     return Balanced(*parts)
+
+
+def _plain(value: Any) -> Any:
+    """A number from an array or a tensor of one."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value
 
 
 def _tensor(name: str, value: Any) -> Tensor:

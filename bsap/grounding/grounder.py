@@ -16,7 +16,7 @@ from PIL import Image
 
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Expression, Referent, Scene
-from bsap.errors import unknown
+from bsap.errors import ConfigError, unknown
 from bsap.features.ensemble import Ensemble
 from bsap.grounding.inputs import to_pixels, to_proposals
 from bsap.models.config import EncoderConfig
@@ -81,6 +81,10 @@ class Grounding:
             index: of the sentence.
             width: pixels of the result.
         """
+        if not -len(self) <= index < len(self):
+            raise ValueError(
+                f"Expected argument `index` to be below {len(self)}, one of each sentence, but got {index}."
+            )
         answer = self.answers[index]
         choices = {self.scorer: answer.region}
         return draw_scene(self.image, boxes=self.boxes, referent=None, choices=choices, title=answer.text, width=width)
@@ -144,7 +148,15 @@ class Grounder:
             raise unknown("resize", resize, ("squash", "longest", "shortest"))
         self.scorer, self.name, self.precision = make_scorer(scorer), scorer_name(scorer), precision
         self.bank = load_bank(bank) if self.scorer.needs_bank else None
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if not isinstance(templates, Templates):
+            raise ConfigError(
+                f"`templates` must be a bsap.Templates, for example Templates('a {{}}'), not {templates!r}."
+            )
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled for the device
+            raise ConfigError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
         shown = [make_view(view) for view in ([views] if isinstance(views, (str, Mapping)) else views)]
         one = isinstance(model, (str, Mapping, EncoderConfig, DualEncoder, PairScorer))
         models = [

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from torch import Tensor
 
+from bsap.datamodules.boxes import UNIT, look_normalised
 from bsap.datamodules.picture_files import load_picture, picture_size
 from bsap.datamodules.scene import RLE, Proposals
 from bsap.errors import DataError
@@ -100,6 +101,11 @@ def to_proposals(regions: Any, height: int, width: int) -> Proposals:
             f"Expected argument `regions` to hold boxes [x1, y1, x2, y2] with x1 < x2 and y1 < y2 in the picture of "
             f"{width} x {height} pixels, but box {n} is {boxes[n].tolist()}."
         )
+    if look_normalised(boxes.tolist()) and min(width, height) > 2 * UNIT:
+        raise ValueError(
+            "Expected argument `regions` to hold boxes in pixels, but these look normalised to 0..1. "
+            f"Multiply x by {width} and y by {height}."
+        )
     boxes = boxes.clip(0, np.array([width, height, width, height], np.float32))
     if masks is None:
         return Proposals(boxes)
@@ -126,6 +132,11 @@ def _of_masks(masks: np.ndarray[Any, Any], height: int, width: int) -> Proposals
         raise ValueError(
             f"Expected masks in argument `regions` to be of shape (R, {height}, {width}), the picture's, but got "
             f"{masks.shape}."
+        )
+    if masks.dtype.kind == "f" and not np.isin(masks, (0, 1)).all():
+        raise ValueError(
+            f"Expected masks in argument `regions` to be 0 or 1, but got numbers from {masks.min():.4g} to "
+            f"{masks.max():.4g}. Use `masks > 0` for logits and `masks > 0.5` for probabilities."
         )
     planes = masks != 0
     empty = ~planes.any((1, 2))

@@ -71,7 +71,7 @@ def _towers(located: Located, folder: Path) -> dict[str, Any]:
     if name := towers["text_cfg"].get("hf_model_name"):
         own = Path(name) / "config.json"
         file = own if own.is_file() else hub_file(name, ("config.json",), model=located.label)
-        config = plain_text_config(json.loads(file.read_text(encoding="utf-8")), name)
+        config = plain_text_config(json.loads(file.read_text(encoding="utf-8-sig")), name)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         towers["text_cfg"].update(hf_model_name=str(folder), hf_model_pretrained=False)
     return towers
@@ -253,7 +253,7 @@ def check_tokenizer_files(folder: Path) -> None:
     """
     for name in ("tokenizer_config.json", "config.json"):
         path = folder / name
-        if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+        if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8-sig")):
             raise ModelError(
                 f"{path} names Python code by `auto_map`, which is not executed; remove the key if a class of "
                 "`transformers` reads this tokenizer."

@@ -127,7 +127,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > _CONFIG_BYTES:
             raise ModelError(f"Model folder {path.parent} has no {path.name} of at most {_CONFIG_BYTES} bytes.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     except (ValueError, RecursionError) as error:

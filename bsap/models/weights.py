@@ -235,7 +235,7 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         if path.exists() and not (path.is_file() and path.stat().st_size <= _CONFIG_BYTES):
             raise OSError(f"it is not a file of at most {_CONFIG_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ModelError(f"Model folder {path.parent} has no readable {path.name}: {error}.") from error
     except (ValueError, RecursionError) as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from bsap.datamodules.scene import Scene
@@ -25,3 +28,17 @@ def referent_ious(scene: Scene) -> dict[int, Tensor]:
     pairs = box_iou_pairs(boxes.repeat(len(targets), 1), targets.repeat_interleave(len(boxes), 0))
     rows = pairs.view(len(targets), len(boxes)).split([len(referent.boxes) for referent in referents.values()])
     return {key: row.amax(0) for key, row in zip(referents, rows, strict=True)}
+
+
+def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
+    """Warn where no answer can be right: proposals in another unit or order of numbers, or of other pictures.
+
+    Args:
+        scenes: all scenes of a run. Those with proposals are looked at until one can be answered.
+    """
+    some = [scene for scene in scenes if len(scene.proposals)]
+    if some and not any(bool((iou >= 0.5).any()) for scene in some for iou in referent_ious(scene).values()):
+        rank_zero_warn(
+            f"No proposal of any of the {len(some)} pictures has an IoU of 0.5 with a referent, so that every answer "
+            "is wrong. Check that the proposals are [x, y, width, height] in pixels, and are those of these pictures."
+        )

@@ -51,7 +51,9 @@ class RunConfig:
         root = expanded(self.root)
         name = digest(settings) if self.name is None else self.name
         path = PurePath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        # The folder `parts` of a run is emptied when the run ends.
+        reserved = {"..", "parts"} & set(path.parts) or any(part.startswith("~") for part in path.parts)
+        if not path.parts or path.is_absolute() or reserved or "\0" in name:
             raise ConfigError(
                 f"Expected `run.name` to be the name of a folder inside `run.root` ({root}), but got {name!r}. Choose "
                 "a plain name, for example `--run.name first`."

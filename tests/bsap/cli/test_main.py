@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,44 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() in (0, 1)
+
+
+@pytest.mark.parametrize("content", ["# caf\xe9\n".encode("latin-1"), "data: {}\n".encode("utf-16")])
+def test_settings_in_another_encoding_are_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    assert main(["test", "-c", str(tmp_path / "a.yaml")]) == 2
+    assert "Save it as UTF-8" in capsys.readouterr().err
+
+
+def test_a_pipe_of_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    assert main(["test", f"--config={tmp_path / 'a.yaml'}"]) == 2
+    assert "a pipe or a device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["first/parts/second", "parts", "~/second", "a/../b"])
+def test_run_names_that_reach_elsewhere(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(planted.config(run={"root": str(tmp_path / "runs")})))
+    assert main(["test", "-c", str(tmp_path / "a.yaml"), "--run.name", name]) == 2
+    assert "Expected `run.name` to be the name of a folder inside `run.root`" in capsys.readouterr().err
+
+
+def test_proposals_in_another_unit_are_warned_of(planted: Planted, tmp_path: Path) -> None:
+    """Here a quarter of the pixels, as of a picture that was shrunk: the boxes are in the picture, but nowhere right."""
+    rows = json.loads(planted.proposals.read_text())
+    for row in rows:
+        row["bbox"] = [value / 4 for value in row["bbox"]]
+        del row["segmentation"]
+    (tmp_path / "boxes.json").write_text(json.dumps(rows))
+    config = planted.config(
+        data={"proposals": {"source": "detections", "path": str(tmp_path / "boxes.json")}},
+        model={"tasks": ["rec"]},
+        run={"root": str(tmp_path / "runs")},
+    )
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(UserWarning, match="so that every answer is wrong"):
+        assert main(["test", "-c", str(tmp_path / "a.yaml")]) == 0

@@ -98,3 +98,24 @@ def test_tau_is_a_positive_number(tau: Any) -> None:
         bsap.balance(E, K, tau=tau)
     with pytest.raises(ConfigError, match="Did you mean 'bsap'"):
         bsap.balance(E, K, tau=1.0, scorer="bsab")
+
+
+def test_tau_may_be_any_number_of_one_element() -> None:
+    query, bank = np.array([[0.3, 0.2]]), np.array([[0.1, 0.2]])
+    expected = bsap.balance(query, bank, tau=100.0).scores
+    for tau in (torch.tensor(100.0), np.float32(100), np.array([100.0]), 100):
+        assert np.array_equal(bsap.balance(query, bank, tau=tau).scores, expected)  # type: ignore[arg-type]
+
+
+def test_number_types_may_be_mixed() -> None:
+    eye = np.eye(2)
+    for kind in (np.float32, np.float64, np.int64):
+        found = bsap.balance(eye.astype(kind), eye, regions=eye, tau=100.0)
+        assert found.choice.tolist() == [0, 1]
+
+
+def test_no_region_is_no_choice() -> None:
+    for arguments in ({"regions": np.zeros((0, 3))}, {}):
+        query = np.ones((2, 3)) if arguments else np.zeros((2, 0))
+        with pytest.raises(ValueError, match="at least one region"):
+            bsap.balance(query, query, tau=100.0, **arguments)
