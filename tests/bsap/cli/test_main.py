@@ -263,7 +263,7 @@ def test_run_names_that_reach_elsewhere(
 
 
 def test_proposals_in_another_unit_are_warned_of(planted: Planted, tmp_path: Path) -> None:
-    """A quarter of the pixels, as of a picture that was shrunk: the boxes are in the picture, but not at the objects."""
+    """A quarter of the pixels, as of a picture that was shrunk: the boxes are in the picture, not at objects."""
     rows = json.loads(planted.proposals.read_text())
     for row in rows:
         row["bbox"] = [value / 4 for value in row["bbox"]]
