@@ -77,7 +77,7 @@ def test_so_do_the_other_commands(argv: list[str], typed: str, meant: str, capsy
         (["--data.batch_size", "many"], "The setting `data.batch_size` is not valid: Expected a whole number"),
         (["--model.region_batch", "x"], "Expected a whole number or null, but got x"),
         (["--model.resize", "sqash"], "Expected one of 'squash', 'longest', 'shortest', but got sqash"),
-        (["--model.views", "{}"], "Expected a list, but got {}"),
+        (["--model.views", "{}"], "A view is a name or `class_path` with `init_args`, but got {}"),
         (["stray"], "Unexpected argument 'stray'"),
         (["-c", "/no/such/file.yaml"], "File does not exist: '/no/such/file.yaml'"),
         (["--trainer.devices", "{}"], "Lightning's Trainer refuses its settings"),
