@@ -43,7 +43,8 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         query: with ``regions``, ``(..., E, D)`` embeddings of E sentences; without, ``(..., E, R)`` cosines of E
             sentences with R regions. A torch tensor or a NumPy array.
         bank: the same for K auxiliary prompts: ``(..., K, D)`` or ``(..., K, R)``. It may lack the leading dimensions
-            of ``query`` and then serves all.
+            of ``query`` and then serves all. With one dimension more than ``query``, ``(..., E, K, D)`` or
+            ``(..., E, K, R)``, each sentence has prompts of its own.
         regions: ``(..., R, D)`` embeddings of R regions. Embeddings are normalised here.
         tau: the model's logit scale, for example 100 for OpenAI's CLIP: a number, or an array or tensor of one.
         scorer: as in ``bsap list scorers``, or a scorer.
@@ -71,8 +72,9 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         width, what = found["query"].shape[-1], "D"
     else:
         width, what = found["query"].shape[-1], "R"
+    own = found["bank"].ndim > found["query"].ndim
     for name, rows in found.items():
-        lead = found["query"].shape[:-2]
+        lead = found["query"].shape[: -1 if own and name == "bank" else -2]
         fits = rows.shape[-1] == width and (rows.shape[:-2] == lead or (name != "query" and rows.ndim == 2))
         if not fits:
             letter = {"query": "E", "bank": "K", "regions": "R"}[name]
@@ -88,10 +90,11 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         dtype = torch.float64
     found = {name: rows.to(dtype) for name, rows in found.items()}
     q, b = found["query"], found["bank"].to(device)
-    b = b.expand(*q.shape[:-2], *b.shape[-2:])
+    b = b if own else b.expand(*q.shape[:-2], *b.shape[-2:])
     if regions is not None:
         towards = F.normalize(found["regions"].to(device), dim=-1).mT
-        q, b = F.normalize(q, dim=-1) @ towards, F.normalize(b, dim=-1) @ towards
+        q = F.normalize(q, dim=-1) @ towards
+        b = F.normalize(b, dim=-1) @ (towards.unsqueeze(-3) if own else towards)
     for name, values in (("query", q), ("bank", b)):
         if values.numel() and float(values.detach().abs().max()) > 1 + _ROUNDING:
             low, high = float(values.detach().min()), float(values.detach().max())
@@ -100,7 +103,7 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
                 "Divide logits by the logit scale, or pass embeddings and `regions`."
             )
     similarities = Similarities(
-        query=q.unsqueeze(-3), bank=b.unsqueeze(-3), tau=torch.tensor([float(tau)], device=device)
+        query=q.unsqueeze(-3), bank=b.unsqueeze(q.ndim - 2), tau=torch.tensor([float(tau)], device=device)
     )
     scores = made(similarities)
     parts = (scores.rank, scores.choice, scores.value)

@@ -37,7 +37,7 @@ def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", 
     """Cosines of an ensemble to the logits of one model.
 
     Args:
-        cosines: ``(..., N, E, R)``, or ``(..., N, K, R)`` for a bank.
+        cosines: ``(..., N, E, R)``, or ``(..., N, K, R)`` for a bank that all expressions share.
         tau: ``(N,)``, the logit scale of each member.
         aggregate: ``"before"`` is the mean over members of tau_m s_m, as sharp as one member; ``"sum"`` is their sum,
             N times sharper. CLIP chooses the same region with both; a softmax over texts does not. ``"max"`` is
@@ -132,6 +132,38 @@ def reduce_bank(
     return shared.masked_fill(~remaining.unsqueeze(-1), 0.0).reshape(*mask.shape[:-1], regions)
 
 
+def bank_term(
+    query_logits: Tensor,
+    bank_logits: Tensor,
+    mask: Tensor | None = None,
+    *,
+    reduce: Reduce = "logsumexp",
+    top_k: int | None = None,
+) -> Tensor:
+    """As :func:`reduce_bank`, whether the expressions share the bank or each has prompts of its own.
+
+    Args:
+        query_logits: ``(..., E, R)``.
+        bank_logits: ``(..., K, R)``, or ``(..., E, K, R)``.
+        mask: ``(..., E, K)``, see :func:`reduce_bank`.
+        reduce: as there.
+        top_k: as there.
+
+    Returns:
+        ``(..., E, R)``, or ``(..., 1, R)`` for a shared bank without a mask.
+
+    Example:
+        >>> query, own = torch.zeros(2, 1), torch.tensor([[[1.0], [4.0]], [[3.0], [2.0]]])
+        >>> bank_term(query, own, reduce="max").tolist()
+        [[4.0], [3.0]]
+    """
+    if bank_logits.dim() == query_logits.dim():
+        return reduce_bank(bank_logits, mask, reduce=reduce, top_k=top_k)
+    # Each expression is one more leading dimension, with itself as the only expression of its bank.
+    alone = None if mask is None else mask.unsqueeze(-2)
+    return reduce_bank(bank_logits, alone, reduce=reduce, top_k=top_k).squeeze(-2)
+
+
 def check_reduce(reduce: object, top_k: int | None) -> None:
     """Raise a ``ValueError`` for an unknown reduction, or a ``top_k`` that is missing, unused or not positive."""
     one_of("reduce", reduce, Reduce)
@@ -149,7 +181,7 @@ def balanced_logits(query_logits: Tensor, bank_logits: Tensor, mask: Tensor | No
 
     Args:
         query_logits: ``(..., E, R)``.
-        bank_logits: ``(..., K, R)``.
+        bank_logits: ``(..., K, R)``, or ``(..., E, K, R)``.
         mask: ``(..., E, K)``, see :func:`reduce_bank`.
 
     Returns:
@@ -159,7 +191,7 @@ def balanced_logits(query_logits: Tensor, bank_logits: Tensor, mask: Tensor | No
         >>> balanced_logits(torch.tensor([[2.0, 5.0]]), torch.tensor([[1.0, 5.0]]))
         tensor([[1., 0.]])
     """
-    return as_float(query_logits) - reduce_bank(bank_logits, mask)
+    return as_float(query_logits) - bank_term(query_logits, bank_logits, mask)
 
 
 def log_softmax_regions(logits: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -20,12 +20,12 @@ from bsap.scoring.functional import (
     Reduce,
     as_float,
     balanced_logits,
+    bank_term,
     check_reduce,
     clip_logits,
     hybrid_logits,
     log_softmax_regions,
     one_of,
-    reduce_bank,
 )
 from bsap.scoring.tensors import Scores, Similarities
 
@@ -42,7 +42,7 @@ class Logits:
     Attributes:
         clip: ``(..., E, R)``, tau_clip times the cosines of the queries.
         query: ``(..., E, R)``, tau times the cosines of the queries.
-        bank: ``(..., K, R)``, tau times the cosines of the bank.
+        bank: ``(..., K, R)``, or ``(..., E, K, R)``, tau times the cosines of the bank.
         mask: ``(..., E, K)``, True where a prompt counts for an expression, or None.
         valid: ``(..., R)``, True where a region is real, or None.
     """
@@ -147,7 +147,9 @@ class Scorer:
         pool = functools.partial(clip_logits, aggregate=aggregate, views=s.views)
         query = pool(s.query, tau)
         clip = query if tau is tau_clip else pool(s.query, tau_clip)
-        bank = pool(s.bank, tau) if self.needs_bank else s.bank[..., 0, :, :]
+        flat = s.bank.flatten(s.query.dim() - 2, -2)  # members are joined prompt by prompt, whosever they are
+        bank = pool(flat, tau) if self.needs_bank else flat[..., 0, :, :]
+        bank = bank.unflatten(-2, s.bank.shape[s.query.dim() - 2 : -1])
         return Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
 
     def _separate(self, s: Similarities) -> Logits:
@@ -155,9 +157,10 @@ class Scorer:
         query, bank = as_float(s.query), as_float(s.bank)
         mask = None
         if s.bank_mask is not None:
-            mask = s.bank_mask.unsqueeze(-3).expand(*bank.shape[:-2], *s.bank_mask.shape[-2:])
+            mask = s.bank_mask.unsqueeze(-3).expand(*query.shape[:-2], *s.bank_mask.shape[-2:])
         valid = None if s.valid is None else s.valid.unsqueeze(-2)
-        return Logits(clip=tau_clip * query, query=tau * query, bank=tau * bank, mask=mask, valid=valid)
+        scale = tau if bank.dim() == query.dim() else tau.unsqueeze(-1)
+        return Logits(clip=tau_clip * query, query=tau * query, bank=scale * bank, mask=mask, valid=valid)
 
     def _taus(self, s: Similarities) -> tuple[Tensor, Tensor]:
         tau, tau_clip = (_expand(t, s.tau, name) for name, t in (("tau", self.tau), ("tau_clip", self.tau_clip)))
@@ -219,7 +222,7 @@ class Correction(Scorer):
 
     def rank(self, logits: Logits) -> Tensor:
         """The corrected logits."""
-        correction = reduce_bank(logits.bank, logits.mask, reduce=self.reduce, top_k=self.top_k)
+        correction = bank_term(logits.query, logits.bank, logits.mask, reduce=self.reduce, top_k=self.top_k)
         corrected = logits.query - self.alpha * correction
         return torch.where(_is_hub(logits, self.gate_k), corrected, logits.query) if self.gate else corrected
 
@@ -311,10 +314,12 @@ def _is_hub(logits: Logits, k: int) -> Tensor:
         return torch.zeros(*query.shape[:-1], 1, dtype=torch.bool, device=query.device)
     if logits.valid is not None:
         padding = ~logits.valid.unsqueeze(-2)
-        query, bank = query.masked_fill(padding, -math.inf), bank.masked_fill(padding, -math.inf)
+        query = query.masked_fill(padding, -math.inf)
+        bank = bank.masked_fill(padding if bank.dim() == query.dim() else padding.unsqueeze(-2), -math.inf)
     # (..., K, k) region indices; a stable sort keeps the lowest index first among equals, as argmax does.
     best = bank.argmax(-1, keepdim=True) if k == 1 else bank.argsort(dim=-1, descending=True, stable=True)[..., :k]
-    same = (query.argmax(-1)[..., None, None] == best.unsqueeze(-3)).any(-1)
+    best = best.unsqueeze(-3) if bank.dim() == query.dim() else best
+    same = (query.argmax(-1)[..., None, None] == best).any(-1)
     if logits.mask is not None:
         same = same & logits.mask
     return same.any(-1, keepdim=True)

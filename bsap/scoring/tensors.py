@@ -16,7 +16,8 @@ class Similarities:
 
     Attributes:
         query: ``(..., N, E, R)`` cosines, N members (models x views), E expressions, R regions.
-        bank: ``(..., N, K, R)`` cosines, K auxiliary prompts; K may be 0 for scorers without a bank.
+        bank: ``(..., N, K, R)`` cosines, K auxiliary prompts; K may be 0 for scorers without a bank. Or
+            ``(..., N, E, K, R)``, where every expression has K prompts of its own.
         tau: ``(N,)``, each member's own logit scale.
         bank_mask: ``(..., E, K)`` bool, True where the prompt counts for the expression; None: all count.
         valid: ``(..., R)`` bool, True where the region is real and False where it is padding; None: all are real.
@@ -39,7 +40,8 @@ class Similarities:
             raise ValueError(f"Expected argument `query` to be of shape (..., N, E, R), but got {_shape(self.query)}.")
         *lead, members, expressions, regions = self.query.shape
         prompts = self.bank.shape[-2] if self.bank.dim() >= 2 else 0
-        _expect("bank", self.bank, (*lead, members, prompts, regions))
+        own = (expressions,) if self.bank.dim() > self.query.dim() else ()
+        _expect("bank", self.bank, (*lead, members, *own, prompts, regions))
         _expect("tau", self.tau, (members,))
         if self.views is not None and (self.views < 1 or members % self.views):
             raise ValueError(f"Expected argument `views` to divide the {members} members, but got {self.views}.")

@@ -53,6 +53,18 @@ def test_batches_are_their_parts_and_one_bank_serves_all() -> None:
     assert whole.choice.shape == (3, 2)
 
 
+def test_a_sentence_may_have_prompts_of_its_own() -> None:
+    rng = np.random.default_rng(1)
+    sentences, prompts, regions = (rng.normal(size=shape) for shape in ((2, 3, 6), (2, 3, 4, 6), (2, 5, 6)))
+    found = bsap.balance(sentences, prompts, regions=regions, tau=20.0)
+    for b in range(2):
+        for e in range(3):
+            alone = bsap.balance(sentences[b, e : e + 1], prompts[b, e], regions=regions[b], tau=20.0)
+            np.testing.assert_allclose(found.scores[b, e], alone.scores[0], atol=1e-4)
+    with pytest.raises(ValueError, match=r"`bank` to be of shape \(2, 3, K, 6\)"):
+        bsap.balance(sentences, prompts[:, :2], regions=regions, tau=20.0)
+
+
 def test_gradients_reach_embeddings() -> None:
     rows = [torch.randn(n, 4, requires_grad=True) for n in (2, 3, 5)]
     bsap.balance(rows[0], rows[1], regions=rows[2], tau=10.0).scores.sum().backward()

@@ -423,6 +423,34 @@ def test_half_precision_is_scored_in_float32() -> None:
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_bank_of_each_expression_is_scored_as_if_it_were_alone(name: str, aggregate: Any, masked: bool) -> None:
+    query, own = cosines(2, 3, 4, 6, low=0.1), cosines(2, 3, 4, 5, 6, seed=1)
+    tau, valid = torch.tensor([50.0, 40.0, 60.0]), torch.ones(2, 6, dtype=torch.bool)
+    valid[1, 4:] = False
+    mask = (cosines(2, 4, 5, seed=2) > 0.2) if masked else None
+    if mask is not None:
+        mask[0, 1] = False
+    scores = SCORERS[name](Similarities(query, own, tau, bank_mask=mask, valid=valid), aggregate=aggregate)
+    for e in range(4):
+        part = None if mask is None else mask[:, e : e + 1]
+        alone = Similarities(query[:, :, e : e + 1], own[:, :, e], tau, bank_mask=part, valid=valid)
+        expected = SCORERS[name](alone, aggregate=aggregate)
+        torch.testing.assert_close(scores.rank[:, e], expected.rank[:, 0])
+        torch.testing.assert_close(scores.value[:, e], expected.value[:, 0])
+
+
+def test_a_bank_of_each_expression_may_be_empty_without_a_correction() -> None:
+    s = Similarities(cosines(1, 3, 4), torch.zeros(1, 3, 0, 4), torch.ones(1))
+    assert SCORERS["clip"](s).rank.shape == (3, 4)
+    with pytest.raises(ValueError, match="to hold auxiliary prompts for BSAP, but got 0"):
+        BSAP()(s)
+    with pytest.raises(ValueError, match=r"`bank` to be of shape \(1, 3, 2, 4\)"):
+        Similarities(cosines(1, 3, 4), torch.zeros(1, 2, 2, 4), torch.ones(1))
+
+
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients_are_right(name: str, aggregate: Any) -> None:
