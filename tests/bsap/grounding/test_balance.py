@@ -92,7 +92,7 @@ E, K, R = np.zeros((2, 3)), np.zeros((4, 3)), np.zeros((5, 3))
             r"`bank` to be of shape \(K, 3\), because `query` has R = 3, but got \(4, 2\)",
         ),
         ({"query": E, "bank": K, "regions": R[:, :2]}, r"`regions` to be of shape \(R, 3\).*got \(5, 2\)"),
-        ({"query": E[None], "bank": K[None, None]}, r"`bank` to be of shape \(1, K, 3\)"),
+        ({"query": E[None], "bank": K[None, None]}, r"`bank` to be of shape \(1, 2, K, 3\)"),
         ({"query": E + 20, "bank": K}, r"`query` to hold cosines in \[-1, 1\], but got values from 20 to 20"),
         ({"query": E, "bank": K - 1.5}, "`bank` to hold cosines"),
         ({"query": E, "bank": K * np.nan}, "`bank` to be finite"),
