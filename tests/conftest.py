@@ -11,9 +11,16 @@ import pytest
 from hypothesis import settings
 
 from support.planted import Planted, plant
+from support.ports import free_port
 
 settings.register_profile("bsap", deadline=None)  # no test is about time, and a busy machine takes ten times as long
 settings.load_profile("bsap")
+
+
+@pytest.fixture(autouse=True)
+def own_port() -> None:
+    """Lightning's processes of each test meet at a port of their own, not at one that was free some seconds ago."""
+    os.environ["MASTER_PORT"] = str(free_port())
 
 
 @pytest.fixture(scope="session")

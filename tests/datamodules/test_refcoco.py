@@ -352,7 +352,8 @@ def test_two_processes_see_everything_once(root: Path, tmp_path: Path) -> None:
             """
         )
     )
-    subprocess.run([sys.executable, str(script)], check=True, capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     seen = [json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in range(2)]
     assert all(seen), "both processes had work"
     assert sorted(seen[0] + seen[1]) == [f"tiny/own/val/{n}" for n in (100, 101, 102, 103, 105)]

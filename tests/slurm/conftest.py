@@ -63,7 +63,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
-        for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "PYTHONPATH"):
+        for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "PYTHONPATH", "MASTER_PORT"):
             self.env.pop(name, None)
 
     def start(self) -> None:
