@@ -28,7 +28,7 @@ from bsap.prompts.templates import Phrases, Templates
 from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
 from bsap.runs.make_record import make_record
-from bsap.runs.overlaps import referent_ious, warn_if_unreachable
+from bsap.runs.overlaps import need_one_answer, referent_ious, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
@@ -241,6 +241,8 @@ class BSAPModule(LightningModule):
         if self.run is None:
             self.metrics.reset()
             data.skip(())
+        if stage == "test":
+            need_one_answer(e for scene in data.scenes for e in scene.expressions)
         if stage == "test" and "ris" in self.tasks:
             self._check_masks(data.scenes)
         if stage == "test" and "rec" in self.tasks:

@@ -149,6 +149,7 @@ def _referent(record: ReferentRecord, picture: PictureRecord, encoded: PictureMa
         masks=usable,
         category=record.category,
         distractors=record.distractors,
+        match=record.match,
     )
 
 

@@ -14,7 +14,17 @@ from bsap.datamodules.files import expanded
 from bsap.datamodules.masks import PictureMasks, is_empty
 from bsap.datamodules.picture_files import PictureFolder, size_differences
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord
-from bsap.datamodules.refer import WHERE_TO_GET, Instances, make_split, read_instances, read_refs, splits_of
+from bsap.datamodules.refer import (
+    WHERE_TO_GET,
+    Instances,
+    make_split,
+    match_of,
+    read_instances,
+    read_refs,
+    refs_files,
+    splits_of,
+)
+from bsap.datamodules.scene import Match
 from bsap.errors import DataError
 
 
@@ -52,7 +62,7 @@ class SplitReport:
     def ok(self) -> bool:
         """Whether the split is complete and sound; a referent without a mask is not a fault."""
         faults = self.missing_pictures or self.other_sizes or self.bad_boxes or self.bad_masks
-        return self.known in (None, self.found) and not faults
+        return (self.known is None or self.known.fit(self.found)) and not faults
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,13 @@ def check_root(
     folder = PictureFolder(root, images)
     reports: list[SplitReport] = []
     errors: list[str] = []
-    files = sorted(file for file in root.glob("*/refs(*).p") if dataset in (None, file.parent.name))
+    files = {key: file for key, file in refs_files(root).items() if dataset in (None, key[0])}
     if not files:
         errors.append(
             f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {WHERE_TO_GET}"
         )
     read: dict[Path, Instances] = {}
-    for file in files:
+    for (folder_name, split_by), file in files.items():
         if progress is not None:
             progress(str(file.relative_to(root)))
         instances_file = file.with_name("instances.json")
@@ -116,14 +126,14 @@ def check_root(
         except DataError as error:
             errors.append(str(error))
             continue
-        folder_name, split_by = file.parent.name, file.name[len("refs(") : -len(").p")]
         for split in [*names, *_absent_splits(folder_name, split_by, names)]:
             if splits and split not in splits:
                 continue
             chosen = [ref for ref in refs if ref["split"] == split]
+            expressions = ExpressionList(folder_name, split_by, split, lowercase=False)
             try:
                 reports.append(
-                    _check_split(folder_name, split_by, split, chosen, read[instances_file], folder, size_tolerance)
+                    _check_split(expressions, chosen, read[instances_file], folder, match_of(file), size_tolerance)
                 )
             except DataError as error:
                 errors.append(str(error))
@@ -135,16 +145,14 @@ def _absent_splits(dataset: str, split_by: str, names: Iterable[str]) -> list[st
 
 
 def _check_split(
-    dataset: str,
-    split_by: str,
-    split: str,
+    expressions: ExpressionList,
     refs: list[Record],
     instances: Instances,
     folder: PictureFolder,
+    match: Match,
     size_tolerance: int,
 ) -> SplitReport:
-    expressions = ExpressionList(dataset, split_by, split, lowercase=False)
-    records = make_split(refs, instances, expressions, text="sent")
+    records = make_split(refs, instances, expressions, text="sent", match=match)
     pictures = list(records.pictures.values())
     located = list(zip(pictures, folder.locate([picture.file_name for picture in pictures]), strict=True))
     sized = [(path, picture.size) for picture, path in located if path is not None and picture.size is not None]
@@ -159,11 +167,11 @@ def _check_split(
     referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}.values()
     objects_of = [[records.pictures[r.image_id].objects[ann_id] for ann_id in r.ann_ids] for r in referents]
     return SplitReport(
-        dataset=dataset,
-        split_by=split_by,
-        split=split,
+        dataset=records.dataset,
+        split_by=records.split_by,
+        split=records.split,
         found=Counts(len(records.expressions), records.referents),
-        known=published(dataset, split_by, split),
+        known=published(records.dataset, records.split_by, records.split),
         pictures=len(pictures),
         missing_pictures=tuple(picture.file_name for picture, path in located if path is None),
         other_sizes=tuple(difference.message for difference in differences if not difference.tolerated),

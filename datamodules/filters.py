@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Selection:
         max_words: most words.
         min_distractors: fewest other annotated objects of the referent's category in the picture.
         max_distractors: most of them.
+        min_targets: fewest annotations that the expression means; nothing in the picture is 0.
+        max_targets: most of them.
 
     Example:
         >>> Selection(limit=100, category="dog").given()
@@ -37,12 +40,15 @@ class Selection:
     max_words: int | None = None
     min_distractors: int | None = None
     max_distractors: int | None = None
+    min_targets: int | None = None
+    max_targets: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit", "min_words", "max_words", "min_distractors", "max_distractors"):
+        ranges = [(f"min_{what}", f"max_{what}") for what in ("words", "distractors", "targets")]
+        for name in ("limit", *chain(*ranges)):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), least=int(name == "limit"), whole=True)
-        for low, high in (("min_words", "max_words"), ("min_distractors", "max_distractors")):
+        for low, high in ranges:
             a, b = getattr(self, low), getattr(self, high)
             if a is not None and b is not None and a > b:
                 raise ConfigError(f"`{low}` = {a} and `{high}` = {b} leave no expression.")
@@ -74,7 +80,9 @@ class Selection:
             keep.append(lambda e: _within(len(e.text.split()), self.min_words, self.max_words))
         if self.min_distractors is not None or self.max_distractors is not None:
             _need_distractors(expressions)
-            keep.append(lambda e: _within(e.referent.distractors or 0, self.min_distractors, self.max_distractors))
+            keep.append(lambda e: _within(e.referent.distractors, self.min_distractors, self.max_distractors))
+        if self.min_targets is not None or self.max_targets is not None:
+            keep.append(lambda e: _within(len(e.referent.ann_ids), self.min_targets, self.max_targets))
         chosen = [e for e in expressions if all(test(e) for test in keep)]
         if not chosen:
             raise ConfigError(f"No expression passes the filters {self.given()}.")
@@ -111,14 +119,15 @@ def _read_ids(file: Path) -> tuple[str, ...]:
     return tuple(text_lines(read_bytes(file, what="id of this split and no file of ids", fix=fix), str(file)))
 
 
-def _within(value: int, low: int | None, high: int | None) -> bool:
-    return (low is None or value >= low) and (high is None or value <= high)
+def _within(value: int | None, low: int | None, high: int | None) -> bool:
+    return value is not None and (low is None or value >= low) and (high is None or value <= high)
 
 
 def _need_distractors(expressions: Sequence[ExpressionRecord]) -> None:
     what = "min_distractors / max_distractors"
     _need_categories(expressions, what)
-    lacking = next((e for e in expressions if e.referent.distractors is None), None)
+    # A set of several categories, or of nothing, has neither a category nor distractors: such a filter leaves it out.
+    lacking = next((e for e in expressions if e.referent.distractors is None and e.referent.match == "any"), None)
     if lacking is not None:
         raise DataError(
             f"{lacking.referent.where}: this file holds only the objects that expressions refer to, so `{what}` cannot "
@@ -127,7 +136,7 @@ def _need_distractors(expressions: Sequence[ExpressionRecord]) -> None:
 
 
 def _need_categories(expressions: Sequence[ExpressionRecord], what: str) -> None:
-    lacking = next((e for e in expressions if e.referent.category is None), None)
+    lacking = next((e for e in expressions if e.referent.category is None and e.referent.match == "any"), None)
     if lacking is not None:
         raise DataError(
             f"{lacking.referent.where}: this annotation has no category, so `{what}` cannot select by it. "

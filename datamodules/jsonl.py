@@ -11,6 +11,8 @@ bsap's own, one line per picture, for any other dataset; ``configs/expressions.s
     {"picture": "kitchen/1.jpg", "width": 640, "height": 428,
      "objects": [{"id": "a", "bbox": [468.3, 0.91, 171.7, 116.12]}],
      "expressions": [{"text": "dish in top right corner", "target": "a"}]}
+
+In both, an id may also be a list of several, or ``[]`` where an expression means nothing in its picture.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from bsap.datamodules.picture_names import is_coco_name
 from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
+from bsap.datamodules.scene import Match
 from bsap.errors import DataError, unknown
 
 Lines = list[tuple[int, Record]]
@@ -36,7 +39,14 @@ _PROPOSAL = {"bbox", "segmentation", "score"}
 
 
 def read_jsonl(
-    file: Path, dataset: str, split_by: str | None, split: str, *, text: str = "sent", lowercase: bool = False
+    file: Path,
+    dataset: str,
+    split_by: str | None,
+    split: str,
+    *,
+    text: str = "sent",
+    lowercase: bool = False,
+    match: Match = "any",
 ) -> SplitRecords:
     """One split from a JSONL file of either form.
 
@@ -49,6 +59,7 @@ def read_jsonl(
         split: which split: lines with another ``split`` are left out, lines without one belong to every split.
         text: which wording of ReCLIP's sentences, ``sent`` or ``raw``; files with only ``raw`` give that.
         lowercase: whether texts are put in lower case.
+        match: whether any of an expression's annotations counts, or all are meant.
 
     Raises:
         DataError: for a file that is missing or malformed.
@@ -60,10 +71,10 @@ def read_jsonl(
     expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
     proposals = None
     if lines and {"anns", "sentences"} <= lines[0][1].values.keys():
-        pictures = _read_reclip(lines, expressions, text)
+        pictures = _read_reclip(lines, expressions, text, match)
     elif lines and {"picture", "expressions"} <= lines[0][1].values.keys():
         lines = _of_split(lines, split, file)
-        pictures = _read_own(lines, expressions)
+        pictures = _read_own(lines, expressions, match)
         proposals = _embedded(lines)
     else:
         raise DataError(
@@ -84,13 +95,13 @@ def read_jsonl(
     )
 
 
-def _read_reclip(lines: Lines, expressions: ExpressionList, text: str) -> dict[str, PictureRecord]:
+def _read_reclip(lines: Lines, expressions: ExpressionList, text: str, match: Match) -> dict[str, PictureRecord]:
     pictures: dict[str, PictureRecord] = {}
     for _, line in lines:
         _merge(pictures, _reclip_picture(line), line)
     for n, line in lines:
         picture = pictures[line.identity("image_id")]
-        referent = make_referent(line.where, str(n), picture, ann_ids(line["ann_id"], line.where))
+        referent = make_referent(line.where, str(n), picture, ann_ids(line["ann_id"], line.where), match)
         for m, item in enumerate(line.items("sentences"), start=1):
             sentence = Record(item, f"{line.where}, sentence {m}")
             wording = text if text in sentence else "raw"
@@ -152,7 +163,7 @@ def _of_split(lines: Lines, split: str, file: Path) -> Lines:
     return chosen
 
 
-def _read_own(lines: Lines, expressions: ExpressionList) -> dict[str, PictureRecord]:
+def _read_own(lines: Lines, expressions: ExpressionList, match: Match) -> dict[str, PictureRecord]:
     pictures: dict[str, PictureRecord] = {}
     for n, line in lines:
         _only(line, _LINE)
@@ -164,7 +175,7 @@ def _read_own(lines: Lines, expressions: ExpressionList) -> dict[str, PictureRec
             expression = Record(item, f"{line.where}, expression {m}")
             _only(expression, _EXPRESSION)
             targets = ann_ids(expression["target"], expression.where)
-            referent = make_referent(expression.where, f"{n}.{'+'.join(targets)}", picture, targets)
+            referent = make_referent(expression.where, f"{n}.{'+'.join(targets)}", picture, targets, match)
             key = expression.identity("id") if "id" in expression else f"{n}.{m}"
             if "/" in key:
                 raise DataError(f"{expression.where}: an expression id must not contain '/', but got {key!r}.")

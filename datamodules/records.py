@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bsap.datamodules.scene import Match
 from bsap.errors import DataError
 
 
@@ -69,7 +70,7 @@ class PictureRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferentRecord:
-    """The object that expressions mean; fields as in :class:`bsap.datamodules.scene.Referent`."""
+    """What expressions mean; fields as in :class:`bsap.datamodules.scene.Referent`."""
 
     where: str
     id: str
@@ -77,6 +78,7 @@ class ReferentRecord:
     ann_ids: tuple[str, ...]
     category: str | None
     distractors: int | None
+    match: Match = "any"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,16 +149,36 @@ class ExpressionList:
         self.expressions.append(ExpressionRecord(f"{self.prefix}/{key}", order, text, referent, phrase))
 
 
-def make_referent(where: str, id: str, picture: PictureRecord, ann_ids: tuple[str, ...]) -> ReferentRecord:
-    """A referent whose annotations are all among the picture's objects, with its category and distractors."""
-    lost = [ann for ann in ann_ids if ann not in picture.objects]
-    if lost or not ann_ids:
+NO_TARGET = "-1"
+"""The annotation id that stands for none, as in gRefCOCO."""
+
+
+def make_referent(
+    where: str, id: str, picture: PictureRecord, ann_ids: tuple[str, ...], match: Match = "any"
+) -> ReferentRecord:
+    """A referent whose annotations are all among the picture's objects, with its category and distractors.
+
+    Args:
+        where: the place, for errors.
+        id: the referent's identity.
+        picture: its picture.
+        ann_ids: the annotations that are meant; none, or ``-1`` alone, where nothing is.
+        match: as in :class:`bsap.datamodules.scene.Referent`; nothing is the set of no annotation whatever is given.
+
+    Returns:
+        The referent. Its category is the first annotation's, and for a set what all its annotations share.
+    """
+    if not ann_ids or (ann_ids == (NO_TARGET,) and NO_TARGET not in picture.objects):
+        return ReferentRecord(where, id, picture.image_id, (), None, None, "all")
+    if lost := [ann for ann in ann_ids if ann not in picture.objects]:
         raise DataError(
-            f"{where}: the picture {picture.image_id} has no annotation {', '.join(lost) or '(none given)'}. "
+            f"{where}: the picture {picture.image_id} has no annotation {', '.join(lost)}. "
             "The expressions and the annotations may belong to different datasets."
         )
     category = picture.objects[ann_ids[0]].category
+    if match == "all" and any(picture.objects[ann].category != category for ann in ann_ids):
+        category = None
     distractors = None
     if category is not None and picture.complete:
         distractors = sum(o.category == category for ann, o in picture.objects.items() if ann not in ann_ids)
-    return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors)
+    return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors, match)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,7 +18,7 @@ from bsap.datamodules.picture_files import PictureFolder
 from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.refer import read_refer
-from bsap.datamodules.scene import Scene
+from bsap.datamodules.scene import Match, Scene
 from bsap.errors import ConfigError, DataError, check_number, unknown
 
 
@@ -40,6 +40,8 @@ class RefCOCODataModule(SceneDataModule):
         text: which wording of a sentence, ``sent`` (REFER's cleaned sentence) or ``raw`` (as it was typed). Files with
             one wording only give that.
         lowercase: whether texts are put in lower case.
+        match: ``any``: of several annotations of one expression any is a right answer; ``all``: they are a set, all of
+            which are meant. None: ``all`` in gRefCOCO's files, ``any`` in others.
         ids: evaluate only these expressions: ids (whole, or what follows the last ``/``), or a text file of them.
         limit: evaluate at most so many expressions, the first in annotation order after all other filters.
         category: evaluate only referents of this category, or of these.
@@ -47,6 +49,9 @@ class RefCOCODataModule(SceneDataModule):
         max_words: evaluate only expressions of at most so many words.
         min_distractors: evaluate only referents with at least so many other objects of their category in the picture.
         max_distractors: evaluate only referents with at most so many.
+        min_targets: evaluate only expressions with at least so many annotations; one that means nothing in its picture
+            has 0.
+        max_targets: evaluate only expressions with at most so many.
         masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
         batch_size: scenes per batch.
         size_tolerance: how many pixels the width and the height of a picture may differ from the annotated ones. The
@@ -72,6 +77,7 @@ class RefCOCODataModule(SceneDataModule):
         images: str | None = None,
         text: Literal["sent", "raw"] = "sent",
         lowercase: bool = False,
+        match: Match | None = None,
         ids: list[str | int | float] | str | int | float | None = None,
         limit: int | None = None,
         category: list[str | int | float] | str | int | float | None = None,
@@ -79,6 +85,8 @@ class RefCOCODataModule(SceneDataModule):
         max_words: int | None = None,
         min_distractors: int | None = None,
         max_distractors: int | None = None,
+        min_targets: int | None = None,
+        max_targets: int | None = None,
         masks: bool = True,
         size_tolerance: int = 0,
         allow_outside: bool = False,
@@ -89,6 +97,8 @@ class RefCOCODataModule(SceneDataModule):
         self.proposals = proposal_config(proposals)
         if text not in ("sent", "raw"):
             raise unknown("wording of a sentence (`text`)", text, ("sent", "raw"))
+        if match not in (None, *get_args(Match)):
+            raise unknown("`match` of several annotations", match, get_args(Match))
         check_number("data.size_tolerance", size_tolerance, whole=True)
         self.selection = Selection(
             ids=as_texts("ids", ids),
@@ -98,10 +108,12 @@ class RefCOCODataModule(SceneDataModule):
             max_words=max_words,
             min_distractors=min_distractors,
             max_distractors=max_distractors,
+            min_targets=min_targets,
+            max_targets=max_targets,
         )
         self.root, self.dataset, self.split_by, self.split = expanded(root), dataset, split_by, split
         self.annotations, self.images = annotations, images
-        self.text, self.lowercase, self.masks = text, lowercase, masks
+        self.text, self.lowercase, self.match, self.masks = text, lowercase, match, masks
         self.size_tolerance, self.allow_outside = size_tolerance, allow_outside
         self._loaded: LoadedSplit | None = None
         settings = {"proposals": dataclasses.asdict(self.proposals)}
@@ -115,10 +127,11 @@ class RefCOCODataModule(SceneDataModule):
                 f"The data's root {self.root} is not a folder. Set `data.root` to the folder that holds the "
                 "annotations; docs/data.md says where to get them."
             )
+        which = self.dataset, self.split_by, split
+        texts: dict[str, Any] = {"text": self.text, "lowercase": self.lowercase}
         if self.annotations is None:
-            return read_refer(self.root, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
-        file = below(self.root, self.annotations)
-        return read_jsonl(file, self.dataset, self.split_by, split, text=self.text, lowercase=self.lowercase)
+            return read_refer(self.root, *which, **texts, match=self.match)
+        return read_jsonl(below(self.root, self.annotations), *which, **texts, match=self.match or "any")
 
     def load(self, split: str) -> LoadedSplit:
         """One split with its proposals, filtered."""

@@ -4,8 +4,12 @@
     root/{dataset}/instances.json         the pictures and every annotated object, in COCO form
     root/images/train2014/                the pictures
 
+gRefCOCO has ``grefs({split_by}).p`` or ``.json`` instead, in which a referent is a set: ``ann_id`` is a list. ``-1``,
+``[-1]`` or an empty list means nothing in the picture (https://github.com/henghuiding/gRefCOCO).
+
 See Kazemzadeh et al., "ReferItGame", EMNLP 2014; Yu et al., "Modeling Context in Referring Expressions", ECCV 2016;
-Mao et al., "Generation and Comprehension of Unambiguous Object Descriptions", CVPR 2016; https://github.com/lichengunc/refer.
+Mao et al., "Generation and Comprehension of Unambiguous Object Descriptions", CVPR 2016; Liu et al., "GRES: Generalized
+Referring Expression Segmentation", CVPR 2023; https://github.com/lichengunc/refer.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from bsap.datamodules.fields import Record, identity, shown
 from bsap.datamodules.files import parse_json, read_bytes, sha256
 from bsap.datamodules.masks import pack_polygons
 from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
+from bsap.datamodules.scene import Match
 from bsap.datamodules.unpickle import load_plain_pickle
 from bsap.errors import DataError, unknown
 
@@ -27,7 +32,14 @@ WHERE_TO_GET = "docs/data.md says where to get the annotations and how the folde
 
 
 def read_refer(
-    root: Path, dataset: str, split_by: str | None, split: str, *, text: str = "sent", lowercase: bool = False
+    root: Path,
+    dataset: str,
+    split_by: str | None,
+    split: str,
+    *,
+    text: str = "sent",
+    lowercase: bool = False,
+    match: Match | None = None,
 ) -> SplitRecords:
     """One split of a dataset in the REFER layout.
 
@@ -38,20 +50,24 @@ def read_refer(
         split: for example ``testA``.
         text: which wording of a sentence, ``sent`` (cleaned) or ``raw`` (as typed).
         lowercase: whether texts are put in lower case.
+        match: whether any of a referent's annotations counts, or all are meant; None: all in gRefCOCO's files, any in
+            others.
 
     Raises:
         DataError: for files that are missing or malformed.
         ConfigError: for an unknown dataset, partition or split.
     """
     split_by = find_split_by(root, dataset, split_by)
-    refs_file = root / dataset / f"refs({split_by}).p"
+    refs_file = refs_files(root)[dataset, split_by]
     refs = select_split(read_refs(refs_file), split, refs_file)
     instances = read_instances(root / dataset / "instances.json", {ref.identity("image_id") for ref in refs})
     expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
-    return make_split(refs, instances, expressions, text=text)
+    return make_split(refs, instances, expressions, text=text, match=match or match_of(refs_file))
 
 
-def make_split(refs: Iterable[Record], instances: Instances, expressions: ExpressionList, *, text: str) -> SplitRecords:
+def make_split(
+    refs: Iterable[Record], instances: Instances, expressions: ExpressionList, *, text: str, match: Match = "any"
+) -> SplitRecords:
     """Join one split's referents with their pictures.
 
     Args:
@@ -59,6 +75,7 @@ def make_split(refs: Iterable[Record], instances: Instances, expressions: Expres
         instances: at least their pictures.
         expressions: an empty list for their sentences.
         text: which wording of a sentence.
+        match: whether any of a referent's annotations counts, or all are meant.
     """
     pictures: dict[str, PictureRecord] = {}
     for ref in refs:
@@ -70,7 +87,8 @@ def make_split(refs: Iterable[Record], instances: Instances, expressions: Expres
                 "The two files may belong to different datasets."
             )
         pictures[image_id] = picture
-        referent = make_referent(ref.where, ref.identity("ref_id"), picture, ann_ids(ref["ann_id"], ref.where))
+        meant = ann_ids(ref["ann_id"], ref.where)
+        referent = make_referent(ref.where, ref.identity("ref_id"), picture, meant, match)
         for n, item in enumerate(ref.items("sentences"), start=1):
             sentence = Record(item, f"{ref.where}, sentence {n}")
             expressions.add(sentence.identity("sent_id"), sentence.text(text), referent, where=sentence.where)
@@ -85,16 +103,31 @@ def make_split(refs: Iterable[Record], instances: Instances, expressions: Expres
     )
 
 
+def refs_files(root: Path) -> dict[tuple[str, str], Path]:
+    """The files of referents by dataset and partition; RefCOCO's form comes before gRefCOCO's, and .p before .json."""
+    found: dict[tuple[str, str], Path] = {}
+    for pattern in ("refs(*).p", "grefs(*).p", "grefs(*).json"):
+        for file in root.glob(f"*/{pattern}"):
+            found.setdefault((file.parent.name, file.name.partition("(")[2].rpartition(")")[0]), file)
+    return dict(sorted(found.items()))
+
+
+def match_of(file: Path) -> Match:
+    """Whether any of the annotations that a file of referents names for one counts, or all are meant."""
+    return "all" if file.name.startswith("grefs") else "any"
+
+
 def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
     """The partition to read, checked against the files that are there."""
-    datasets = {path.parent.name for path in root.glob("*/refs(*).p")}
+    files = refs_files(root)
+    datasets = {name for name, _ in files}
     if not datasets:
         raise DataError(
             f"No annotations in the REFER layout ({{dataset}}/refs({{split_by}}).p) under {root}. {WHERE_TO_GET}"
         )
     if dataset not in datasets:
         raise unknown(f"dataset under {root}", dataset, datasets)
-    known = {path.name[len("refs(") : -len(").p")] for path in (root / dataset).glob("refs(*).p")}
+    known = {partition for name, partition in files if name == dataset}
     if split_by is None:
         usual = DEFAULT_SPLIT_BY.get(dataset)
         split_by = usual if usual is not None else min(known) if len(known) == 1 else None
@@ -104,9 +137,9 @@ def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
 
 
 def read_refs(file: Path) -> list[Record]:
-    """All referents of a ``refs(*).p`` file."""
+    """All referents of a file ``refs(*).p``, ``grefs(*).p`` or ``grefs(*).json``."""
     data = read_bytes(file, what="referents", fix=WHERE_TO_GET)
-    refs = load_plain_pickle(data, str(file))
+    refs = parse_json(data, str(file)) if file.suffix == ".json" else load_plain_pickle(data, str(file))
     if not isinstance(refs, list):
         raise DataError(f"{file}: expected a list of referents, but got {shown(refs)}.")
     return [Record(ref, f"{file}, record {n}") for n, ref in enumerate(refs, start=1)]
@@ -129,7 +162,7 @@ def splits_of(refs: Iterable[Record]) -> list[str]:
 
 
 def ann_ids(value: object, where: str) -> tuple[str, ...]:
-    """One annotation id, or several of which any counts."""
+    """One annotation id, or a list of several."""
     values = value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(identity(v, f"{where}, 'ann_id'") for v in values))
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]
 """(N, 4) float32, xyxy."""
+
+
+Match = Literal["any", "all"]
+"""Whether each of a referent's annotations is an answer of its own, or all of them together are the answer."""
 
 
 class RLE(TypedDict):
@@ -28,16 +32,18 @@ class RLE(TypedDict):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Referent:
-    """The object an expression means.
+    """What an expression means: one object, several, or nothing in its picture.
 
     Attributes:
         id: identity of the referent within its split (``ref_id`` in REFER files, the line number in JSONL files).
-        ann_ids: the annotations that count as the referent, usually one. A hit on any of them counts. Empty where the
-            referent is not known, as for a user's own sentences.
+        ann_ids: the annotations that are meant, T of them, usually one. None where nothing is meant, and where the
+            referent is not known, as for a user's own sentences: see :attr:`nothing`.
         boxes: (T, 4), one box for each annotation.
         masks: T encodings of the picture's size, or None where the annotation has no mask.
         category: name of the object's category, where the files know it.
         distractors: how many other annotated objects of the same category the picture has, where known.
+        match: ``any``: a hit on any annotation counts; ``all``: the annotations are a set, all of which are meant
+            (gRefCOCO: Liu et al., "GRES", CVPR 2023). The same where there is one.
     """
 
     id: str
@@ -46,6 +52,12 @@ class Referent:
     masks: tuple[RLE | None, ...]
     category: str | None = None
     distractors: int | None = None
+    match: Match = "any"
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is known that nothing in the picture is meant. False where the referent is not known."""
+        return self.match == "all" and not self.ann_ids
 
     @property
     def has_mask(self) -> bool:
@@ -55,7 +67,7 @@ class Referent:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Expression:
-    """One sentence about one referent: one sample of every metric.
+    """One sentence and what it means: one sample of every metric.
 
     Attributes:
         id: ``{dataset}/{split_by}/{split}/{key}``, unique.

@@ -26,7 +26,7 @@ def print_report(report: RootReport) -> None:
         table.add_row(
             escape(printable(f"{split.dataset} {split.split_by} {split.split}")),
             _of(split.found.expressions, None if known is None else known.expressions),
-            _of(split.found.referents, None if known is None else known.referents),
+            _of(split.found.referents or 0, None if known is None else known.referents),
             _of(split.pictures - len(split.missing_pictures), split.pictures),
             str(split.without_mask),
             "ok" if split.ok else "[red]faulty[/red]",

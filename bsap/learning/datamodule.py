@@ -17,6 +17,7 @@ from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError
 from bsap.learning.pseudo_scenes import TextScene, read_texts, text_scenes
+from bsap.runs.overlaps import need_one_answer
 from bsap.runs.settings import digest
 
 
@@ -136,6 +137,7 @@ class LearningDataModule(RefCOCODataModule):
 
     def _scenes(self, part: str, split: str) -> list[Scene]:
         loaded: LoadedSplit = self._split(split, self.load)
+        need_one_answer(expression for scene in loaded.scenes for expression in scene.expressions)
         texts = digest([[e.id, e.text] for scene in loaded.scenes for e in scene.expressions])
         self.sources[part] = {"split": split, "expressions": texts, "proposals": loaded.summary.proposals}
         return loaded.scenes

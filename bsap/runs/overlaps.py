@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from bsap.datamodules.scene import Scene
+from bsap.datamodules.scene import Expression, Scene
+from bsap.errors import DataError
 from bsap.metrics.functional import box_iou_pairs
 
 
@@ -28,6 +29,21 @@ def referent_ious(scene: Scene) -> dict[int, Tensor]:
     pairs = box_iou_pairs(boxes.repeat(len(targets), 1), targets.repeat_interleave(len(boxes), 0))
     rows = pairs.view(len(targets), len(boxes)).split([len(referent.boxes) for referent in referents.values()])
     return {key: row.amax(0) for key, row in zip(referents, rows, strict=True)}
+
+
+def need_one_answer(expressions: Iterable[Expression]) -> None:
+    """Refuse expressions that no single region answers: those that mean nothing, or a set of several objects.
+
+    Raises:
+        DataError: names the first, and how to leave them out.
+    """
+    every = list(expressions)
+    if sets := [e for e in every if e.referent.match == "all" and len(e.referent.ann_ids) != 1]:
+        raise DataError(
+            f"{len(sets)} of {len(every)} expressions mean nothing in their picture or several objects at once, first "
+            f"{sets[0].id}, but an answer is one region. Leave them out with `--data.min_targets 1 --data.max_targets "
+            "1`, or take any of several objects as right with `--data.match any --data.min_targets 1`."
+        )
 
 
 def warn_if_unreachable(scenes: Sequence[Scene]) -> None:

@@ -17,7 +17,7 @@ from bsap.features.regions import pad
 from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.prompts.banks import Bank
-from bsap.runs.overlaps import referent_ious
+from bsap.runs.overlaps import need_one_answer, referent_ious
 from bsap.runs.schema import Task
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
@@ -49,11 +49,12 @@ class StoredSplit:
         tasks: what is measured.
 
     Raises:
-        DataError: if features are missing; says how to make them.
+        DataError: if features are missing, or an expression means nothing or a set; says what to do.
     """
 
     def __init__(self, scenes: Sequence[Scene], ensemble: Ensemble, tasks: Sequence[Task]) -> None:
         self.ensemble, self.tasks = ensemble, list(tasks)
+        need_one_answer(expression for scene in scenes for expression in scene.expressions)
         ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
         missing: list[str] = []
         self.parts = []

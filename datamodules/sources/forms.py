@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bsap.datamodules.counts import published
+from bsap.datamodules.counts import Counts, published
 from bsap.datamodules.fields import Record
 from bsap.datamodules.files import parse_json, paused_gc
 from bsap.datamodules.masks import pack_polygons
@@ -127,13 +127,10 @@ def _finish(job: Job, refs: str) -> None:
         records = read_refs(new)
         for split in splits_of(records):
             chosen = [ref for ref in records if ref["split"] == split]
-            found = sum(len(ref.items("sentences")) for ref in chosen), len(chosen)
+            found = Counts(sum(len(ref.items("sentences")) for ref in chosen), len(chosen))
             known = published(job.dataset.name, job.dataset.split_by or "", split)
-            if known is not None and found != tuple(known):
-                raise DataError(
-                    f"{job.source.address}: its split {split} has {found[0]} expressions of {found[1]} referents, the "
-                    f"published one has {known.expressions} of {known.referents}."
-                )
+            if known is not None and not known.fit(found):
+                raise DataError(f"{job.source.address}: its split {split} has {found}, the published one has {known}.")
         if lost := set(job.splits) - set(splits_of(records)):
             raise DataError(f"{job.source.address}: the split {sorted(lost)[0]} is not in it.")
     except DataError:

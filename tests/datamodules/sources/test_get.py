@@ -106,7 +106,9 @@ def test_counts_decide_whether_a_source_is_the_published_data(
 ) -> None:
     with pytest.raises(DataError, match=r"refcoco: no source works") as caught:
         get(world, tmp_path / "root", downloader, "refcoco")
-    assert "its split val has 24 expressions of 12 referents, the published one has 10834 of 3811" in str(caught.value)
+    assert "its split val has 24 expressions of 12 referents, the published one has 10834 expressions of 3811" in str(
+        caught.value
+    )
     assert not (tmp_path / "root" / "refcoco" / "refs(unc).p").exists()
 
 
