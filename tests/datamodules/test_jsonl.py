@@ -252,6 +252,7 @@ def test_the_documented_example_is_valid(tmp_path: Path) -> None:
     assert [(e.id, e.referent.ann_ids) for e in records.expressions] == [
         ("kitchens/own/val/1.1", ("bowl-1",)),
         ("kitchens/own/val/s17", ("bowl-1", "bowl-2")),
+        ("kitchens/own/val/1.3", ()),
     ]
     (picture,) = records.pictures.values()
     for source in ("ground_truth", "detections"):
