@@ -99,20 +99,26 @@ def to_xyxy(xywh: NDArray[np.float64], width: int, height: int, where: Sequence[
 
 
 def look_normalised(rows: Iterable[object]) -> bool:
-    """Whether boxes seem to be normalised to 0..1: there are boxes, and none reaches beyond the first pixel or so.
+    """Whether boxes seem to be normalised to 0..1: at least half of them do not reach beyond the first pixel or so.
+
+    Half, because a box of the whole picture, in pixels, may have been added to each picture. Boxes without area do not
+    count: some detectors fill up their lists with them.
 
     Args:
         rows: boxes as their file wrote them, in any order of coordinates; None stands for no box.
 
     Example:
-        >>> look_normalised([[0.5, 0.5, 0.25, 0.1]]), look_normalised([[0.5, 0.5, 0.25, 0.1], [3, 7, 1, 1]])
-        (True, False)
+        >>> look_normalised([[0.5, 0.5, 0.25, 0.1], [0, 0, 640, 480]])
+        True
+        >>> look_normalised([[0.5, 0.5, 0.25, 0.1], [3, 7, 1, 1], [9, 7, 20, 20]])
+        False
     """
-    found = False
+    small = others = 0
     for row in rows:
         if row is None:
             continue
-        if not isinstance(row, (list, tuple)) or not all(type(v) in (int, float) and abs(v) < UNIT for v in row):
-            return False
-        found = found or any(row[2:])
-    return found
+        if isinstance(row, (list, tuple)) and all(type(v) in (int, float) and abs(v) < UNIT for v in row):
+            small += any(row[2:])
+        else:
+            others += 1
+    return small > 0 and small >= others

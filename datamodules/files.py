@@ -58,6 +58,15 @@ def is_regular(path: Path) -> bool:
     return stat.S_ISREG(path.stat().st_mode)
 
 
+def what_is(path: Path) -> str:
+    """What there is at a path instead of a regular file, as the end of a sentence."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be looked at ({error})"
+    return "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device"
+
+
 def read_bytes(path: str | Path, *, what: str, fix: str) -> bytes:
     """The content of a file that has to be there.
 
@@ -73,12 +82,11 @@ def read_bytes(path: str | Path, *, what: str, fix: str) -> bytes:
     try:
         if is_regular(path):
             return path.read_bytes()
-        kind = "a folder" if path.is_dir() else "a pipe or a device"
     except FileNotFoundError:
         raise DataError(f"No {what} at {path}. {fix}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read the {what} at {path}: {error}.") from error
-    raise DataError(f"Cannot read the {what} at {path}: it is {kind}. Name a regular file.")
+    raise DataError(f"Cannot read the {what} at {path}: it {what_is(path)}. Name a regular file.")
 
 
 def sha256(data: bytes) -> str:

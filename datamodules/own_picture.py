@@ -14,7 +14,7 @@ from PIL import Image
 from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.boxes import ROUNDING
 from bsap.datamodules.fields import is_text, number, shown
-from bsap.datamodules.files import expanded, parse_json, read_bytes
+from bsap.datamodules.files import expanded, parse_json, read_bytes, what_is
 from bsap.datamodules.masks import PictureMasks
 from bsap.datamodules.picture_files import picture_size
 from bsap.datamodules.proposal_readers import region
@@ -83,7 +83,7 @@ class PictureDataModule(SceneDataModule):
                 raise DataError(f"Folder {self.picture} has no pictures ({', '.join(SUFFIXES)}).")
             return [_Line(path, None, self.expressions) for path in files]
         if not self.picture.is_file():
-            raise DataError(f"No picture at {self.picture}. Set `data.picture` to a picture file.")
+            raise DataError(f"{self.picture} {what_is(self.picture)}. Set `data.picture` to a picture file.")
         if self.picture.suffix != ".jsonl":
             return [_Line(self.picture, None, self.expressions)]
         content = read_bytes(str(self.picture), what="pictures", fix="Set `data.picture` to a JSONL file.")
@@ -101,7 +101,7 @@ class PictureDataModule(SceneDataModule):
             raise DataError(f"{where}: unknown key {unknown[0]!r}. Use picture, boxes and expressions.")
         path = self.picture.parent / row["picture"]
         if not path.is_file():
-            raise DataError(f"{where}: there is no picture {path}. Correct the path, which is relative to the file.")
+            raise DataError(f"{where}: {path} {what_is(path)}. Correct the path, which is relative to the file.")
         return _Line(path, row.get("boxes"), row.get("expressions", self.expressions))
 
     def _scene(self, line: _Line) -> Scene:

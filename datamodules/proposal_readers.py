@@ -48,7 +48,7 @@ def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
         Proposals in the file's order. Pictures that the file lists without proposals have an empty list.
 
     Raises:
-        DataError: if the file has none of the forms, or its dictionary names a picture twice.
+        DataError: if the file has none of the forms, or names a picture twice.
 
     Example:
         >>> found = read_proposals(b'{"7": [[0, 0, 10, 10]], "8": []}', "dets.json")
@@ -99,9 +99,13 @@ def _read_lines(records: Iterable[tuple[int, Record]]) -> dict[str, list[RegionR
     for _, record in records:
         image_id = record.identity("image_id" if "image_id" in record else "picture")
         if image_id in found:
-            raise DataError(f"{record.where}: the picture {image_id} occurs twice.")
+            raise _twice(record.where, image_id)
         found[image_id] = _read_items(record.items("proposals"), record.where)
     return found
+
+
+def _twice(where: str, image_id: str) -> DataError:
+    return DataError(f"{where}: the picture {image_id} occurs twice. Merge what its entries hold.")
 
 
 def read_picture_file(data: bytes, name: str) -> list[RegionRecord]:
@@ -130,8 +134,13 @@ def _read_dictionary(content: dict[str, object], name: str) -> dict[str, list[Re
     known = [key for key in _LISTS if isinstance(content.get(key), list)]
     if known and ("images" in content or all(isinstance(item, dict) for item in Record(content, name).items(known[0]))):
         images = Record(content, name).items("images") if "images" in content else []
-        listed = [Record(item, f"{name}, image {n}").identity("id") for n, item in enumerate(images, start=1)]
-        return {image_id: [] for image_id in listed} | _read_list(Record(content, name).items(known[0]), name)
+        listed: dict[str, list[RegionRecord]] = {}
+        for n, item in enumerate(images, start=1):
+            image_id = Record(item, where := f"{name}, image {n}").identity("id")
+            if image_id in listed:
+                raise _twice(where, image_id)
+            listed[image_id] = []
+        return listed | _read_list(Record(content, name).items(known[0]), name)
     found = {}
     for key, items in content.items():
         image_id = identity(key, name)

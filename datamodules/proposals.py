@@ -121,7 +121,7 @@ class ProposalSource:
             self._listed = self._read(config, records, root)
             if not self._regions:
                 self._regions, self.named_by = by_picture(self._listed, records.pictures.values(), self.file)
-            _check_scale(self._regions, self.file)
+            _check_boxes(self._regions, self.file)
         self._has_masks = masks and any(r.segmentation for rs in self._listed.values() for r in rs)
         if (config.source == "masks" or config.masked_only) and self._regions is not None and not self._has_masks:
             setting = "`proposals.source` is masks" if config.source == "masks" else "`proposals.masked_only` is true"
@@ -221,12 +221,20 @@ class ProposalSource:
         return found if self.named_by == "image_id" else found | {"pictures_named_by": self.named_by}
 
 
-def _check_scale(regions: Mapping[str, Sequence[RegionRecord]], file: str) -> None:
-    """Raise if the boxes of most pictures look normalised: one picture may hold a single tiny box."""
-    boxed = [[r.bbox for r in rs] for rs in regions.values() if any(r.bbox is not None for r in rs)]
-    small = sum(map(look_normalised, boxed))
-    if 2 * small > len(boxed):
-        raise DataError(f"{file}: the boxes of {small} of {len(boxed)} pictures lie within one pixel. {NORMALISED}")
+def _check_boxes(regions: Mapping[str, Sequence[RegionRecord]], file: str) -> None:
+    """Raise if boxes look normalised, or if every proposal of a picture is written twice.
+
+    Detectors do write the same box twice now and then, but not each of them.
+    """
+    if look_normalised(region.bbox for rs in regions.values() for region in rs):
+        raise DataError(f"{file}: at least half of the boxes lie within one pixel. {NORMALISED}")
+    for image_id, found in regions.items():
+        written = [(region.bbox, region.segmentation, region.score) for region in found]
+        if len(written) > 1 and all(written.count(proposal) > 1 for proposal in written):
+            raise DataError(
+                f"{file}: each proposal of picture {image_id} is written more than once, as if two files had been "
+                "joined. Remove the copies: some scorers compare all regions of a picture."
+            )
 
 
 def make_proposals(

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.progress import quiet
+from bsap.datamodules.files import what_is
 from bsap.errors import BSAPError, ConfigError, ModelError, check_number
 from bsap.learning import LearningDataModule, PromptLearner
 from bsap.learning.run_folder import TEST_SPLIT
@@ -85,7 +86,7 @@ def checkpoint(given: str | None, model: PromptLearner) -> str | None:
             raise ConfigError("`--ckpt_path last` needs `--run.name`. Set it, or give the path of a checkpoint.")
         path = model.run.folder(None) / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise ConfigError(f"`--ckpt_path {given}`: {path} does not exist. Start without `--ckpt_path`.")
+        raise ConfigError(f"`--ckpt_path {given}`: {path} {what_is(path)}. Start without `--ckpt_path`.")
     try:
         content = read_plain(path)  # before Lightning reads it, which unpickles everything in some versions
         for name in ("epoch", "global_step"):

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from bsap.datamodules.boxes import UNIT, look_normalised
+from bsap.datamodules.files import what_is
 from bsap.datamodules.picture_files import load_picture, picture_size
 from bsap.datamodules.scene import RLE, Proposals
 from bsap.errors import DataError
@@ -36,7 +37,7 @@ def to_pixels(picture: Any) -> Tensor:
     if isinstance(picture, (str, os.PathLike)):
         path = Path(picture).expanduser()
         if not path.is_file():
-            raise DataError(f"No picture at {path}. Pass the path of a picture file.")
+            raise DataError(f"{path} {what_is(path)}. Pass the path of a picture file.")
         return load_picture(path, *picture_size(path))
     if isinstance(picture, Image.Image):
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()

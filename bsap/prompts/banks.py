@@ -7,6 +7,7 @@ the expressions of the split, and a bank can be a file of the user or learned em
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bsap.datamodules.fields import shown
-from bsap.datamodules.files import expanded, parse_json, parse_yaml, read_bytes, text_lines
+from bsap.datamodules.files import expanded, parse_json, parse_yaml, read_bytes, text_lines, what_is
 from bsap.errors import ConfigError, DataError, check_number, unknown
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ def load_bank(
         return Bank(name=path.stem, prompts=prompts, source=f"file {path.name}")
     shipped = _shipped()
     if spec not in shipped:
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
+            _read(path)  # says why a folder, a pipe or a device is no bank
+            raise ConfigError(f"Bank {path}: a file of prompts is named .yaml, .yml or .txt. Rename the file.")
         raise unknown("bank", spec, [*shipped, *_COMPUTED])
     return _from_yaml(shipped[spec], where=f"shipped bank {spec}", name=spec)
 
@@ -143,7 +147,7 @@ def load_learned_bank(path: Path) -> Bank:
     notes = tensors.with_suffix(".json")
     for file in (tensors, notes):
         if not file.is_file():
-            raise ConfigError(f"Learned bank {path}: {file} does not exist. Give the folder or the .safetensors file.")
+            raise ConfigError(f"Learned bank {path}: {file} {what_is(file)}. Give the folder or the .safetensors file.")
     meta = _read_meta(notes)
 
     from safetensors import SafetensorError

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from bsap.datamodules.files import what_is
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.models.checkpoint import file_sha256, read_plain, state_sha256
 
@@ -107,7 +108,7 @@ def load_detector(
     digits = cached.stem.rpartition("-")[2]  # torchvision's file names end with the first digits of their SHA-256
     given = None if str(weights) == "default" else Path(weights).expanduser()
     if given is not None and not given.is_file():
-        raise ModelError(f"Detector {name!r}: there is no weight file {given}. Set --weights to a file that exists.")
+        raise ModelError(f"Detector {name!r}: {given} {what_is(given)}. Set --weights to a file that exists.")
     if given is not None and file_sha256(given).startswith(digits):
         cached.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(given, cached)

@@ -16,7 +16,7 @@ from bsap.reports.run_table import MARKS, Row, RunTable, counts
 if TYPE_CHECKING:
     from bsap.analysis.paired import Gain
 
-SYMBOLS = {"partial": "†", "incomplete": "‡", "transductive": "§", "ground_truth": "¶"}
+SYMBOLS = {"partial": "†", "incomplete": "‡", "transductive": "§", "unchecked": "‖", "ground_truth": "¶"}
 
 
 def to_markdown(table: RunTable) -> str:

@@ -25,6 +25,7 @@ MARKS = {
     "partial": "part of the split was left out by a filter or a skip",
     "incomplete": "other than the split's published number of expressions",
     "transductive": "the bank holds expressions of the split under test",
+    "unchecked": "results.json has no checksum, as in version 0.1.0: `bsap score` compares it with the predictions",
     "ground_truth": "chooses among the annotated objects, not among what a detector finds",
 }
 """What a number must not be read without."""
@@ -249,6 +250,7 @@ def _marks(results: Mapping[str, Any], *, transductive: bool) -> tuple[str, ...]
         "partial": results["partial"],
         "incomplete": not results["complete"] and not results["partial"],
         "transductive": transductive and results["transductive"],
+        "unchecked": "numbers_sha256" not in results,
         "ground_truth": (results["protocol"]["proposals"] or {}).get("source") == "ground_truth",
     }
     return tuple(mark for mark in MARKS if found[mark])

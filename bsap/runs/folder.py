@@ -19,7 +19,7 @@ from bsap.datamodules.files import dump_yaml, parse_json, read_bytes
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, note_attempt, read_parts, write_atomic
 from bsap.runs.records import dump_record, read_predictions
-from bsap.runs.saved import read_config, read_run
+from bsap.runs.saved import numbers_digest, read_config, read_run
 from bsap.runs.schema import MadeBy, Record, Results, RunSettings
 from bsap.runs.settings import RunConfig, differences, identity
 
@@ -199,6 +199,7 @@ class RunFolder:
         lines = "".join(dump_record(record) + "\n" for record in records)
         predictions, path = self.path / "predictions.jsonl", self.path / "results.json"
         results = {**results, "predictions_sha256": sha256(lines.encode()).hexdigest()}
+        results = {**results, "numbers_sha256": numbers_digest(results)}
         if not (path.exists() and predictions.exists() and predictions.read_bytes() == lines.encode()):
             path.unlink(missing_ok=True)  # results without their predictions would be taken for damaged
             write_atomic(predictions, lines)

@@ -90,6 +90,8 @@ def rescore(
     if uncompared is None:
         changed = run.changed_predictions()
         found = [] if changed is None else [f"predictions.jsonl: {changed}"]
+        changed = run.changed_numbers()
+        found += [] if changed is None else [f"results.json: {changed}"]
         found += _differences(results["metrics"], metrics, "metrics")
         found += _differences({key: results["counts"].get(key) for key in counts}, counts, "counts")
         both = [name for name in fields if name in results.get("breakdown", {})]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, TypedDict, cast
 from bsap.datamodules.files import parse_json, parse_yaml, read_bytes
 from bsap.errors import DataError
 from bsap.runs.json_types import checker
-from bsap.runs.schema import Results
+from bsap.runs.schema import NUMBERS, Results
 
 
 class _Config(TypedDict):
@@ -40,28 +43,50 @@ class SavedRun:
         """The results.
 
         Raises:
-            DataError: if there are none, or if ``predictions.jsonl`` was changed since.
+            DataError: if there are none, or if they or ``predictions.jsonl`` were changed since.
         """
         if self.results is None:
             raise unfinished(self.folder, "results.json")
-        if (problem := self.changed_predictions()) is not None:
-            raise DataError(
-                f"{self.folder / 'predictions.jsonl'} was changed after the run: {problem}. Restore the file, or run "
-                "`bsap test` again with `--run.overwrite true`. `bsap score` shows which numbers differ."
-            )
+        for name, problem in (
+            ("predictions.jsonl", self.changed_predictions()),
+            ("results.json", self.changed_numbers()),
+        ):
+            if problem is not None:
+                raise DataError(
+                    f"{self.folder / name} was changed after the run: {problem}. Restore the file, or run `bsap test` "
+                    "again with `--run.overwrite true`. `bsap score` shows which numbers differ."
+                )
         return self.results
 
-    def changed_predictions(self) -> str | None:
-        """How the SHA-256 of ``predictions.jsonl`` differs from that in the results; None where it does not.
+    def changed_numbers(self) -> str | None:
+        """How the numbers of ``results.json`` differ from their checksum; None where they do not, or have none."""
+        if self.results is None or (expected := self.results.get("numbers_sha256")) is None:
+            return None
+        found = numbers_digest(self.results)
+        return None if found == expected else f"the SHA-256 of its numbers is {found}, but it says {expected}"
 
-        Runs of version 0.1.0 did not write one down, and a file that is not there cannot differ.
+    def changed_predictions(self) -> str | None:
+        """What tells that ``predictions.jsonl`` is not the run's; None where nothing does.
+
+        Runs of version 0.1.0 did not write its SHA-256 down, and a file that is not there cannot differ.
         """
         path = self.folder / "predictions.jsonl"
-        expected = None if self.results is None else self.results.get("predictions_sha256")
-        if expected is None or not path.exists():
+        if self.results is None or not path.exists():
             return None
-        found = sha256(path.read_bytes()).hexdigest()
-        return None if found == expected else f"its SHA-256 is {found}, but results.json says {expected}"
+        data = path.read_bytes()
+        expected, found = self.results.get("predictions_sha256"), sha256(data).hexdigest()
+        if expected not in (None, found):
+            return f"its SHA-256 is {found}, but results.json says {expected}"
+        # Cheaper than reading every record: a line begins with its id and the picture.
+        ids = Counter(line.partition(b', "picture"')[0] for line in data.splitlines())
+        twice = sum(count > 1 for count in ids.values())
+        return f"{twice} of its expressions occur{'s' if twice == 1 else ''} more than once" if twice else None
+
+
+def numbers_digest(results: Mapping[str, Any]) -> str:
+    """The SHA-256 of :data:`~bsap.runs.schema.NUMBERS`, however the file spells and orders them."""
+    values = json.loads(json.dumps({key: results[key] for key in NUMBERS if key in results}))
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_run(folder: Path) -> SavedRun:

@@ -216,10 +216,15 @@ class ResultsFields(TypedDict):
 
 
 class Results(ResultsFields, total=False):
-    """Results with the SHA-256 of ``predictions.jsonl`` and the tables of ``run.breakdown``.
+    """Results with the tables of ``run.breakdown`` and the SHA-256s of ``predictions.jsonl`` and of :data:`NUMBERS`.
 
-    ``breakdown`` is ``{field: {value: metrics}}``. Runs of version 0.1.0 have no ``predictions_sha256``.
+    ``breakdown`` is ``{field: {value: metrics}}``. Runs of version 0.1.0 have no SHA-256s.
     """
 
     predictions_sha256: str
+    numbers_sha256: str
     breakdown: dict[str, dict[str, Metrics]]
+
+
+NUMBERS = ("metrics", "counts", "breakdown", "complete", "partial", "transductive")
+"""What ``numbers_sha256`` covers. Paths in the settings may change when data move to another machine."""

@@ -99,7 +99,9 @@ def normalised(form: str) -> dict[str, list[list[float]]]:
     return {key: [turns[form](*box) for box in bs] for key, bs in boxes.items()}
 
 
-@pytest.mark.parametrize("form", ["xywh", "xyxy", "cxcywh", "a little beyond 1", "one picture of four"])
+@pytest.mark.parametrize(
+    "form", ["xywh", "xyxy", "cxcywh", "a little beyond 1", "a pixel row each", "one picture of four"]
+)
 @pytest.mark.parametrize("min_area", [0, 1])
 def test_normalised_boxes(tmp_path: Path, form: str, min_area: int, capsys: pytest.CaptureFixture[str]) -> None:
     if form == "one picture of four":
@@ -108,11 +110,38 @@ def test_normalised_boxes(tmp_path: Path, form: str, min_area: int, capsys: pyte
         content = detections()
         content[next(iter(content))] = [[0.1, 0.2, 0.3, 0.4]]
     else:
-        content = normalised(form)
+        content = normalised("xywh" if form == "a pixel row each" else form)
+        if form == "a pixel row each":
+            content = {key: [*boxes, [0, 0, 160, 120]] for key, boxes in content.items()}
     flags = [*refer(BASE / "refer", written(tmp_path, content)), "--data.proposals.min_area", str(min_area)]
     status, results = run(tmp_path, *flags)
     assert (status, results) == (2, {})
     assert "look normalised to 0..1" in capsys.readouterr().err
+
+
+TWICE: dict[str, Any] = {
+    "a list joined with itself": lambda found: [{"image_id": k, "bbox": b} for k, bs in found for b in bs] * 2,
+    "a list with one picture again": lambda found: [
+        {"image_id": k, "bbox": b, "score": 0.5} for k, bs in [*found, found[0]] for b in bs
+    ],
+    "a dictionary of doubled lists": lambda found: {k: [*bs, *bs[::-1]] for k, bs in found},
+}
+
+
+@pytest.mark.parametrize("form", list(TWICE))
+def test_doubled_proposals(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(detections().items())
+    status, _ = run(tmp_path, *refer(BASE / "refer", written(tmp_path, TWICE[form](found))))
+    assert status == 2
+    message = f"each proposal of picture {found[0][0]} is written more than once, as if two files had been joined"
+    assert message in capsys.readouterr().err
+
+
+def test_a_proposal_that_a_detector_writes_twice_is_no_error(tmp_path: Path) -> None:
+    content = {key: [*boxes, boxes[0]] for key, boxes in detections().items()}
+    status, results = run(tmp_path, *refer(BASE / "refer", written(tmp_path, content)))
+    assert status == 0
+    assert perfect(results, 24)
 
 
 def test_the_drawn_case_of_normalised_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

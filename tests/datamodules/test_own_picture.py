@@ -72,7 +72,7 @@ def test_bad_sentences_and_pictures(picture: Path, tmp_path: Path) -> None:
     for expressions in ([], [" "], ["fine", ""], ["\ud800"], [5]):
         with pytest.raises(DataError, match="`expressions` must be one or more sentences"):
             make(picture, [[1, 2, 10, 20]], expressions)
-    with pytest.raises(DataError, match="No picture at"):
+    with pytest.raises(DataError, match="does not exist"):
         make(tmp_path / "gone.png", [[1, 2, 10, 20]])
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(DataError, match="Cannot read the picture"):

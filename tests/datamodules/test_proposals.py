@@ -92,6 +92,7 @@ def test_every_form_gives_the_same_boxes() -> None:
         (b'{"image_id": 7, "proposals": 5}', "line 1: 'proposals' must be a list"),
         (b'{"proposals": []}', "line 1: the field 'picture' is missing"),
         (b'{"image_id": 7, "proposals": []}\n{"image_id": 7, "proposals": []}', "line 2: the picture 7 occurs twice"),
+        (b'{"images": [{"id": 7}, {"id": 7}], "annotations": []}', "image 2: the picture 7 occurs twice"),
         (b'{"image_id": 7, "proposals": []}\n{"image_id"', "line 2: not readable"),
         (b'{"image_id": 7, "proposals": [}\n{"image_id": 8, "proposals": []}', "line 1: not readable"),
         (b'{"image_id": 7, "prop\n{"image_id": 8, "proposals": []}', "line 1: not readable"),

@@ -16,6 +16,7 @@ from bsap.analysis.comparison import FIELDS, TASKS, read_records
 from bsap.analysis.outcomes import task_outcomes, task_records
 from bsap.cli import main
 from bsap.runs.saved import read_run
+from support.results import change_results
 
 
 @pytest.fixture(scope="module")
@@ -213,13 +214,10 @@ def test_a_scorer_that_the_bank_does_not_touch_stands_once(
 ) -> None:
     """As CLIP's own score beside every bank; what says something else stays."""
     other = Path(shutil.copytree(runs / "whole", tmp_path / "other"))
-    results = json.loads((other / "results.json").read_text())
-    results["protocol"]["bank"].update(name="another", prompts_digest="0" * 12)
-    (other / "results.json").write_text(json.dumps(results))
+    change_results(other, lambda results: results["protocol"]["bank"].update(name="another", prompts_digest="0" * 12))
     rows = table(capsys, runs / "whole", other)["rows"]
     assert [(row["run"], row["scorer"]) for row in rows] == [
         ("whole and 1 more", "clip"), ("whole", "bsap"), ("whole", "bsap_h"), ("other", "bsap"), ("other", "bsap_h"),
     ]  # fmt: skip
-    results["metrics"]["rec"]["clip"]["acc@0.5"] = 0.5
-    (other / "results.json").write_text(json.dumps(results))
+    change_results(other, lambda results: results["metrics"]["rec"]["clip"].update({"acc@0.5": 0.5}))
     assert len(table(capsys, runs / "whole", other)["rows"]) == 6

@@ -152,11 +152,11 @@ def test_regions_from_a_detector(
     [
         (["--data.picture", "a.png", "--data.expressions", "red"], "There are no boxes for"),
         (["--data.picture", "a.png", "--data.boxes", json.dumps(BOXES)], "`expressions` must be one or more sentences"),
-        (["--data.picture", "none.png", "--data.boxes", "[]", "--data.expressions", "x"], "No picture at"),
+        (["--data.picture", "none.png", "--data.boxes", "[]", "--data.expressions", "x"], "none.png does not exist"),
         (["--data.picture", "empty", "--data.boxes", "[]", "--data.expressions", "x"], "has no pictures"),
         (["--data.picture", "empty.jsonl", "--data.expressions", "x"], "is empty"),
         (["--data.picture", "odd.jsonl", "--data.expressions", "x"], "unknown key 'bokses'"),
-        (["--data.picture", "lost.jsonl", "--data.expressions", "x"], "line 1: there is no picture"),
+        (["--data.picture", "lost.jsonl", "--data.expressions", "x"], ".png does not exist. Correct"),
         (
             [
                 "--data.picture",

@@ -641,7 +641,7 @@ def test_offline_without_weights_says_which_file_where(
     [
         (b"no weights", "is not a state dictionary, or is damaged"),
         (b"", "is not a state dictionary, or is damaged"),
-        (None, "there is no weight file"),
+        (None, "does not exist. Set --weights"),
         ({"x": torch.ones(1)}, "do not fit"),
     ],
 )

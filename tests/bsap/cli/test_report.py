@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from bsap.cli import main
 from bsap.reports.curves import calibration, calibration_error, coverage
 from bsap.reports.report import write_report
+from support.results import change_results
 
 HOSTILE = "<script>document.title='changed'</script><img src=https://example.org/x.png onerror=alert(1)> </script>"
 
@@ -45,9 +45,7 @@ def change_text(folder: Path, line: int, text: str) -> None:
     records = [json.loads(row) for row in path.read_text().splitlines()]
     records[line]["text"] = text
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    results = json.loads((folder / "results.json").read_text())
-    results["predictions_sha256"] = sha256(path.read_bytes()).hexdigest()
-    (folder / "results.json").write_text(json.dumps(results))
+    change_results(folder)
 
 
 @pytest.fixture(scope="module")

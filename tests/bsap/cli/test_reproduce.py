@@ -10,6 +10,7 @@ import pytest
 from bsap.cli import main
 from bsap.cli.recipe import compare, merged, plan_runs, read_recipe, shipped_recipes
 from bsap.reports.published import load_published
+from support.results import change_results
 
 
 def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,8 +29,7 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert main(flags) == 0
     assert capsys.readouterr().out == first
     assert (tmp_path / "table.md").read_text() == first
-    results["metrics"]["rec"]["clip"]["acc@0.5"] = 0.5
-    (tmp_path / "detections" / "results.json").write_text(json.dumps(results))
+    change_results(tmp_path / "detections", lambda r: r["metrics"]["rec"]["clip"].update({"acc@0.5": 0.5}))
     assert main(flags) == 1
     assert "-12.00" in capsys.readouterr().out
     verdicts = [cell["verdict"] for cell in json.loads((tmp_path / "table.json").read_text())]

@@ -169,7 +169,11 @@ def test_results_that_were_edited_in_the_last_bit(copy: Path, capsys: pytest.Cap
     results["counts"]["no_mask"] = 1
     (copy / "results.json").write_text(json.dumps(results))
     differences = scored(capsys, copy)["differences"]
-    assert [line.partition(":")[0] for line in differences] == ["counts.no_mask", "breakdown.words.1.ris.bsap.oIoU"]
+    assert [line.partition(":")[0] for line in differences] == [
+        "results.json",
+        "counts.no_mask",
+        "breakdown.words.1.ris.bsap.oIoU",
+    ]
 
 
 def test_without_results_there_is_nothing_to_compare(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
 from bsap.reports.scene_picture import CHOICES, REFERENT
 from bsap.reports.shown_run import ShownRun, file_name, spread
 from support.planted import Planted
+from support.results import change_results
 
 RED = (255, 0, 0)
 
@@ -90,9 +91,7 @@ def test_wrong_and_disagreeing_ones_are_selected(world: Path) -> None:
 
 
 def test_wrong_goes_by_the_run_s_own_rule(copy: Path) -> None:
-    results = json.loads((copy / "results.json").read_text())
-    results["settings"]["model"]["strict"] = True
-    (copy / "results.json").write_text(json.dumps(results))
+    change_results(copy, lambda results: results["settings"]["model"].update(strict=True))
     assert keys(ShownRun(copy).select(wrong="clip")) == [2, 3, 4, 7], "an IoU of exactly 0.5 is no hit"
     run = ShownRun(copy)
     for record in run.records:
@@ -209,9 +208,8 @@ def test_data_may_have_moved(copy: Path, capsys: pytest.CaptureFixture[str]) -> 
     shutil.copytree(copy.parent / "data", moved)
     for name in ("refcoco", "images"):
         shutil.rmtree(copy.parent / "data" / name)
-    results = copy / "results.json"
     gone = str(copy.parent / "gone")
-    results.write_text(results.read_text().replace(f'"root": "{copy.parent / "data"}"', f'"root": "{gone}"'))
+    change_results(copy, lambda results: results["settings"]["data"].update(root=gone))
     assert main(["show", str(copy), "0"]) == 2
     assert (
         f"evaluated on data in {gone}, which is not a folder here. Set the place of the data with `--root"

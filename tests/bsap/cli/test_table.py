@@ -28,6 +28,7 @@ from bsap.reports.run_table import SETTINGS, make_table
 from bsap.reports.text import visible
 from bsap.runs.saved import read_run
 from support.planted import Planted
+from support.results import change_results
 
 SCORERS = ["clip", "bsap", "bsap_h"]
 
@@ -56,14 +57,6 @@ def runs(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(runs: Path, tmp_path: Path) -> Path:
     """A copy of one run to spoil."""
     return Path(shutil.copytree(runs / "plain", tmp_path / "plain"))
-
-
-def edit(folder: Path, change: Any) -> Path:
-    """Change a run's results.json in place."""
-    results = json.loads((folder / "results.json").read_text())
-    change(results)
-    (folder / "results.json").write_text(json.dumps(results))
-    return folder
 
 
 def printed(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -131,7 +124,7 @@ def test_marks_and_legend(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_complete_run_has_no_mark(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(plain, lambda results: results.update(complete=True))
+    change_results(plain, lambda results: results.update(complete=True))
     assert rows_of(capsys, plain)[0]["marks"] == []
 
 
@@ -165,7 +158,7 @@ def test_a_complete_run_has_no_mark(plain: Path, capsys: pytest.CaptureFixture[s
 def test_what_looks_alike_is_told_apart(
     runs: Path, plain: Path, change: Any, column: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(plain, change)
+    change_results(plain, change)
     rows = rows_of(capsys, runs / "plain", plain)
     assert list(rows[0]["settings"]) == [column]
     assert rows[4]["settings"][column] == text
@@ -192,7 +185,7 @@ def test_no_filter_of_proposals_is_hidden(plain: Path) -> None:
     }
     assert {"source", "path", *given} == set(usual), "a new setting belongs into this list"
     for changes in ({}, *({name: value} for name, value in given.items())):
-        edit(plain, lambda r: r["protocol"]["proposals"].update({**usual, **changes}))  # noqa: B023
+        change_results(plain, lambda r: r["protocol"]["proposals"].update({**usual, **changes}))  # noqa: B023
         fact = SETTINGS["proposals"](read_run(plain).finished())
         assert fact is not None
         shown = [f"{name} {value}" for name, value in changes.items()]
@@ -202,7 +195,7 @@ def test_no_filter_of_proposals_is_hidden(plain: Path) -> None:
 def test_tasks_that_counted_other_expressions(runs: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows_of(capsys, plain):
         assert (row["n"], row["without_proposals"]) == (8, 1)
-    edit(plain, lambda r: r["metrics"]["ris"]["clip"].update(n=5, missing=0))
+    change_results(plain, lambda r: r["metrics"]["ris"]["clip"].update(n=5, missing=0))
     row = rows_of(capsys, plain)[0]
     assert row["n"] == {"REC": 8, "RIS": 5}
     assert row["without_proposals"] == {"REC": 1, "RIS": 0}
@@ -267,6 +260,7 @@ def test_markdown_reads_back(text: str) -> None:
 LATEX = {
     "textbackslash": "\\", "textasciicircum": "^", "textasciitilde": "~", "textless": "<", "textgreater": ">",
     "textbar": "|", "textquotedbl": '"', "textasciigrave": "`", "dag": "†", "ddag": "‡", "S": "§", "P": "¶",
+    "textbardbl": "‖",
 }  # fmt: skip
 
 
@@ -299,7 +293,7 @@ def test_csv_reads_back(runs: Path, text: str) -> None:
 
 
 def test_nan_is_no_number_in_any_format(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(plain, lambda results: results["metrics"]["rec"]["clip"].update({"acc@0.5": float("nan")}))
+    change_results(plain, lambda results: results["metrics"]["rec"]["clip"].update({"acc@0.5": float("nan")}))
     assert rows_of(capsys, plain)[0]["metrics"]["REC acc@0.5"] is None
     assert "| plain | clip ‡ | nan | 53.55 |" in printed(capsys, plain)
     assert printed(capsys, plain, "--format", "csv").splitlines()[1].startswith("plain,clip,,53.5")
@@ -333,7 +327,7 @@ def test_torch_is_not_imported(runs: Path) -> None:
     ],
 )  # fmt: skip
 def test_results_of_another_make(plain: Path, change: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(plain, change)
+    change_results(plain, change)
     for flags in ([], ["--published"]):
         assert main(["table", str(plain), *flags]) == 2
         error = capsys.readouterr().err
@@ -383,7 +377,7 @@ SPLITS += [("refcocog", "umd", "val"), ("refcocog", "umd", "test")]
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_published_rows(plain: Path, split: tuple[str, str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    edit(plain, lambda r: r["protocol"].update(zip(("dataset", "split_by", "split"), split, strict=True)))
+    change_results(plain, lambda r: r["protocol"].update(zip(("dataset", "split_by", "split"), split, strict=True)))
     rows = [row for row in rows_of(capsys, plain, "--published") if row["published"]]
     rec = {row["run"]: value for row in rows if (value := row["metrics"]["REC acc@0.5"]) is not None}
     number = SPLITS.index(split)
@@ -429,7 +423,7 @@ def test_what_is_the_same_is_not_named(plain: Path, capsys: pytest.CaptureFixtur
             proposals={"source": "ground_truth", "path": None, "sha256": None},
         )
 
-    edit(plain, as_reclip)
+    change_results(plain, as_reclip)
     rows = {row["run"]: row for row in rows_of(capsys, plain, "--published")}
     assert len(rows["ReCLIP, ground-truth boxes"]["differs"]) == 1
     assert rows["ReCLIP"]["differs"][1:] == ["chooses among MAttNet detections"]
@@ -437,7 +431,7 @@ def test_what_is_the_same_is_not_named(plain: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_split_without_published_numbers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit(plain, lambda results: results["protocol"].update(dataset="drawn"))
+    change_results(plain, lambda results: results["protocol"].update(dataset="drawn"))
     assert main(["table", str(plain), "--published"]) == 0
     captured = capsys.readouterr()
     assert "no published numbers are known" in captured.err

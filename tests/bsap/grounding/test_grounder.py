@@ -168,7 +168,7 @@ def test_pictures_that_do_not_fit(grounder: Any, form: Any, message: str) -> Non
 
 
 def test_other_mistakes(grounder: Any, picture: Image.Image, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No picture at"):
+    with pytest.raises(DataError, match="does not exist"):
         grounder(tmp_path / "none.png", BOXES, TEXTS)
     for texts in ("", [], ["a dog", " "], [3], None):
         with pytest.raises(ValueError, match="`texts` to be one sentence or more"):

@@ -124,6 +124,21 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         load_bank(str(tmp_path / "latin.txt"))
 
 
+def test_what_is_no_file_of_prompts_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "mine").write_text("a dog")
+    learned = f"learned:{tmp_path / 'pipe'}"
+    for spec, message in (
+        (str(tmp_path / "pipe"), "is a pipe or a device"),
+        (str(tmp_path), "is a folder"),
+        (str(tmp_path / "mine"), r"is named \.yaml, \.yml or \.txt. Rename"),
+        (learned, "pipe is a pipe or a device. Give the folder or the .safetensors file"),
+        ("x" * 300, "Unknown bank"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_bank(spec)
+
+
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"Unknown bank 'color'. Did you mean 'colours'.*captions.*scene"):
         load_bank("color")

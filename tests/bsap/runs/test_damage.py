@@ -20,6 +20,7 @@ from bsap.runs.records import read_predictions
 from bsap.runs.rescore import rescore
 from bsap.runs.saved import read_results
 from support.planted import Planted
+from support.results import change_results
 
 QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -140,6 +141,49 @@ def test_changed_predictions_are_noticed_by_every_reader(
         assert f"{path} was changed after the run: its SHA-256 is " in capsys.readouterr().err
     assert start(config, copy) == 2
     assert f"{path} was changed after the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda results: results["metrics"]["rec"]["clip"].update({"acc@0.5": 1.0}),
+        lambda results: results.update(complete=True),
+        lambda results: results["counts"].update(no_proposals=2),
+        lambda results: results["breakdown"]["words"]["1"]["rec"]["clip"].update({"acc@0.5": 0.125}),
+    ],
+)
+def test_changed_results_are_noticed_by_every_reader(
+    config: dict[str, Any], copy: Path, change: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "results.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(sorted(results.items()))))
+    assert main(["table", str(copy)]) == 0, "another spelling is no change"
+    change(results)
+    path.write_text(json.dumps(results))
+    assert main(["score", str(copy)]) == 1
+    assert "results.json: the SHA-256 of its numbers is " in capsys.readouterr().out
+    for command in (["table", str(copy)], ["show", str(copy), "--output", str(copy / "pictures")]):
+        assert main(command) == 2
+        assert f"{path} was changed after the run: the SHA-256 of its numbers is " in capsys.readouterr().err
+    assert start(config, copy) == 2
+    del results["numbers_sha256"]  # as in runs of version 0.1.0
+    path.write_text(json.dumps(results))
+    capsys.readouterr()
+    assert main(["table", str(copy)]) == 0
+    assert "‖ unchecked: results.json has no checksum" in capsys.readouterr().out
+
+
+def test_an_expression_that_stands_twice_is_noticed_by_the_table(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though the checksums are right."""
+    path = copy / "predictions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], *lines[:-1]]))
+    change_results(copy)
+    assert main(["table", str(copy)]) == 2
+    assert f"{path} was changed after the run: 1 of its expressions occurs more than once" in capsys.readouterr().err
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
