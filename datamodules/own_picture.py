@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,9 @@ class PictureDataModule(SceneDataModule):
     def _proposals(self, line: _Line, width: int, height: int) -> Proposals:
         items: Any = self.boxes if line.boxes is None else line.boxes
         name = "`boxes`"
-        if isinstance(items, str):
+        if isinstance(items, str) and items.lstrip()[:1] in ("[", "{") and not os.path.exists(items):  # noqa: PTH110
+            items = parse_json(items, name)  # JSON that is no list of boxes, or has a slip
+        elif isinstance(items, str):
             name = items
             items = parse_json(read_bytes(items, what="boxes", fix="Set `data.boxes` to a JSON file."), name)
         if isinstance(items, dict):

@@ -11,14 +11,13 @@ from rich.table import Table
 
 from bsap.cli.arguments import Arguments
 from bsap.errors import ConfigError, unknown
-from bsap.reports.text import cell
+from bsap.reports.text import cell, visible
 
 if TYPE_CHECKING:
     from bsap.models.transformers_families import Family
     from bsap.views import View
 
 KINDS = ("banks", "views", "scorers", "models")
-_ENDLESS = 100_000  # columns
 
 
 def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -43,17 +42,14 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
     from bsap.models.transformers_families import FAMILIES, OTHER
 
-    tags: dict[str, list[str]] = {}
-    for name, tag in open_clip.list_pretrained():
-        tags.setdefault(name, []).append(tag)
-    return ("model", "pretrained", "what it is"), [
-        ("demo", "", "the model of `bsap demo`, for drawn pictures only"),
-        *((f.example, "", f"{f.name} in the format of transformers: {_settings_of(f)}") for f in FAMILIES),
-        ("hf:ORGANISATION/NAME", "", f"{OTHER.name}, in the format of transformers"),
-        ("hf:/FOLDER", "", "a folder in the format of transformers"),
-        ("hf-hub:ORGANISATION/NAME", "", "a repository in the format of open_clip"),
-        ("local-dir:/FOLDER", "", "a folder in the format of open_clip"),
-        *((name, ", ".join(tag), "open_clip") for name, tag in tags.items()),
+    return ("model", "what it is"), [
+        ("demo", "the model of `bsap demo`, for drawn pictures only"),
+        *((f.example, f"{f.name} in the format of transformers: {_settings_of(f)}") for f in FAMILIES),
+        ("hf:ORGANISATION/NAME", f"{OTHER.name}, in the format of transformers"),
+        ("hf:/FOLDER", "a folder in the format of transformers"),
+        ("hf-hub:ORGANISATION/NAME", "a repository in the format of open_clip"),
+        ("local-dir:/FOLDER", "a folder in the format of open_clip"),
+        *((f"{name}:{tag}", "open_clip") for name, tag in open_clip.list_pretrained()),
     ]
 
 
@@ -71,7 +67,11 @@ def _parameters(view: View) -> str:
 
 def run(argv: list[str]) -> int:
     """Print a table of names."""
-    parser = Arguments(prog="bsap list", description="List the names that a configuration may use.")
+    parser = Arguments(
+        prog="bsap list",
+        description="List the names that a configuration may use: on a terminal as a table, in a pipe one in a line with "
+        "tabs between its cells.",
+    )
     parser.add_argument("kind", help=f"what to list: {', '.join(KINDS)}")
     parser.add_argument(
         "pattern", nargs="?", default="", help="only rows that contain this text, in any case; by default all rows"
@@ -90,12 +90,14 @@ def run(argv: list[str]) -> int:
     if options.format == "json":
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
         return 0
+    console = Console()
+    if not console.is_terminal:  # for grep and cut
+        for row in rows:
+            print("\t".join(map(visible, row)))
+        return 0
     table = Table(*columns)
     table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"  # names are there to be copied
     for row in rows:
         table.add_row(*map(cell, row))
-    console = Console()
-    if not console.is_terminal:  # one line for each, however long, for grep
-        console.width = console.measure(table, options=console.options.update(width=_ENDLESS)).maximum
     console.print(table)
     return 0

@@ -64,6 +64,9 @@ def predict(cli: PredictCommand) -> int:
     outputs = {name: Path(value).expanduser() for name in _WRITERS if (value := options.get(name))}
     if options.get("propose"):
         data.boxes = find_regions(data.files(), str(options.propose))
+    data.setup("predict")
+    for name in outputs.keys() & {"output_picture", "output_mask"}:
+        _check_output(outputs[name], data.scenes, f"--{name.replace('_', '-')}")
     batches = cli.trainer.predict(model, datamodule=data)
     records = [record for batch in batches or [] for record in batch]
     if not records:  # another process has the pictures
@@ -143,7 +146,7 @@ def _write_json(path: Path, records: Sequence[Record], scenes: Sequence[Scene], 
 
 
 def _write_pictures(path: Path, records: Sequence[Record], scenes: Sequence[Scene], model: BSAPModule) -> None:
-    for scene, file in zip(scenes, _files(path, scenes, "output-picture"), strict=True):
+    for scene, file in zip(scenes, _files(path, scenes), strict=True):
         picture = Image.fromarray(scene_picture(scene).permute(1, 2, 0).numpy())
         drawn = [
             draw_scene(
@@ -160,13 +163,8 @@ def _write_pictures(path: Path, records: Sequence[Record], scenes: Sequence[Scen
 
 
 def _write_masks(path: Path, records: Sequence[Record], scenes: Sequence[Scene], model: BSAPModule) -> None:
-    for scene, file in zip(scenes, _files(path, scenes, "output-mask"), strict=True):
-        masks = scene.proposals.masks
-        if masks is None:
-            raise DataError(
-                f"The regions of {scene.path} have boxes only, so that there is no mask to write. Give objects with "
-                "`segmentation` in `--data.boxes`, or use --propose."
-            )
+    for scene, file in zip(scenes, _files(path, scenes), strict=True):
+        masks = scene.proposals.masks or ()
         own = [record for record in records if record["image_id"] == scene.image_id]
         for n, record in enumerate(own, start=1):
             for scorer, row in record["scorers"].items():
@@ -180,10 +178,20 @@ def _write_masks(path: Path, records: Sequence[Record], scenes: Sequence[Scene],
                     Image.fromarray(pixels).save(file.with_name("-".join(parts) + ".png"))
 
 
-def _files(path: Path, scenes: Sequence[Scene], option: str) -> list[Path]:
+def _check_output(path: Path, scenes: Sequence[Scene], option: str) -> None:
+    """Raise before the models run if pictures or masks cannot be written."""
+    if path.suffix.lower() in _PICTURE and len(scenes) > 1:
+        raise ConfigError(f"{option} {path} is one file, but there are {len(scenes)} pictures. Name a folder.")
+    bare = next((scene.path for scene in scenes if scene.proposals.masks is None), None)
+    if option == "--output-mask" and bare is not None:
+        raise DataError(
+            f"The regions of {bare} have boxes only, so that there is no mask to write. Give objects with "
+            "`segmentation` in `--data.boxes`, or use --propose."
+        )
+
+
+def _files(path: Path, scenes: Sequence[Scene]) -> list[Path]:
     if path.suffix.lower() in _PICTURE:
-        if len(scenes) > 1:
-            raise ConfigError(f"--{option} {path} is one file, but there are {len(scenes)} pictures. Name a folder.")
         return [path]
     path.mkdir(parents=True, exist_ok=True)
     return [path / f"{scene.image_id}.png" for scene in scenes]

@@ -83,13 +83,18 @@ def print_results(metrics: Metrics, *, folder: Path | None = None, title: str | 
 
 
 def print_choices(records: Sequence[Record]) -> None:
-    """Print the choice of every scorer for every expression."""
-    table = Table()
+    """Print the choice of every scorer for every expression, with the picture where there are several."""
+    several = len({record["image_id"] for record in records}) > 1
+    table = Table(*(["picture"] if several else []))
     for column in ("expression", "scorer", "region", "score", "box (xyxy)"):
         table.add_column(column, justify="right" if column in ("region", "score") else "left")
+    above = None
     for record in records:
         for number, (scorer, row) in enumerate(record["scorers"].items()):
+            picture = "" if record["image_id"] == above else record["image_id"]
+            texts = [*([picture] if several else []), "" if number else record["text"], scorer]
             box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])
             score = "" if row["score"] is None else f"{row['score']:.4f}"
-            table.add_row(cell("" if number else record["text"]), cell(scorer), str(row["region"]), score, box)
+            table.add_row(*map(cell, texts), str(row["region"]), score, box)
+            above = record["image_id"]
     Console().print(table)

@@ -126,5 +126,13 @@ def test_models_of_transformers_are_listed_with_an_example(capsys: pytest.Captur
 def test_a_list_in_a_pipe_has_one_line_for_each_row(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, kind)
     assert main(["list", kind]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert [line.split("│")[1].strip() for line in lines] == [next(iter(row.values())) for row in rows]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t") for line in lines] == [list(row.values()) for row in rows]
+
+
+def test_weights_of_open_clip_are_listed_as_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    import open_clip
+
+    names = [row["model"] for row in listed(capsys, "models", "open_clip") if ":" in row["model"]]
+    assert "ViT-B-32-quickgelu:openai" in names
+    assert names[names.index("RN50:openai") :] == [f"{name}:{tag}" for name, tag in open_clip.list_pretrained()]

@@ -100,12 +100,16 @@ def regions(path: Path) -> dict[str, list[int]]:
     }
 
 
-def test_a_folder_of_pictures(run: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_pictures(run: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "notes.txt").write_text("no picture")
     out = tmp_path / "result.json"
     argv = ["--data.picture", str(folder), "--data.boxes", json.dumps(BOXES), "--data.expressions", *WORDS]
     assert run(*argv, "--model.scorers", "clip", "--output", str(out), "--output-picture", str(tmp_path / "drawn")) == 0
     assert regions(out) == {"a": [0, 1, 2], "b": [2, 1, 0]}
+    rows = [[part.strip() for part in line.split("│")[1:3]] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if len(row) == 2] == [
+        [picture, word] for name in "ab" for picture, word in zip((name, "", ""), WORDS, strict=True)
+    ]
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"a.png", "b.png"}
     assert run(*argv, "--model.scorers", "clip", "--output-picture", str(tmp_path / "one.png")) == 2
 
@@ -151,6 +155,10 @@ def test_regions_from_a_detector(
     ("argv", "message"),
     [
         (["--data.picture", "a.png", "--data.expressions", "red"], "There are no boxes for"),
+        (
+            ["--data.picture", "a.png", "--data.boxes", "[[0, 0, 9, 9], [0, 0 9, 9]]", "--data.expressions", "x"],
+            "`boxes`: not readable as JSON: Expecting ',' delimiter: line 1 column 22",
+        ),
         (["--data.picture", "a.png", "--data.boxes", json.dumps(BOXES)], "`expressions` must be one or more sentences"),
         (["--data.picture", "none.png", "--data.boxes", "[]", "--data.expressions", "x"], "none.png does not exist"),
         (["--data.picture", "empty", "--data.boxes", "[]", "--data.expressions", "x"], "has no pictures"),
@@ -181,8 +189,16 @@ def test_mistakes(
     (folder / "empty.jsonl").write_text("\n")
     (folder / "odd.jsonl").write_text('{"picture": "a.png", "bokses": []}')
     (folder / "lost.jsonl").write_text('{"picture": "c.png"}')
+    monkeypatch.setattr("lightning.pytorch.Trainer.predict", lambda *a, **k: pytest.fail("the models ran before"))
     assert run(*argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_objects_in_the_command_line(run: Any, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    argv = ["--data.picture", str(folder / "a.png"), "--data.expressions", "red", "--model.scorers", "clip"]
+    assert run(*argv, "--data.boxes", json.dumps(squares()), "--output", str(out)) == 0
+    assert regions(out) == {"a": [0]}
 
 
 def test_a_pil_picture_in_python(folder: Path) -> None:
