@@ -54,7 +54,7 @@ class BSAPModule(LightningModule):
         templates: the sentence around a query and around an auxiliary prompt.
         phrases: whether queries are ensembled with their noun phrases.
         bank: the auxiliary prompts: a list of texts, a shipped name (``bsap list banks``), a YAML file, ``captions``,
-            ``scene`` or ``learned:PATH``.
+            ``scene``, ``other_nouns``, ``dropped_words`` or ``learned:PATH``.
         bank_seed: which captions the bank ``captions`` draws.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
@@ -248,7 +248,8 @@ class BSAPModule(LightningModule):
         if stage == "test" and "rec" in self.tasks:
             warn_if_unreachable(data.scenes)
         if any(scorer.needs_bank for scorer in self.scorers.values()):
-            self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed)
+            store = self.store_folder
+            self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
 
     def _check_masks(self, scenes: Sequence[Scene]) -> None:
         """Say before anything is encoded what RIS lacks."""
@@ -359,6 +360,8 @@ class BSAPModule(LightningModule):
         """Put on disk what the feature store holds in memory; called at the end, however a run ends."""
         if self.ensemble is not None:
             self.ensemble.flush()
+        if self.bank is not None and self.bank.sentences is not None:
+            self.bank.sentences.flush()
 
 
 def _picked(scores: Scores) -> tuple[Tensor, Tensor]:

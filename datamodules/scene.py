@@ -75,6 +75,7 @@ class Expression:
         text: the sentence as the reader's protocol gives it, before any template.
         referent: what it means.
         phrase: its noun phrase, where the file gives one.
+        part_of: the sentence that this is a part of, for a text that is scored but is no sample of any metric.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Expression:
     text: str
     referent: Referent
     phrase: str | None = None
+    part_of: str | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -179,7 +179,7 @@ def _measure_scene(
     records: Sequence[Record],
 ) -> _SceneBias:
     pairs = (("split", similarities.query), ("bank", similarities.bank))
-    cosines = {name: cosine[0].mean(0).numpy() for name, cosine in pairs}
+    cosines = {name: cosine[0].mean(0).flatten(0, -2).numpy() for name, cosine in pairs}
     popular, shares, counts, kept = {}, {}, {}, {}
     for name, scorer in scorers.items():
         scores = cosines["split"] if name == BEFORE else scorer(similarities, aggregate=aggregate).rank[0].numpy()

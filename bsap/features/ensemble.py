@@ -14,6 +14,7 @@ from torch import Tensor
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError
+from bsap.features.bank_texts import bank_rows, bank_texts, scene_bank_mask
 from bsap.features.cache import FeatureCache
 from bsap.features.pairs import count_pairs, pair_similarities
 from bsap.features.regions import pad, region_features
@@ -21,7 +22,7 @@ from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache, text_features
 from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.precision import not_finite
-from bsap.prompts.banks import Bank, bank_mask
+from bsap.prompts.banks import Bank
 from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Phrases, Templates
 from bsap.scoring import Similarities
@@ -63,9 +64,9 @@ class Member:
         """What the text tower reads of an expression."""
         return self.templates.query.format(self.wording.sentence(expression))
 
-    def prompts(self, texts: Sequence[str]) -> Tensor:
-        """(K, D) features of K auxiliary prompts."""
-        return self.texts.features([self.templates.bank.format(text) for text in texts])
+    def prompts(self, texts: Sequence[str], template: str | None = None) -> Tensor:
+        """(K, D) features of K auxiliary prompts; ``template`` is the bank's own."""
+        return self.texts.features([(template or self.templates.bank).format(text) for text in texts])
 
 
 class Ensemble:
@@ -217,13 +218,13 @@ class Ensemble:
             bank: the auxiliary prompts, or None.
         """
         expressions = [expression for scene in scenes for expression in scene.expressions]
-        prompts: list[str] = []
+        prompts: dict[str, None] = {}
         if bank is not None and bank.features is None:
-            prompts = [text for scene in scenes for text in scene.texts] if bank.per_scene else list(bank.prompts)
+            prompts = {text: None for scene in scenes for texts in bank_texts(scene, bank) for text in texts}
         for member in self.members:
             if not isinstance(member.encoder, PairScorer):  # which reads texts together with pictures
                 member.queries(expressions)
-                member.prompts(list(dict.fromkeys(prompts)))
+                member.prompts(list(prompts), None if bank is None else bank.template)
 
     # --- similarities -----------------------------------------------------------------------------------------------
 
@@ -235,7 +236,8 @@ class Ensemble:
             bank: the auxiliary prompts, or None.
 
         Returns:
-            Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members.
+            Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members; bank (B, N, E, K, R)
+            for a bank of the query.
         """
         flat = self.regions(batch)
         with torch.autocast(batch.boxes.device.type, enabled=False):
@@ -255,7 +257,7 @@ class Ensemble:
                 member.encoder,
                 member.view,
                 sentence=member.sentence,
-                template=member.templates.bank,
+                template=(bank and bank.template) or member.templates.bank,
                 resize=self.resize,
                 pack=self.pack,
                 precision=self.precision,
@@ -349,7 +351,10 @@ class Ensemble:
         bank: Bank | None,
         pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
     ) -> Tensor:
-        """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank."""
+        """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank.
+
+        (B, N, E, K, R) for a bank of the query.
+        """
         found = []
         for place, (member, flat) in enumerate(zip(self.members, regions, strict=True)):
             if place in pairs:
@@ -359,39 +364,11 @@ class Ensemble:
                 rows = flat.new_zeros(0, member.encoder.dim)
             elif bank.features is not None:
                 rows = bank.features.to(flat)
-            elif bank.per_scene:
-                texts = [text for scene in scenes for text in scene.texts]
-                rows, _ = pad(member.prompts(texts), [len(scene.texts) for scene in scenes])
             else:
-                rows = member.prompts(bank.prompts)
-            found.append(rows @ flat.mT)
+                rows = bank_rows(scenes, bank, partial(member.prompts, template=bank.template))
+            found.append(rows @ (flat.mT if rows.dim() < 4 else flat.mT.unsqueeze(1)))
         return torch.stack(found, dim=1)
 
     def is_cut(self, expression: Expression) -> bool:
         """Whether any model lost the end of an expression at its context length."""
         return any(member.sentence(expression) in member.encoder.truncated for member in self.members)
-
-
-def scene_bank_mask(scenes: Sequence[Scene], bank: Bank | None) -> Tensor | None:
-    """Which prompts count for which expression, on the CPU.
-
-    An expression is never an auxiliary prompt of itself: a bank drawn from the expressions under test leaves out the
-    texts equal to the query. A bank that saw no test text needs no mask.
-
-    Args:
-        scenes: B scenes.
-        bank: the auxiliary prompts, or None.
-
-    Returns:
-        (B, E, K) bool, or None where all prompts count.
-    """
-    if bank is None or not bank.transductive:
-        return None
-    most = max(len(scene.expressions) for scene in scenes)
-    longest = max(len(scene.texts) for scene in scenes) if bank.per_scene else len(bank.prompts)
-    mask = torch.zeros(len(scenes), most, longest, dtype=torch.bool)
-    for index, scene in enumerate(scenes):
-        prompts = scene.texts if bank.per_scene else bank.prompts
-        queries = [expression.text for expression in scene.expressions]
-        mask[index, : len(queries), : len(prompts)] = bank_mask(queries, prompts)
-    return mask

@@ -12,6 +12,7 @@ from torch import Tensor
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError
+from bsap.features.bank_texts import bank_texts, nested
 from bsap.features.cache import FeatureCache
 from bsap.features.regions import region_features
 from bsap.features.store import make_key
@@ -107,7 +108,7 @@ def pair_similarities(
         options: of :func:`pair_scores`.
 
     Returns:
-        (B, E, R) and (B, K, R) float32, with zeros in the padding.
+        (B, E, R) and (B, K, R) float32, with zeros in the padding; (B, E, K, R) for a bank of the query.
 
     Raises:
         ConfigError: the bank holds features.
@@ -119,15 +120,22 @@ def pair_similarities(
             "texts. Use a bank of texts."
         )
     queries = [[sentence(expression) for expression in scene.expressions] for scene in batch.scenes]
-    banks = [[template.format(text) for text in _bank_texts(scene, bank)] for scene in batch.scenes]
+    lists = [bank_texts(scene, bank) for scene in batch.scenes]
+    banks = [[template.format(text) for texts in some for text in texts] for some in lists]
     scores = pair_scores(batch, [[*q, *b] for q, b in zip(queries, banks, strict=True)], encoder, view, **options)
     split = [row.split([len(q), len(b)]) for row, q, b in zip(scores, queries, banks, strict=True)]
-    return _padded([rows for rows, _ in split]), _padded([rows for _, rows in split])
+    found, prompts = _padded([rows for rows, _ in split]), [rows for _, rows in split]
+    if bank is None or bank.of_query is None:
+        return found, _padded(prompts)
+    flat = torch.cat([F.pad(rows, (0, found.shape[-1] - rows.shape[1])) for rows in prompts])
+    return found, nested(flat, [[len(texts) for texts in some] for some in lists])
 
 
 def count_pairs(scenes: Sequence[Scene], bank: Bank | None) -> int:
     """The number of pairs of regions and texts of a run for one model and view, repeated texts included."""
-    return sum(len(scene.proposals) * (len(scene.expressions) + len(_bank_texts(scene, bank))) for scene in scenes)
+    return sum(
+        len(scene.proposals) * (len(scene.expressions) + sum(map(len, bank_texts(scene, bank)))) for scene in scenes
+    )
 
 
 def _all_pairs(
@@ -151,12 +159,6 @@ def _all_pairs(
         raise not_finite(encoder.label, "scores")
     parts = joined.split([len(some) * count for count, some in zip(counts, texts, strict=True)])
     return [part.view(len(some), -1) for part, some in zip(parts, texts, strict=True)]
-
-
-def _bank_texts(scene: Scene, bank: Bank | None) -> Sequence[str]:
-    if bank is None:
-        return ()
-    return scene.texts if bank.per_scene else bank.prompts
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

@@ -156,9 +156,9 @@ def initial_prompts(config: PromptConfig, tower: FrozenTower, templates: Templat
     """
     if config.init.startswith("bank:"):
         bank = load_bank(config.init.removeprefix("bank:"))
-        if not bank.prompts:
+        if not bank.prompts or bank.of_query is not None:
             raise ConfigError(f"`prompts.init`: bank {bank.name!r} has no prompts to start from. Choose another bank.")
-        found = [tower.words(templates.bank.format(prompt)) for prompt in bank.prompts]
+        found = [tower.words((bank.template or templates.bank).format(prompt)) for prompt in bank.prompts]
         return [rows + config.noise * tower.scale * torch.randn(rows.shape).to(rows) for rows in found]
     if config.count < 1 or config.length < 1:
         raise ConfigError(

@@ -65,10 +65,10 @@ def explain(
     Raises:
         ConfigError: for a bank whose prompts differ between expressions.
     """
-    if bank.per_scene or bank.transductive:
+    if bank.per_scene or bank.transductive or bank.of_query is not None:
         raise ConfigError(f"Bank {bank.name!r} differs from expression to expression. Choose another bank.")
     member = split.ensemble.members[0]
-    features = member.prompts(bank.prompts) if bank.features is None else bank.features
+    features = member.prompts(bank.prompts, bank.template) if bank.features is None else bank.features
     names = bank.prompts or tuple(f"#{index}" for index in range(len(features)))
     words = nearest_words(file, tower, nearest)
     texts = list(dict.fromkeys(e.text for part in split.parts for scene in part.scenes for e in scene.expressions))

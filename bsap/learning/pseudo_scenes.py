@@ -14,7 +14,7 @@ from bsap.datamodules.files import read_bytes
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import DataError, check_number, unknown
 from bsap.learning.batch import Example
-from bsap.prompts.banks import normalise_text
+from bsap.prompts.equal_texts import normalise_text
 
 
 @dataclass(frozen=True)

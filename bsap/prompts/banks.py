@@ -1,7 +1,7 @@
 """Banks of auxiliary prompts.
 
 A bank is data: a YAML file with a name, a source and a list of prompts. Some banks are shipped, two are computed from
-the expressions of the split, and a bank can be a file of the user or learned embeddings.
+the expressions of the split, some are made from each query, and a bank can be a file of the user or learned embeddings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bsap.datamodules.fields import shown
 from bsap.datamodules.files import expanded, parse_json, parse_yaml, read_bytes, text_lines, what_is
 from bsap.errors import ConfigError, DataError, check_number, unknown
+from bsap.prompts.equal_texts import normalise_text
+from bsap.prompts.query_banks import QUERY_BANKS, Filled, OfQuery, OtherNouns, query_bank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bsap.prompts.sentences import Sentences
     from bsap.scoring import Scorer
 
 CAPTIONS = "captions"
@@ -44,8 +46,11 @@ class Bank:
         name: its name in configurations and results.
         prompts: K texts, before any template; none where the bank is of each scene, or is learned embeddings.
         source: where the prompts come from.
-        transductive: made from the expressions under test; results say so, and :func:`bank_mask` leaves out the query.
+        transductive: made from the expressions under test; results say so, and
+            :func:`~bsap.prompts.equal_texts.bank_mask` leaves out the query.
         per_scene: the prompts of a scene are its ``texts``.
+        template: the sentence around each prompt, where the bank has its own.
+        of_query: for a bank whose prompts are made from each query, what makes them.
         features: ``(K, D)`` learned text embeddings in place of prompts.
         meta: what made the bank, for the results; for a learned bank also what it may be used with.
     """
@@ -55,22 +60,48 @@ class Bank:
     source: str
     transductive: bool = False
     per_scene: bool = False
+    template: str | None = None
+    of_query: OfQuery | None = field(default=None, compare=False, repr=False)
     features: Tensor | None = field(default=None, compare=False, repr=False)
     meta: dict[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def sentences(self) -> Sentences | None:
+        """What parses the queries, for a bank that is made from their parses."""
+        return self.of_query.sentences if isinstance(self.of_query, OtherNouns) else None
+
+    def prompts_of(self, query: str) -> tuple[str, ...]:
+        """The distinct prompts of a query.
+
+        Example:
+            >>> load_bank(["not {}", "a dog"]).prompts_of("a cat")
+            ('not a cat', 'a dog')
+        """
+        found: dict[str, str] = {}
+        for text in self.prompts if self.of_query is None else self.of_query(query):
+            found.setdefault(normalise_text(text), text)
+        return tuple(found.values())
+
 
 def load_bank(
-    spec: str | Sequence[str], *, split_texts: Sequence[str] | None = None, seed: int = 0, size: int = 500
+    spec: str | Sequence[str],
+    *,
+    split_texts: Sequence[str] | None = None,
+    seed: int = 0,
+    size: int = 500,
+    store: Path | None = None,
 ) -> Bank:
     """The bank that a configuration means.
 
     Args:
-        spec: a list of prompts; a shipped name; a ``.yaml`` or ``.txt`` file; ``"captions"``: ``size`` random
-            expressions of the split; ``"scene"``: the expressions of each scene; or ``"learned:PATH"``.
+        spec: a list of prompts, in which ``{}`` stands for the query; a shipped name; a ``.yaml`` or ``.txt`` file;
+            ``"captions"``: ``size`` random expressions of the split; ``"scene"``: the expressions of each scene;
+            ``"other_nouns"`` or ``"dropped_words"``: made from each query; or ``"learned:PATH"``.
         split_texts: all expressions of the full, unfiltered split, for ``"captions"`` alone. Their order and
             multiplicity do not matter, so that every process draws the same.
         seed: of the drawing.
         size: how many captions to draw; all, where the split has fewer distinct ones.
+        store: folder of the feature store, where parses are kept, or None.
 
     Returns:
         The bank.
@@ -78,6 +109,7 @@ def load_bank(
     Raises:
         ConfigError: unknown name, unreadable or malformed file, no prompts, or prompts that are equal apart from case
             and spaces.
+        ModelError: the spaCy pipeline of ``"other_nouns"`` is not installed.
 
     Example:
         >>> bank = load_bank("coco_categories")
@@ -87,26 +119,28 @@ def load_bank(
     if not isinstance(spec, str):
         if not isinstance(spec, (list, tuple)):
             raise ConfigError(f"A bank is a name, a file or a list of prompts, but got {spec!r:.200}.")
-        return Bank(name="list", prompts=_check_prompts(list(spec), where="the list"), source="a list of prompts")
+        return _of_texts("list", _check_prompts(list(spec), where="the list"), "a list of prompts")
     if spec.startswith(LEARNED):
         return load_learned_bank(expanded(spec.removeprefix(LEARNED)))
     if spec == CAPTIONS:
         return _captions(split_texts, seed=seed, size=size)
     if spec == SCENE:
         return Bank(name=SCENE, prompts=(), source=_COMPUTED[SCENE], transductive=True, per_scene=True)
+    if (name := spec.partition(":")[0]) in QUERY_BANKS:
+        return Bank(name=name, prompts=(), source=QUERY_BANKS[name], of_query=query_bank(spec, store))
     path = expanded(spec)
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(_read(path), where=str(path), name=path.stem)
     if path.suffix == ".txt":
         with _as_settings():
             prompts = _check_prompts(text_lines(_read(path), str(path)), where=str(path))
-        return Bank(name=path.stem, prompts=prompts, source=f"file {path.name}")
+        return _of_texts(path.stem, prompts, f"file {path.name}")
     shipped = _shipped()
     if spec not in shipped:
         if os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
             _read(path)  # says why a folder, a pipe or a device is no bank
             raise ConfigError(f"Bank {path}: a file of prompts is named .yaml, .yml or .txt. Rename the file.")
-        raise unknown("bank", spec, [*shipped, *_COMPUTED])
+        raise unknown("bank", spec, [*shipped, *_COMPUTED, *QUERY_BANKS])
     return _from_yaml(shipped[spec], where=f"shipped bank {spec}", name=spec)
 
 
@@ -116,7 +150,8 @@ def list_banks() -> tuple[Bank, ...]:
         Bank(name=name, prompts=(), source=source, transductive=True, per_scene=name == SCENE)
         for name, source in _COMPUTED.items()
     )
-    return (*map(load_bank, _shipped()), *computed)
+    of_query = (Bank(name=name, prompts=(), source=source) for name, source in QUERY_BANKS.items())
+    return (*map(load_bank, _shipped()), *computed, *of_query)
 
 
 def too_small_for(bank: Bank, scorers: Mapping[str, Scorer]) -> dict[str, int]:
@@ -253,51 +288,6 @@ def check_learned_bank(bank: Bank, models: Sequence[Model]) -> None:
             )
 
 
-def normalise_text(text: str) -> str:
-    """The text apart from case and spaces, as far as the identity of two expressions goes.
-
-    Example:
-        >>> normalise_text("  The  LEFT one ")
-        'the left one'
-    """
-    return " ".join(text.casefold().split())
-
-
-def bank_mask(queries: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """Which prompts count for which query: all but those equal to it, apart from case and spaces.
-
-    For banks drawn from the expressions under test. Texts are all that is compared: leaving out the other expressions
-    of the same referent would tell the scorer which expressions belong together, and so leak labels.
-
-    Args:
-        queries: E expressions, without templates.
-        prompts: K prompts, without templates.
-
-    Returns:
-        ``(E, K)`` bool, True where the prompt counts.
-
-    Example:
-        >>> bank_mask(["left dog"], ["Left  dog", "cat"]).tolist()
-        [[False, True]]
-    """
-    import torch
-
-    mask = torch.ones(len(queries), len(prompts), dtype=torch.bool)
-    positions = _positions(tuple(prompts))
-    for row, query in enumerate(queries):
-        for column in positions.get(normalise_text(query), ()):
-            mask[row, column] = False
-    return mask
-
-
-@lru_cache(maxsize=8)  # the same few hundred prompts come with every scene
-def _positions(prompts: tuple[str, ...]) -> dict[str, list[int]]:
-    positions: dict[str, list[int]] = {}
-    for column, prompt in enumerate(prompts):
-        positions.setdefault(normalise_text(prompt), []).append(column)
-    return positions
-
-
 def _captions(texts: Sequence[str] | None, *, seed: int, size: int) -> Bank:
     if texts is None:
         raise ConfigError(
@@ -335,7 +325,7 @@ def _read(path: Path) -> bytes:
 
 
 def _names() -> str:
-    return ", ".join([*_shipped(), *_COMPUTED])
+    return ", ".join([*_shipped(), *_COMPUTED, *QUERY_BANKS])
 
 
 def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
@@ -344,14 +334,24 @@ def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
     if not isinstance(content, Mapping):
         raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {shown(content)}.")
     for key in content:
-        if key not in ("name", "source", "prompts"):
-            raise unknown(f"key of bank {where}", key, ("name", "source", "prompts"))
-    prompts = _check_prompts(content.get("prompts"), where=where)
+        if key not in ("name", "source", "template", "prompts"):
+            raise unknown(f"key of bank {where}", key, ("name", "source", "template", "prompts"))
+    template = content.get("template")
+    if template is not None and not (isinstance(template, str) and template.count("{}") == 1):
+        raise ConfigError(f"Bank {where}: `template` must hold exactly one {{}}, but got {shown(template)}.")
+    # Around the empty text, the template of all banks leaves half a sentence; a bank with its own knows what it does.
+    prompts = _check_prompts(content.get("prompts"), where=where, blank=template is not None)
     source = content.get("source") or f"file {Path(where).name}"
-    return Bank(name=str(content.get("name") or name), prompts=prompts, source=str(source))
+    return _of_texts(str(content.get("name") or name), prompts, str(source), template=template)
 
 
-def _check_prompts(prompts: object, *, where: str) -> tuple[str, ...]:
+def _of_texts(name: str, prompts: tuple[str, ...], source: str, *, template: str | None = None) -> Bank:
+    """A bank of texts, of the query where ``{}`` stands in one."""
+    of_query = Filled(prompts) if any("{}" in prompt for prompt in prompts) else None
+    return Bank(name=name, prompts=prompts, source=source, template=template, of_query=of_query)
+
+
+def _check_prompts(prompts: object, *, where: str, blank: bool = False) -> tuple[str, ...]:
     if not isinstance(prompts, list) or not prompts:
         raise ConfigError(f"Bank {where} is empty: list at least one text under `prompts`, but got {shown(prompts)}.")
     seen: dict[str, int] = {}
@@ -359,7 +359,7 @@ def _check_prompts(prompts: object, *, where: str) -> tuple[str, ...]:
         if not isinstance(prompt, str):
             kind = type(prompt).__name__
             raise ConfigError(f"Bank {where}, prompt {number}: {shown(prompt)} is a {kind}. Put texts in quotes.")
-        if not (key := normalise_text(prompt)):
+        if not (key := normalise_text(prompt)) and not blank:
             raise ConfigError(f"Bank {where}, prompt {number} is blank. Remove it.")
         if key in seen:
             raise ConfigError(

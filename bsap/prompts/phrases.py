@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bsap.datamodules.scene import Expression
@@ -16,6 +17,7 @@ from bsap.errors import DataError, ModelError
 from bsap.prompts.templates import Phrases
 
 if TYPE_CHECKING:
+    from spacy.language import Language
     from spacy.tokens import Doc
 
 
@@ -37,27 +39,34 @@ def noun_phrase(doc: Doc) -> str:
     return str(doc.text).strip()
 
 
-def load_parser(model: str = "en_core_web_lg") -> Callable[[str], Doc]:
+@lru_cache(maxsize=4)  # relations, phrases and a bank may share one, which takes a second and 100 MB
+def load_parser(
+    model: str = "en_core_web_lg",
+    *,
+    use: str = "Noun phrases",
+    otherwise: str = "",
+) -> Language:
     """A spaCy pipeline.
 
     Args:
         model: name or folder of an installed pipeline with a parser.
+        use: what needs it, for the error.
+        otherwise: what one can do without it, for the error.
 
     Raises:
         ModelError: spaCy or the pipeline is not installed.
     """
-    otherwise = "or give the noun phrases in the data file"
     try:
         import spacy
     except ImportError as error:
-        raise ModelError(f"Noun phrases need spaCy: `pip install spacy`, {otherwise}.") from error
+        raise ModelError(f"{use} need spaCy: `pip install 'bsap[phrases]'`{otherwise}.") from error
     try:
-        parser: Callable[[str], Doc] = spacy.load(model)
+        return spacy.load(model)
     except OSError as error:
         raise ModelError(
-            f"spaCy has no pipeline {model!r}: `python -m spacy download {model}`, {otherwise}."
+            f"{use} need spaCy's pipeline {model!r}, which is not installed: `python -m spacy download {model}`"
+            f"{otherwise}."
         ) from error
-    return parser
 
 
 def rejoined(doc: Doc) -> str:
@@ -78,7 +87,8 @@ class Wording:
     def __init__(self, phrases: Phrases) -> None:
         needed = phrases.parser is not None and (phrases.weight or phrases.rejoin)
         self.weight = phrases.weight
-        self._parse = load_parser(phrases.parser) if needed and phrases.parser else None
+        otherwise = ", or give the noun phrases in the data file"
+        self._parse = load_parser(phrases.parser, otherwise=otherwise) if needed and phrases.parser else None
         self._rejoined: dict[str, str] | None = {} if phrases.rejoin else None
 
     def sentence(self, expression: Expression) -> str:

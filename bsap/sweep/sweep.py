@@ -126,7 +126,8 @@ class Sweep:
         strict = bool(self.settings["model"]["strict"])
         for aggregate in aggregates:
             for number, name in enumerate(banks):
-                bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed)
+                store = self.split.ensemble.cache.store.folder if self.split.ensemble.cache else None
+                bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed, store=store)
                 check_learned_bank(bank, self.models)
                 warn_of_other_use(bank, {**self.settings["model"], "scorers": list(scorers.values())})
                 warn_of_few_prompts(bank, scorers)

@@ -120,7 +120,7 @@ def test_texts_that_lose_their_end_are_counted(planted: Planted, whole: SceneBat
 
 
 def test_an_expression_is_never_its_own_auxiliary_prompt(planted: Planted, whole: SceneBatch) -> None:
-    from bsap.features.ensemble import scene_bank_mask
+    from bsap.features.bank_texts import scene_bank_mask
     from bsap.prompts.banks import load_bank
 
     bank = load_bank("scene")

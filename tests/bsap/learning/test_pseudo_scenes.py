@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bsap.errors import ConfigError, DataError
 from bsap.learning.pseudo_scenes import PseudoScenes, TextConfig, TextScene, check_lengths, drop_words, read_texts
-from bsap.prompts.banks import normalise_text
+from bsap.prompts.equal_texts import normalise_text
 
 WORDS = st.sampled_from(["red cup", "cup", "the red cup", "blue bird", "bird", "left dog", "Red  cup"])
 REFERENT = st.lists(WORDS, min_size=1, max_size=3, unique=True).map(tuple)

@@ -20,10 +20,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bsap.errors import ConfigError
-from bsap.prompts.banks import Bank, bank_mask, check_learned_bank, list_banks, load_bank, normalise_text
+from bsap.prompts.banks import Bank, check_learned_bank, list_banks, load_bank
+from bsap.prompts.equal_texts import bank_mask, normalise_text
 from bsap.prompts.learned import learned_scorer
 
 SHIPPED = ("attributes", "coco_categories", "colours", "generic", "negations", "positions")
+SHORT = {
+    "empty": ("", "a photo of", "a photo of something"),
+    "negated": ("not {}", "a photo without {}"),
+    "objects": ("object", "thing", "damaged object"),
+}
 
 
 def write(path: Path, text: str) -> str:
@@ -46,6 +52,23 @@ def test_shipped_banks_load_and_say_who_says_so(name: str) -> None:
     assert all(prompt == normalise_text(prompt) for prompt in bank.prompts)
 
 
+@pytest.mark.parametrize("name", SHORT)
+def test_short_banks(name: str) -> None:
+    bank = load_bank(name)
+    assert (bank.name, bank.prompts, bank.transductive) == (name, SHORT[name], False)
+    assert bank.template == (None if name == "objects" else "{}")
+    assert (bank.of_query is not None) == (name == "negated")
+    assert pickle.loads(pickle.dumps(bank)).prompts_of("a dog") == tuple(p.replace("{}", "a dog") for p in SHORT[name])
+
+
+@pytest.mark.parametrize(
+    ("query", "prompts"),
+    [("big red dog", ("red dog", "big dog", "big red")), ("dog", ()), ("dog Dog", ("Dog",)), ("  a   b ", ("b", "a"))],
+)
+def test_a_query_with_its_words_dropped_one_by_one(query: str, prompts: tuple[str, ...]) -> None:
+    assert load_bank("dropped_words").prompts_of(query) == prompts
+
+
 def test_coco_categories_stand_in_the_order_of_their_ids() -> None:
     prompts = load_bank("coco_categories").prompts
     assert len(set(prompts)) == 80
@@ -63,7 +86,8 @@ def test_coco_categories_stand_in_the_order_of_their_ids() -> None:
 
 def test_list_banks_shows_shipped_and_computed() -> None:
     banks = list_banks()
-    assert tuple(bank.name for bank in banks) == (*SHIPPED, "captions", "scene")
+    computed = ("captions", "scene", "other_nouns", "dropped_words")
+    assert tuple(bank.name for bank in banks) == (*sorted([*SHIPPED, *SHORT]), *computed)
     assert [bank.name for bank in banks if bank.transductive] == ["captions", "scene"]
     assert [bank.name for bank in banks if bank.per_scene] == ["scene"]
     assert all(bank.source for bank in banks)
@@ -103,6 +127,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("a.yaml", "prompts:\n  - yes it is\n  - true\n", "prompt 2: True is a bool. Put texts in quotes"),
         ("a.yaml", "prompts: [a, 7]\n", "prompt 2: 7 is a int"),
         ("a.yaml", "prompts: [a, '  ']\n", "prompt 2 is blank"),
+        ("a.yaml", "prompts: [a]\ntemplate: a photo\n", "`template` must hold exactly one {}, but got 'a photo'"),
+        ("a.yaml", "prompts: ['', ' ']\ntemplate: '{}'\n", "prompt 2: ' ' repeats prompt 1"),
         ("a.yaml", "prompts: [A  cat, dog, a cat]\n", "prompt 3: 'a cat' repeats prompt 1"),
         ("a.yaml", "name: x\nprompts:\n  - [a\n", r"a.yaml: not readable as YAML"),
         ("a.yaml", "name: x\nsource: this: that\nprompts: [a]\n", r"a.yaml: not readable as YAML: .*line 2"),

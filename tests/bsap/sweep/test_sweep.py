@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,14 @@ def test_sweep_equals_the_run(stored: Path) -> None:
         assert row.metrics == {f"{t}/{k}": v for t, scorers in expected.items() for k, v in scorers[row.scorer].items()}
 
 
-@pytest.mark.parametrize("bank", ["generic", "captions", "scene"])
-@pytest.mark.parametrize("aggregate", ["before", "after"])
+@pytest.mark.parametrize(
+    ("bank", "aggregate"),
+    [
+        *product(("generic", "captions", "scene"), ("before", "after")),
+        ("negated", "before"),
+        ("dropped_words", "after"),
+    ],
+)
 def test_sweep_of_another_bank_equals_its_own_run(stored: Path, tmp_path: Path, bank: str, aggregate: str) -> None:
     (row,) = Sweep(read_run(stored)).rows(scorer_grid(["bsap_h_product"]), [bank], [aggregate])
     flags = ["--model.bank", bank, "--model.aggregate", aggregate, "--model.scorers", "[bsap_h_product]"]
