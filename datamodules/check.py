@@ -59,10 +59,14 @@ class SplitReport:
     bad_masks: tuple[str, ...] = ()
 
     @property
+    def faults(self) -> bool:
+        """Whether anything is missing or invalid; a referent without a mask is not a fault."""
+        return bool(self.missing_pictures or self.other_sizes or self.bad_boxes or self.bad_masks)
+
+    @property
     def ok(self) -> bool:
-        """Whether the split is complete and sound; a referent without a mask is not a fault."""
-        faults = self.missing_pictures or self.other_sizes or self.bad_boxes or self.bad_masks
-        return (self.known is None or self.known.fit(self.found)) and not faults
+        """Whether the split is complete and sound, and has the published size where one is known."""
+        return (self.known is None or self.known.fit(self.found)) and not self.faults
 
 
 @dataclass(frozen=True)

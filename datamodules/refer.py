@@ -139,7 +139,7 @@ def find_split_by(root: Path, dataset: str, split_by: str | None) -> str:
 def read_refs(file: Path) -> list[Record]:
     """All referents of a file ``refs(*).p``, ``grefs(*).p`` or ``grefs(*).json``."""
     data = read_bytes(file, what="referents", fix=WHERE_TO_GET)
-    refs = parse_json(data, str(file)) if file.suffix == ".json" else load_plain_pickle(data, str(file))
+    refs = parse_json(data, str(file)) if ".json" in file.suffixes else load_plain_pickle(data, str(file))
     if not isinstance(refs, list):
         raise DataError(f"{file}: expected a list of referents, but got {shown(refs)}.")
     return [Record(ref, f"{file}, record {n}") for n, ref in enumerate(refs, start=1)]

@@ -29,7 +29,7 @@ def print_report(report: RootReport) -> None:
             _of(split.found.referents or 0, None if known is None else known.referents),
             _of(split.pictures - len(split.missing_pictures), split.pictures),
             str(split.without_mask),
-            "ok" if split.ok else "[red]faulty[/red]",
+            _state(split),
         )
     if report.splits:
         console.print(table)
@@ -41,8 +41,14 @@ def print_report(report: RootReport) -> None:
     console.print(
         "Complete and sound."
         if report.ok
-        else "Not complete or faulty: see above. docs/data.md says where to get the files."
+        else "Not complete, faulty, or not the published data: see above. docs/data.md says where to get the files."
     )
+
+
+def _state(split: SplitReport) -> str:
+    if split.ok:
+        return "ok"
+    return "[red]faulty[/red]" if split.faults else "[yellow]differs[/yellow]"
 
 
 def _of(found: int, known: int | None) -> str:
@@ -52,6 +58,11 @@ def _of(found: int, known: int | None) -> str:
 def _complaints(split: SplitReport) -> list[str]:
     name = f"{split.dataset} {split.split_by} {split.split}"
     lines = []
+    if split.known is not None and not split.known.fit(split.found):
+        lines.append(
+            f"{name}: it has {split.found}, but the published split has {split.known}. It can be evaluated, but its "
+            "numbers are not those of papers."
+        )
     for what, places in (
         ("pictures are missing", split.missing_pictures),
         ("pictures are not what the annotations say", split.other_sizes),

@@ -124,7 +124,7 @@ def _write(recipe: Recipe, cells: Sequence[Cell], output: Path) -> None:
     """Print the table, and write it as Markdown and JSON."""
     header = ["run", "scorer", "metric", "published", "ours", "difference", "verdict"]
     rows = [
-        [cell.run, cell.scorer, cell.metric, f"{cell.published:.2f}", _range(cell.ours), f"{cell.difference:+.2f}",
+        [cell.run, cell.scorer, cell.metric, f"{cell.published:.2f}", _range(cell.ours), _points(cell.difference),
          cell.verdict]
         for cell in cells
     ]  # fmt: skip
@@ -141,3 +141,9 @@ def _write(recipe: Recipe, cells: Sequence[Cell], output: Path) -> None:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.2f}" if len(values) == 1 else f"{low:.2f} to {high:.2f}"
+
+
+def _points(difference: float) -> str:
+    """Two digits and a sign, which zero has none of."""
+    text = f"{difference:+.2f}"
+    return "0.00" if float(text) == 0 else text

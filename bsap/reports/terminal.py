@@ -21,8 +21,8 @@ COUNTS = ("n", "missing")
 
 
 def percent(value: float) -> str:
-    """A share as the field prints it: in per cent with two digits."""
-    return f"{100 * value:.2f}"
+    """A share as the field prints it: in per cent with two digits; a dash where there is nothing to count."""
+    return "-" if value != value else f"{100 * value:.2f}"
 
 
 def results_table(metrics: Metrics, *, title: str | None = None) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,18 @@ def hub_referents(job: Job) -> None:
     _finish(job, f"refs({job.dataset.split_by}).p")
 
 
+def hub_sets(job: Job) -> None:
+    """GRefCOCO's two files, as its authors put them on the hub."""
+    refs = f"grefs({job.dataset.split_by}).json"
+    files = {file.name: file for file in hub_files(job.source.address, (refs, "instances.json"))}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for name in (refs, "instances.json"):
+        if name not in files:
+            raise DataError(f"{job.source.address}: it does not hold {name}.")
+        shutil.copyfile(files[name], job.folder / f"{name}.new")
+    _finish(job, refs)
+
+
 def _packed(values: dict[str, Any]) -> dict[str, Any]:
     if "segmentation" in values:
         values["segmentation"] = pack_polygons(values["segmentation"])
@@ -210,6 +223,7 @@ def _write_lines(job: Job, split: str, lines: Sequence[dict[str, Any]]) -> None:
 FORMS: dict[str, Callable[[Job], None]] = {
     "refer_zip": refer_zip,
     "hub_referents": hub_referents,
+    "hub_sets": hub_sets,
     "hub_samples": hub_samples,
     "ref_l4": ref_l4,
     "reclip": reclip,

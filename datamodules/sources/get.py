@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bsap.datamodules.records import PictureRecord
-from bsap.datamodules.refer import read_instances, read_refer
+from bsap.datamodules.refer import read_instances, read_refer, refs_files
 from bsap.datamodules.sources.catalogue import Catalogue, Dataset, Source
 from bsap.datamodules.sources.download import Downloader, full_disk
 from bsap.datamodules.sources.forms import FORMS, Job
@@ -99,7 +99,7 @@ def get_dataset(
 def _is_there(dataset: Dataset, root: Path, splits: Sequence[str]) -> bool:
     folder = root / dataset.name
     if dataset.pictures is not None:
-        return (folder / f"refs({dataset.split_by}).p").exists() and (folder / "instances.json").exists()
+        return (dataset.name, dataset.split_by) in refs_files(root) and (folder / "instances.json").exists()
     if splits:
         return all((folder / f"{split}.jsonl").exists() for split in splits)
     return any(folder.glob("*.jsonl"))

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
+from bsap.cli.entry import main
 from bsap.datamodules.check import check_root
 from bsap.datamodules.counts import PUBLISHED, Counts, published
 
@@ -127,3 +129,16 @@ def test_the_table_has_the_published_totals() -> None:
     assert totals["refcocog", "umd"] == [95_010, 49_822]
     assert totals["grefcoco", "unc"] == [259_859, 0], "the authors state no number of referents"
     assert published("refcoco", "umd", "val") is None
+
+
+def test_other_counts_are_no_fault(
+    content: dict[str, Any], write_root: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_root(content, dataset="refcoco", split_by="unc")
+    assert main(["data", "check", str(root)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "refcoco unc val 5/10834 4/3811 3 0 differs" in out
+    assert "refcoco unc val: it has 5 expressions of 4 referents, but the published split has 10834 expressions" in out
+    (root / "images" / "train2014" / "p_7.png").unlink()
+    assert main(["data", "check", str(root)]) == 1
+    assert "refcoco unc val 5/10834 4/3811 2/3 0 faulty" in " ".join(capsys.readouterr().out.split())

@@ -19,7 +19,8 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert main(flags) == 0
     first = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines() if line.startswith("|")]
-    assert ["ground_truth all", "clip", "rec/acc@0.5", "72.50", "72.50", "+0.00", "same"] in rows
+    assert ["ground_truth all", "clip", "rec/acc@0.5", "72.50", "72.50", "0.00", "same"] in rows
+    assert "-0.00" not in first
     cells = json.loads((tmp_path / "table.json").read_text())
     assert len(cells) == len(rows) - 2 == 10
     assert {cell["verdict"] for cell in cells} == {"same"}

@@ -110,9 +110,12 @@ def test_the_command(planted: Planted, tmp_path: Path, capsys: pytest.CaptureFix
     assert detail["all"]["acc@0.5"] == report["metrics"]["rec"]["clip"]["acc@0.5"]
     assert sum(detail[name]["n"] for name in ("small", "medium", "large")) == detail["all"]["n"] == 8
     assert detail["large"]["acc@0.5"] is None, "no such object: not 0"
-    assert main(["score", str(tmp_path / "run"), "--detail", "coco"]) == 0
+    assert main(["score", str(tmp_path / "run"), "--detail"]) == 0
     text = capsys.readouterr().out
     assert "class average" in text
+    assert "nan" not in text
+    large = next(line for line in text.splitlines() if line.strip().startswith("large"))
+    assert large.split()[2:] == ["-", "-", "-", "-", "0"], large
     assert "mAcc" in text
     assert main(["score", str(tmp_path / "run")]) == 0
     assert "mAcc" not in capsys.readouterr().out
