@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
     """Print a table of names."""
     parser = Arguments(
         prog="bsap list",
-        description="List the names that a configuration may use: on a terminal as a table, in a pipe one in a line with "
+        description="List the names that a configuration may use: on a terminal as a table, in a pipe one a line with "
         "tabs between its cells.",
     )
     parser.add_argument("kind", help=f"what to list: {', '.join(KINDS)}")
