@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bsap.datamodules.files import read_bytes, text_lines
+from bsap.datamodules.files import expanded, read_bytes, text_lines
 from bsap.datamodules.records import ExpressionRecord
+from bsap.datamodules.reviewed import Reviewed, label_errors
 from bsap.errors import ConfigError, DataError, check_number, unknown
 
 
@@ -27,6 +28,7 @@ class Selection:
         max_distractors: most of them.
         min_targets: fewest annotations that the expression means; nothing in the picture is 0.
         max_targets: most of them.
+        review: one of Ref-L4's files ``*_reviewed.json``: leave out what it calls a label error.
 
     Example:
         >>> Selection(limit=100, category="dog").given()
@@ -42,6 +44,7 @@ class Selection:
     max_distractors: int | None = None
     min_targets: int | None = None
     max_targets: int | None = None
+    review: str | None = None
 
     def __post_init__(self) -> None:
         ranges = [(f"min_{what}", f"max_{what}") for what in ("words", "distractors", "targets")]
@@ -83,6 +86,10 @@ class Selection:
             keep.append(lambda e: _within(e.referent.distractors, self.min_distractors, self.max_distractors))
         if self.min_targets is not None or self.max_targets is not None:
             keep.append(lambda e: _within(len(e.referent.ann_ids), self.min_targets, self.max_targets))
+        if self.review is not None:
+            named = [Reviewed(e.id, e.referent.image_id, e.text, e.referent.corner) for e in expressions]
+            errors = label_errors(expanded(self.review), named)
+            keep.append(lambda e: e.id not in errors)
         chosen = [e for e in expressions if all(test(e) for test in keep)]
         if not chosen:
             raise ConfigError(f"No expression passes the filters {self.given()}.")

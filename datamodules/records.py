@@ -79,6 +79,8 @@ class ReferentRecord:
     category: str | None
     distractors: int | None
     match: Match = "any"
+    corner: tuple[float, ...] = ()
+    """x and y of the first annotation's box, as far as the file gives them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,4 +183,6 @@ def make_referent(
     distractors = None
     if category is not None and picture.complete:
         distractors = sum(o.category == category for ann, o in picture.objects.items() if ann not in ann_ids)
-    return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors, match)
+    box = picture.objects[ann_ids[0]].bbox
+    corner = tuple(v for v in box[:2] if type(v) in (int, float)) if isinstance(box, list) else ()
+    return ReferentRecord(where, id, picture.image_id, ann_ids, category, distractors, match, corner)

@@ -52,6 +52,7 @@ class RefCOCODataModule(SceneDataModule):
         min_targets: evaluate only expressions with at least so many annotations; one that means nothing in its picture
             has 0.
         max_targets: evaluate only expressions with at most so many.
+        review: leave out what Ref-L4's review calls label errors: its file ``{dataset}_{split}_reviewed.json``.
         masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
         batch_size: scenes per batch.
         size_tolerance: how many pixels the width and the height of a picture may differ from the annotated ones. The
@@ -87,6 +88,7 @@ class RefCOCODataModule(SceneDataModule):
         max_distractors: int | None = None,
         min_targets: int | None = None,
         max_targets: int | None = None,
+        review: str | None = None,
         masks: bool = True,
         size_tolerance: int = 0,
         allow_outside: bool = False,
@@ -110,6 +112,7 @@ class RefCOCODataModule(SceneDataModule):
             max_distractors=max_distractors,
             min_targets=min_targets,
             max_targets=max_targets,
+            review=review,
         )
         self.root, self.dataset, self.split_by, self.split = expanded(root), dataset, split_by, split
         self.annotations, self.images = annotations, images

@@ -59,13 +59,26 @@ def run(argv: list[str]) -> int:
         "square root of the area (ref_l4, the default), or below 32 and above 96 (coco)",
     )
     parser.add_argument(
+        "--review",
+        type=path,
+        metavar="FILE",
+        help="also show the metrics with and without the label errors that Ref-L4's review of RefCOCO, RefCOCO+ or "
+        "RefCOCOg found: its file DATASET_SPLIT_reviewed.json",
+    )
+    parser.add_argument(
         "--format", choices=["table", "json"], default="table", help="form of the output (default: %(default)s)"
     )
     options = parser.parse_args(argv[1:])
 
     from bsap.runs.rescore import rescore
 
-    scored = rescore(options.run, strict=options.strict, breakdown=options.breakdown, sizes=options.detail)
+    scored = rescore(
+        options.run,
+        strict=options.strict,
+        breakdown=options.breakdown,
+        sizes=options.detail,
+        review=options.review,
+    )
     results = read_run(options.run).results
     if options.format == "json":
         print(json.dumps(_finite(report(scored)), indent=2, ensure_ascii=False))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bsap.datamodules.reviewed import Reviewed, label_errors
 from bsap.errors import DataError
 from bsap.runs.buckets import check_fields
 from bsap.runs.rec_detail import Detail, rec_detail
 from bsap.runs.recompute import breakdowns, recompute
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
-from bsap.runs.schema import Metrics, Task
+from bsap.runs.schema import Metrics, Record, Task
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ class Rescored:
 
 
 def rescore(
-    folder: Path, *, strict: bool | None = None, breakdown: Sequence[str] | None = None, sizes: str | None = None
+    folder: Path,
+    *,
+    strict: bool | None = None,
+    breakdown: Sequence[str] | None = None,
+    sizes: str | None = None,
+    review: Path | None = None,
 ) -> Rescored:
     """Compute the metrics of a run again and compare them with its ``results.json``, bit for bit.
 
@@ -50,6 +56,7 @@ def rescore(
         folder: the run folder.
         strict: for REC, whether a hit needs IoU > 0.5; by default the run's own rule.
         breakdown: fields to break the metrics down by; by default those of ``results.json``.
+        review: also break down by this ``*_reviewed.json`` of Ref-L4, as ``review``.
         sizes: compute ``detail`` with these limits of size, ``ref_l4`` or ``coco``.
 
     Raises:
@@ -96,8 +103,27 @@ def rescore(
         found += _differences({key: results["counts"].get(key) for key in counts}, counts, "counts")
         both = [name for name in fields if name in results.get("breakdown", {})]
         found += _differences({f: results["breakdown"][f] for f in both}, {f: tables[f] for f in both}, "breakdown")
+    if review is not None:
+        tables["review"] = {
+            name: recompute(part, strict=strict, tasks=tasks) for name, part in _reviewed(records, review).items()
+        }
     detail = None if sizes is None else rec_detail(records, strict=strict, sizes=sizes)
     return Rescored(folder, strict, metrics, counts, tables, found, uncompared, detail)
+
+
+def _reviewed(records: Sequence[Record], review: Path) -> dict[str, list[Record]]:
+    """All records, those that the review calls right, and those that it calls wrong; without parts of no record."""
+    named = []
+    for record in records:
+        first = [box[:2] for box in record["referent"]["boxes"][:1]]
+        named.append(Reviewed(record["id"], record["image_id"], record["text"], *first))
+    errors = label_errors(review, named)
+    parts = {
+        "all": list(records),
+        "without label errors": [record for record in records if record["id"] not in errors],
+        "label errors": [record for record in records if record["id"] in errors],
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:

@@ -11,7 +11,7 @@ from bsap.datamodules.fields import from_mapping, shown
 from bsap.datamodules.files import parse_yaml, read_bytes
 from bsap.errors import ConfigError, unknown
 
-FORMS = ("refer_zip", "hub_referents", "hub_sets", "hub_samples", "ref_l4", "reclip")
+FORMS = ("refer_zip", "hub_referents", "hub_sets", "hub_reviews", "hub_samples", "ref_l4", "reclip")
 """The forms that :mod:`bsap.datamodules.sources.forms` converts."""
 
 T = TypeVar("T")

@@ -123,6 +123,13 @@ def hub_sets(job: Job) -> None:
     _finish(job, refs)
 
 
+def hub_reviews(job: Job) -> None:
+    """Ref-L4's reviews of RefCOCO, RefCOCO+ and RefCOCOg, a file for each split."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for file in hub_files(job.source.address, ("_reviewed.json",)):
+        shutil.copyfile(file, job.folder / file.name)
+
+
 def _packed(values: dict[str, Any]) -> dict[str, Any]:
     if "segmentation" in values:
         values["segmentation"] = pack_polygons(values["segmentation"])
@@ -224,6 +231,7 @@ FORMS: dict[str, Callable[[Job], None]] = {
     "refer_zip": refer_zip,
     "hub_referents": hub_referents,
     "hub_sets": hub_sets,
+    "hub_reviews": hub_reviews,
     "hub_samples": hub_samples,
     "ref_l4": ref_l4,
     "reclip": reclip,

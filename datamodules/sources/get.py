@@ -102,7 +102,7 @@ def _is_there(dataset: Dataset, root: Path, splits: Sequence[str]) -> bool:
         return (dataset.name, dataset.split_by) in refs_files(root) and (folder / "instances.json").exists()
     if splits:
         return all((folder / f"{split}.jsonl").exists() for split in splits)
-    return any(folder.glob("*.jsonl"))
+    return any(folder.glob("*.json*"))
 
 
 def _pictures(dataset: Dataset, root: Path, splits: Sequence[str]) -> list[PictureRecord]:

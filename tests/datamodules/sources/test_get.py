@@ -345,5 +345,12 @@ def test_sets_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         forms.hub_sets(hub_job(monkeypatch, files, tmp_path / "other", "hub_sets"))
 
 
+def test_reviews_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"reviewed/refcoco_val_reviewed.json": b"{}", "reviewed/refcocog_val_reviewed.json": b"[]"}
+    forms.hub_reviews(hub_job(monkeypatch, {**files, "x.json": b"{}"}, tmp_path / "root", "hub_reviews"))
+    got = {file.name: file.read_bytes() for file in (tmp_path / "root" / "tiny").iterdir()}
+    assert got == {Path(name).name: content for name, content in files.items()}
+
+
 def test_reading_a_pickle_of_refs_that_was_written_here() -> None:
     assert pickle.loads(REFS) == load_plain_pickle(REFS, "x")
