@@ -17,7 +17,9 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.files import expanded
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.features.ensemble import Ensemble, Member
+from bsap.features.ensemble import Ensemble
+from bsap.features.member import Member
+from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
 from bsap.models.config import EncoderConfig
 from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.load import load_model
@@ -56,6 +58,8 @@ class BSAPModule(LightningModule):
         bank: the auxiliary prompts: a list of texts, a shipped name (``bsap list banks``), a YAML file, ``captions``,
             ``scene``, ``other_nouns``, ``dropped_words`` or ``learned:PATH``.
         bank_seed: which captions the bank ``captions`` draws.
+        region_bank: regions of other pictures, for the scorers that need them: the split they are drawn from, or
+            ``split``, ``size`` and ``seed``; by default none.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
             as ``max`` (sum over models, largest over views: ReCLIP's), or ``after`` (mean of the members' distributions
@@ -89,6 +93,7 @@ class BSAPModule(LightningModule):
         phrases: Phrases = Phrases(),  # noqa: B008 - frozen
         bank: str | Sequence[str] = "coco_categories",
         bank_seed: int = 0,
+        region_bank: RegionBankConfig | str | None = None,
         scorers: Sequence[str | dict[str, Any]] | str = ("clip", "bsap", "bsap_h"),
         aggregate: Aggregate = "before",
         strict: bool = False,
@@ -100,6 +105,7 @@ class BSAPModule(LightningModule):
         check_pictures: bool = False,
     ) -> None:
         super().__init__()
+        self.region_bank_config = RegionBankConfig.of(region_bank)
         tasks, views, scorers = _some("task", tasks), _some("view", views), _some("scorer", scorers)
         given = _some("encoder", (OPENAI,) if encoders is None else encoders)
         self._built = [item if isinstance(item, (DualEncoder, PairScorer)) else None for item in given]
@@ -119,6 +125,7 @@ class BSAPModule(LightningModule):
                 "phrases": phrases,
                 "bank": bank,
                 "bank_seed": bank_seed,
+                "region_bank": self.region_bank_config,
                 "scorers": scorers,
                 "aggregate": aggregate,
                 "strict": strict,
@@ -156,6 +163,7 @@ class BSAPModule(LightningModule):
         self.store, self.check_pictures = store, check_pictures
         self.ensemble: Ensemble | None = None
         self.bank: Bank | None = None
+        self.region_bank: RegionBank | None = None
         self.encoders = nn.ModuleList()
         self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
@@ -250,6 +258,7 @@ class BSAPModule(LightningModule):
         if any(scorer.needs_bank for scorer in self.scorers.values()):
             store = self.store_folder
             self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
+        self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers)
 
     def _check_masks(self, scenes: Sequence[Scene]) -> None:
         """Say before anything is encoded what RIS lacks."""
@@ -331,9 +340,15 @@ class BSAPModule(LightningModule):
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Encode all texts of this process's scenes, each once."""
+        """Encode all texts of this process's scenes, each once, and the region bank."""
         if self.ensemble is not None:
             self.ensemble.prepare(scene_data(self.trainer).assigned, self.bank)
+            self.ensemble.fit(self.region_bank)
+
+    def on_predict_start(self) -> None:
+        """Encode the region bank."""
+        if self.ensemble is not None:
+            self.ensemble.fit(self.region_bank)
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Score a batch and count it."""

@@ -69,6 +69,21 @@ class SceneDataModule(LightningDataModule):
         # LightningCLI adds a private key of its own.
         return {key: value for key, value in self.hparams.items() if not key.startswith("_")}
 
+    def load_split(self, split: str, *, unfiltered: bool = False) -> Sequence[Scene]:
+        """The scenes of any split, by the same settings; changes nothing here.
+
+        Args:
+            split: its name.
+            unfiltered: leave the filters out that choose expressions, so that every picture is there.
+
+        Raises:
+            ConfigError: this data module knows no other split. A subclass overrides this method.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no split {split!r} to draw a region bank from. Use RefCOCODataModule, or write "
+            "`load_split` in your data module."
+        )
+
     def skip(self, expression_ids: Collection[str]) -> None:
         """Leave scenes out of the loader whose expressions are all among these: an earlier attempt evaluated them.
 

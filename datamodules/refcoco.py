@@ -136,19 +136,18 @@ class RefCOCODataModule(SceneDataModule):
             return read_refer(self.root, *which, **texts, match=self.match)
         return read_jsonl(below(self.root, self.annotations), *which, **texts, match=self.match or "any")
 
-    def load(self, split: str) -> LoadedSplit:
-        """One split with its proposals, filtered."""
+    def load(self, split: str, *, unfiltered: bool = False) -> LoadedSplit:
+        """One split with its proposals, by default filtered."""
         with paused_gc():
             records = self.read(split)
             source = ProposalSource(self.proposals, records, self.root, masks=self.masks)
             folder = PictureFolder(self.root, self.images, allow_outside=self.allow_outside)
-            return build_split(
-                records, self.selection, source, folder, masks=self.masks, size_tolerance=self.size_tolerance
-            )
+            selection = Selection() if unfiltered else self.selection
+            return build_split(records, selection, source, folder, masks=self.masks, size_tolerance=self.size_tolerance)
 
-    def load_split(self, split: str) -> list[Scene]:
-        """The scenes of any split, by the same settings; changes nothing here."""
-        return self.load(split).scenes
+    def load_split(self, split: str, *, unfiltered: bool = False) -> list[Scene]:
+        """See :meth:`SceneDataModule.load_split <bsap.datamodules.base.SceneDataModule.load_split>`."""
+        return self.load(split, unfiltered=unfiltered).scenes
 
     def setup(self, stage: str) -> None:
         """Read the split to test on, once."""

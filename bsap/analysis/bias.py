@@ -117,6 +117,7 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS) -> Bias:
     bank = load_bank(model["bank"], split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)
     scorers = {BEFORE: CLIP(), **{scorer_name(spec): make_scorer(spec) for spec in model["scorers"]}}
+    sweep.fit(scorers)
     records: dict[str, list[Record]] = {}
     for record in read_records(run):
         records.setdefault(record["image_id"], []).append(record)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError
 from bsap.features.bank_texts import bank_rows, bank_texts, scene_bank_mask
 from bsap.features.cache import FeatureCache
+from bsap.features.member import Member
 from bsap.features.pairs import count_pairs, pair_similarities
+from bsap.features.region_bank import RegionBank, RegionBankFeatures, encode_region_bank
 from bsap.features.regions import pad, region_features
 from bsap.features.stored_model import StoredModel
-from bsap.features.texts import TextCache, text_features
+from bsap.features.texts import TextCache
 from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.precision import not_finite
 from bsap.prompts.banks import Bank
@@ -27,46 +29,6 @@ from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Phrases, Templates
 from bsap.scoring import Similarities
 from bsap.views import View
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One member of an ensemble: a model that looks at regions through one view.
-
-    Attributes:
-        encoder: the model.
-        view: how it is shown a region.
-        texts: the model's text features.
-        templates: the sentences around queries and auxiliary prompts.
-        wording: how expressions are put to the model.
-    """
-
-    encoder: DualEncoder | PairScorer | StoredModel
-    view: View
-    texts: TextCache
-    templates: Templates
-    wording: Wording
-
-    @property
-    def label(self) -> str:
-        """Name for messages."""
-        return f"{self.encoder.label}/{self.view.name}"
-
-    def queries(self, expressions: Sequence[Expression]) -> Tensor:
-        """(N, D) features of N expressions."""
-        sentences = [self.sentence(expression) for expression in expressions]
-        if not self.wording.weight:
-            return self.texts.features(sentences)
-        phrases = [self.templates.query.format(self.wording.phrase(expression)) for expression in expressions]
-        return text_features(self.texts, sentences, phrases, weight=1 - self.wording.weight)
-
-    def sentence(self, expression: Expression) -> str:
-        """What the text tower reads of an expression."""
-        return self.templates.query.format(self.wording.sentence(expression))
-
-    def prompts(self, texts: Sequence[str], template: str | None = None) -> Tensor:
-        """(K, D) features of K auxiliary prompts; ``template`` is the bank's own."""
-        return self.texts.features([(template or self.templates.bank).format(text) for text in texts])
 
 
 class Ensemble:
@@ -89,6 +51,7 @@ class Ensemble:
         members: the N members, models outside, views inside.
         cache: the keys and the store, or None.
         tau: (N,) the models' logit scales.
+        region_bank: features of regions of other pictures, or None; from :meth:`fit`.
 
     Raises:
         ConfigError: two members are the same, or a view does not work with ``resize``.
@@ -139,7 +102,29 @@ class Ensemble:
                 member.view.check(member.encoder, resize=resize)
         self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
+        self.region_bank: RegionBankFeatures | None = None
         self._pending: list[tuple[str, Tensor]] = []
+
+    def fit(self, region_bank: RegionBank | None) -> None:
+        """Encode the region bank; from then on similarities hold it.
+
+        Args:
+            region_bank: regions of other pictures, or None.
+
+        Raises:
+            ConfigError: a model scores pairs, and has no features.
+            DataError: a model is known from a stored run only, and the features are not stored.
+        """
+        pairs = [member.label for member in self.members if isinstance(member.encoder, PairScorer)]
+        if pairs and region_bank is not None:
+            raise ConfigError(
+                f"{', '.join(pairs)} scores pairs of regions and texts and has no features to compare with a region "
+                "bank. Remove the scorers that need one, or use another model."
+            )
+        device, stored = self.members[0].encoder.device, isinstance(self.members[0].encoder, StoredModel)
+        self.region_bank = (
+            None if region_bank is None else encode_region_bank(region_bank, self, device, stored_only=stored)
+        )
 
     # --- regions ----------------------------------------------------------------------------------------------------
 
@@ -309,21 +294,37 @@ class Ensemble:
         query = self.queries(scenes, regions, pairs) if query is None else query
         prompts = self.prompts(scenes, regions, bank, pairs)
         try:
-            return self._similarities(query, prompts, mask, valid)
+            return self._similarities(query, prompts, mask, valid, **self._beyond(scenes, regions, bank, mask))
         except ValueError:
             for place, member in enumerate(self.members):
                 if not bool(query[:, place].isfinite().all() & prompts[:, place].isfinite().all()):
                     raise not_finite(member.encoder.label, "features") from None
             raise
 
-    def _similarities(self, query: Tensor, prompts: Tensor, mask: Tensor | None, valid: Tensor) -> Similarities:
+    def _beyond(
+        self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None, mask: Tensor | None
+    ) -> dict[str, Any]:
+        """What similarities hold of the region bank."""
+        if self.region_bank is None:
+            return {}
+        others = [rows[None] for rows in self.region_bank.rows]
+        query, prompts = self.queries(scenes, others), self.prompts(scenes, others, bank)
+        prompts = prompts.expand(len(query), *prompts.shape[1:])
+        pairs = torch.stack([rows @ flat.mT for rows, flat in zip(others, regions, strict=True)], dim=1)
+        inside = self._similarities(query, prompts, mask, self.region_bank.others(scenes))
+        return {"region_bank": inside, "region_pairs": pairs}
+
+    def _similarities(
+        self, query: Tensor, prompts: Tensor, mask: Tensor | None, valid: Tensor | None, **beyond: Any
+    ) -> Similarities:
         return Similarities(
             query=query,
             bank=prompts,
-            tau=self.tau.to(valid.device),
-            bank_mask=None if mask is None else mask.to(valid.device),
+            tau=self.tau.to(query.device),
+            bank_mask=None if mask is None else mask.to(query.device),
             valid=valid,
             views=self._views,
+            **beyond,
         )
 
     def queries(

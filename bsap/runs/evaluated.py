@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from bsap.features.region_bank import RegionBank
 from bsap.prompts.banks import Bank
 from bsap.runs.schema import Metrics, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
@@ -24,6 +25,7 @@ class Evaluated(Protocol):
         encoders: the models, each a :class:`~bsap.models.interface.DualEncoder`.
         views: how regions are shown to them.
         bank: the auxiliary prompts, where a scorer needs them; set in ``setup``.
+        region_bank: regions of other pictures, where something needs them; set in ``setup``.
         scorers: by name.
         metrics: is fed with records: by the module with new ones, by the run folder with those of earlier attempts.
         results: the metrics at the end of a test.
@@ -34,6 +36,7 @@ class Evaluated(Protocol):
     encoders: nn.ModuleList
     views: Sequence[View]
     bank: Bank | None
+    region_bank: RegionBank | None
     scorers: Mapping[str, Scorer]
     metrics: ScorerMetrics
     results: Metrics

@@ -46,6 +46,7 @@ def origin(data: SceneDataModule, module: Evaluated) -> dict[str, Any]:
         "weights": {encoder.label: encoder.weights_sha256 for encoder in models},
         "architectures": {encoder.label: encoder.architecture_sha256 for encoder in models},
         "views": {view.name: view_code(view) for view in module.views},
+        "region_bank": None if module.region_bank is None else module.region_bank.describe(),
         "bank": None if bank is None else digest([bank.name, bank.prompts, _features_digest(bank.features)]),
     }
 

@@ -47,7 +47,7 @@ def make_results(
         "partial": partial,
         "selection": summary.selection,
         "protocol": protocol(module, summary),
-        "transductive": module.bank is not None and module.bank.transductive,
+        "transductive": any(bank is not None and bank.transductive for bank in (module.bank, module.region_bank)),
         "models": [encoder.describe() for encoder in models],
         "precision": precision,
         "settings": settings,
@@ -84,6 +84,8 @@ def protocol(module: Evaluated, summary: SplitSummary) -> Protocol:
     if summary.pictures:
         fixed["pictures"] = summary.pictures
     rest = {key: value for key, value in module.settings.items() if key not in ("bank", *SPEED_SETTINGS)}
+    if module.region_bank is not None:
+        rest["region_bank"] = module.region_bank.describe()
     return cast(Protocol, fixed | rest)
 
 

@@ -13,23 +13,27 @@ from bsap.scoring.functional import (
 )
 from bsap.scoring.registry import NAMED_SCORERS, SCORERS, NamedScorer, ScorerSpec, describe, make_scorer, scorer_name
 from bsap.scoring.scorers import BSAP, BSAPH, CLIP, DSL, Aggregate, Correction, Logits, Scorer
+from bsap.scoring.sinkhorn import DBSN, DualIS, Sinkhorn
 from bsap.scoring.tensors import Scores, Similarities
 
 __all__ = [
     "BSAP",
     "BSAPH",
     "CLIP",
+    "DBSN",
     "DSL",
     "NAMED_SCORERS",
     "SCORERS",
     "Aggregate",
     "Correction",
+    "DualIS",
     "Logits",
     "NamedScorer",
     "Scorer",
     "ScorerSpec",
     "Scores",
     "Similarities",
+    "Sinkhorn",
     "balanced_logits",
     "clip_logits",
     "describe",

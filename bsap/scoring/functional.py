@@ -8,6 +8,7 @@ in float32, or in float64 where that is what comes in.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -31,6 +32,14 @@ def one_of(argument: str, value: object, choices: object) -> None:
 def as_float(x: Tensor) -> Tensor:
     """The tensor in float32, or untouched if it is float64: half precision ties and flips near-equal regions."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def once(x: Tensor) -> Tensor:
+    """Without the repetitions of ``expand`` in the leading dimensions, all but the last three, which get length 1."""
+    for dim in range(x.dim() - 3):
+        if x.stride(dim) == 0:
+            x = x.narrow(dim, 0, 1)
+    return x
 
 
 def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", views: int | None = None) -> Tensor:
@@ -113,23 +122,41 @@ def reduce_bank(
     if bank_logits.shape[-2] == 0:
         raise ValueError("Expected argument `bank_logits` to hold at least one auxiliary prompt, but got 0.")
     bank, k = as_float(bank_logits), top_k or 0
+    shared = _reduce(bank, None, reduce, k).unsqueeze(-2)
     if mask is None:
-        return _reduce(bank, None, reduce, k).unsqueeze(-2)
+        return shared
+    scenes = bank.unsqueeze(0).flatten(0, -3)
+    return per_expression(
+        shared, mask, lambda scene, rows: _reduce(scenes[scene], rows, reduce, k), bank.shape[-2] * bank.shape[-1]
+    )
 
-    prompts, regions = bank.shape[-2:]
+
+def per_expression(shared: Tensor, mask: Tensor, alone: Callable[[Tensor, Tensor], Tensor], elements: int) -> Tensor:
+    """A term of a bank for each expression: shared where all prompts count, computed alone where some do not.
+
+    Most expressions lose no prompt and share one term; only the others are computed separately, in chunks.
+
+    Args:
+        shared: ``(..., 1, R)``, the term of the whole bank.
+        mask: ``(..., E, K)``, True where a prompt counts for an expression.
+        alone: from n indices of scenes (of the leading dimensions, flat) and their masks ``(n, K)`` to ``(n, R)``.
+        elements: numbers that one expression's temporary holds.
+
+    Returns:
+        ``(..., E, R)``; 0 for an expression that is left without any prompt.
+    """
     rows = mask.flatten(0, -2)
     remaining = rows.any(-1)
-    # Most expressions lose no prompt and share one reduction; only the others cost E * K * R.
     partial = (remaining & ~rows.all(-1)).nonzero().squeeze(-1)
-    shared = _reduce(bank, None, reduce, k).unsqueeze(-2).expand(*mask.shape[:-1], regions).flatten(0, -2)
+    shape = (*mask.shape[:-1], shared.shape[-1])
+    found = shared.expand(shape).flatten(0, -2)
     if partial.numel():
-        scenes, expressions = bank.unsqueeze(0).flatten(0, -3), mask.shape[-2]
         parts = [
-            _reduce(scenes[part // expressions], rows[part], reduce, k)
-            for part in torch.split(partial, max(1, _CHUNK // max(1, prompts * regions)))
+            alone(part // mask.shape[-2], rows[part])
+            for part in torch.split(partial, max(1, _CHUNK // max(1, elements)))
         ]
-        shared = shared.index_copy(0, partial, torch.cat(parts))
-    return shared.masked_fill(~remaining.unsqueeze(-1), 0.0).reshape(*mask.shape[:-1], regions)
+        found = found.index_copy(0, partial, torch.cat(parts))
+    return found.masked_fill(~remaining.unsqueeze(-1), 0.0).reshape(shape)
 
 
 def bank_term(

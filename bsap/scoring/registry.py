@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bsap.registry import Registry, first_line
 from bsap.scoring.scorers import BSAP, BSAPH, CLIP, DSL, Correction, Scorer
+from bsap.scoring.sinkhorn import DBSN, DualIS, Sinkhorn
 
 ScorerSpec: TypeAlias = "str | Mapping[str, Any] | Scorer"
 
@@ -88,13 +89,51 @@ NAMED_SCORERS: tuple[NamedScorer, ...] = (
         "Bogolin et al. 2022, arXiv 2112.12777",
     ),
     NamedScorer("dsl", DSL(), "similarity times BSAP's p", "Cheng et al. 2021, arXiv 2109.04290"),
+    NamedScorer(
+        "sinkhorn",
+        Sinkhorn(),
+        "all regions of a picture weigh the same, and all prompts; 10 iterations at tau 100",
+        "Pan et al. 2025, arXiv 2508.02538",
+    ),
+    NamedScorer(
+        "sinkhorn_split",
+        Sinkhorn(gallery="split"),
+        "as published: all regions of the split weigh the same; needs them as region bank",
+        "Pan et al. 2025, arXiv 2508.02538",
+    ),
+    NamedScorer(
+        "dbsn",
+        DBSN(),
+        "Sinkhorn over the regions of the picture and of the region bank",
+        "Pan et al. 2025, arXiv 2508.02538",
+    ),
+    NamedScorer(
+        "dual_is",
+        DualIS(),
+        "inverted softmax over the bank times that over the region bank, at the model's temperature",
+        "Wang et al. 2023, arXiv 2310.11612",
+    ),
+    NamedScorer(
+        "dual_dis",
+        DualIS(gate=True),
+        "dual_is, each half only where the best region is a hub of its bank",
+        "Wang et al. 2023, arXiv 2310.11612",
+    ),
+    NamedScorer(
+        "dual_is_code",
+        DualIS(tau=1 / 1.99, ratio=3 * 1.99),
+        "dual_is at the temperatures of the authors' code by default, 1 / 1.99 and 3",
+        "Wang et al. 2023, arXiv 2310.11612",
+    ),
 )
 
 SCORERS: dict[str, Scorer] = {named.name: named.scorer for named in NAMED_SCORERS}
 """The ready-made scorers by name."""
 
 
-_REGISTRY = Registry("scorer", Scorer, SCORERS, classes=(CLIP, BSAP, BSAPH, Correction, DSL), needs="rank")
+_REGISTRY = Registry(
+    "scorer", Scorer, SCORERS, classes=(CLIP, BSAP, BSAPH, Correction, DSL, Sinkhorn, DBSN, DualIS), needs="rank"
+)
 
 
 def make_scorer(spec: ScorerSpec) -> Scorer:
@@ -133,6 +172,7 @@ def scorer_name(spec: ScorerSpec) -> str:
         if type(named.scorer) is type(scorer) and _settings(named.scorer) == _settings(scorer):
             return named.name
     base = {CLIP: "clip", BSAP: "bsap", BSAPH: "bsap_h", DSL: "dsl", Correction: "correction"}
+    base |= {Sinkhorn: "sinkhorn", DBSN: "dbsn", DualIS: "dual_is"}
     name = base.get(type(scorer), type(scorer).__name__)
     given = ",".join(f"{key}={value}" for key, value in _settings(scorer).items())
     return f"{name}({given})" if given else name

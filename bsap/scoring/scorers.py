@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -25,6 +25,7 @@ from bsap.scoring.functional import (
     clip_logits,
     hybrid_logits,
     log_softmax_regions,
+    once,
     one_of,
 )
 from bsap.scoring.tensors import Scores, Similarities
@@ -45,6 +46,8 @@ class Logits:
         bank: ``(..., K, R)``, or ``(..., E, K, R)``, tau times the cosines of the bank.
         mask: ``(..., E, K)``, True where a prompt counts for an expression, or None.
         valid: ``(..., R)``, True where a region is real, or None.
+        region_bank: the same with the G regions of the region bank in the place of regions, for a scorer that needs it.
+        region_pairs: ``(..., G, R)``, tau times the cosines of the region bank with the regions, or None.
     """
 
     clip: Tensor
@@ -52,6 +55,8 @@ class Logits:
     bank: Tensor
     mask: Tensor | None
     valid: Tensor | None
+    region_bank: Logits | None = None
+    region_pairs: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,16 @@ class Scorer:
         """How many auxiliary prompts a published setting needs at least; None: any number."""
         return None
 
+    @property
+    def needs_region_bank(self) -> bool:
+        """Whether the scorer compares with regions of other pictures."""
+        return False
+
+    @property
+    def needs_whole_split(self) -> bool:
+        """Whether the region bank must hold every region of the split under test."""
+        return False
+
     def rank(self, logits: Logits) -> Tensor:
         """The quantity to argmax, ``(..., E, R)``; values at padding must be finite and are ignored."""
         raise NotImplementedError
@@ -117,12 +132,16 @@ class Scorer:
             Ranks and values, float32, or float64 where that came in.
 
         Raises:
-            ValueError: unknown ``aggregate``, or no auxiliary prompts for a scorer that needs them.
+            ValueError: unknown ``aggregate``, or no auxiliary prompts or no region bank for a scorer that needs them.
         """
         one_of("aggregate", aggregate, Aggregate)
         if self.needs_bank and similarities.bank.shape[-2] == 0:
             raise ValueError(
                 f"Expected argument `similarities` to hold auxiliary prompts for {type(self).__name__}, but got 0."
+            )
+        if self.needs_region_bank and similarities.region_bank is None:
+            raise ValueError(
+                f"Expected argument `similarities` to hold a region bank for {type(self).__name__}, but got none."
             )
         padding = None if similarities.valid is None else ~similarities.valid.unsqueeze(-2)
         if aggregate == "after":
@@ -148,9 +167,14 @@ class Scorer:
         query = pool(s.query, tau)
         clip = query if tau is tau_clip else pool(s.query, tau_clip)
         flat = s.bank.flatten(s.query.dim() - 2, -2)  # members are joined prompt by prompt, whosever they are
-        bank = pool(flat, tau) if self.needs_bank else flat[..., 0, :, :]
+        bank = pool(once(flat), tau) if self.needs_bank else flat[..., 0, :, :]
+        bank = bank.expand(*s.query.shape[:-3], *bank.shape[-2:])
         bank = bank.unflatten(-2, s.bank.shape[s.query.dim() - 2 : -1])
-        return Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
+        found = Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
+        if s.region_bank is None or not self.needs_region_bank:
+            return found
+        pairs = None if s.region_pairs is None else pool(s.region_pairs, tau)
+        return replace(found, region_bank=self._pool(s.region_bank, aggregate), region_pairs=pairs)
 
     def _separate(self, s: Similarities) -> Logits:
         tau, tau_clip = (t.to(as_float(s.query))[:, None, None] for t in self._taus(s))
@@ -160,7 +184,12 @@ class Scorer:
             mask = s.bank_mask.unsqueeze(-3).expand(*query.shape[:-2], *s.bank_mask.shape[-2:])
         valid = None if s.valid is None else s.valid.unsqueeze(-2)
         scale = tau if bank.dim() == query.dim() else tau.unsqueeze(-1)
-        return Logits(clip=tau_clip * query, query=tau * query, bank=scale * bank, mask=mask, valid=valid)
+        bank = (scale * once(bank)).expand_as(bank)
+        found = Logits(clip=tau_clip * query, query=tau * query, bank=bank, mask=mask, valid=valid)
+        if s.region_bank is None or not self.needs_region_bank:
+            return found
+        pairs = None if s.region_pairs is None else tau * as_float(s.region_pairs)
+        return replace(found, region_bank=self._separate(s.region_bank), region_pairs=pairs)
 
     def _taus(self, s: Similarities) -> tuple[Tensor, Tensor]:
         tau, tau_clip = (_expand(t, s.tau, name) for name, t in (("tau", self.tau), ("tau_clip", self.tau_clip)))
@@ -224,7 +253,10 @@ class Correction(Scorer):
         """The corrected logits."""
         correction = bank_term(logits.query, logits.bank, logits.mask, reduce=self.reduce, top_k=self.top_k)
         corrected = logits.query - self.alpha * correction
-        return torch.where(_is_hub(logits, self.gate_k), corrected, logits.query) if self.gate else corrected
+        if not self.gate:
+            return corrected
+        hub = is_hub(logits.query, logits.bank, self.gate_k, valid=logits.valid, mask=logits.mask)
+        return torch.where(hub, corrected, logits.query)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,19 +339,27 @@ def _expand(tau: float | Tensor | None, model: Tensor, name: str) -> Tensor:
     return as_float(tensor).reshape(-1).expand_as(model)
 
 
-def _is_hub(logits: Logits, k: int) -> Tensor:
-    """``(..., E, 1)``: whether its best region is among the ``k`` best of some prompt that counts for it."""
-    query, bank = logits.query, logits.bank
+def is_hub(query: Tensor, rows: Tensor, k: int, *, valid: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """Whether the best region of an expression is among the ``k`` best of some row that counts for it.
+
+    Args:
+        query: ``(..., E, R)``.
+        rows: ``(..., K, R)`` or ``(..., E, K, R)``, of prompts or of regions of a region bank.
+        k: how many best regions of each row count.
+        valid: ``(..., R)``, True where a region is real.
+        mask: ``(..., E, K)``, True where a row counts for an expression.
+
+    Returns:
+        ``(..., E, 1)`` bool.
+    """
     if query.shape[-1] == 0:
         return torch.zeros(*query.shape[:-1], 1, dtype=torch.bool, device=query.device)
-    if logits.valid is not None:
-        padding = ~logits.valid.unsqueeze(-2)
+    if valid is not None:
+        padding = ~valid.unsqueeze(-2)
         query = query.masked_fill(padding, -math.inf)
-        bank = bank.masked_fill(padding if bank.dim() == query.dim() else padding.unsqueeze(-2), -math.inf)
+        rows = rows.masked_fill(padding if rows.dim() == query.dim() else padding.unsqueeze(-2), -math.inf)
     # (..., K, k) region indices; a stable sort keeps the lowest index first among equals, as argmax does.
-    best = bank.argmax(-1, keepdim=True) if k == 1 else bank.argsort(dim=-1, descending=True, stable=True)[..., :k]
-    best = best.unsqueeze(-3) if bank.dim() == query.dim() else best
+    best = rows.argmax(-1, keepdim=True) if k == 1 else rows.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    best = best.unsqueeze(-3) if rows.dim() == query.dim() else best
     same = (query.argmax(-1)[..., None, None] == best).any(-1)
-    if logits.mask is not None:
-        same = same & logits.mask
-    return same.any(-1, keepdim=True)
+    return (same if mask is None else same & mask).any(-1, keepdim=True)

@@ -23,9 +23,12 @@ class Similarities:
         valid: ``(..., R)`` bool, True where the region is real and False where it is padding; None: all are real.
         views: the number of views of each model, where members are ordered by model and then by view; None: all
             members are views of one model. Only the aggregate ``max`` uses it.
+        region_bank: the same expressions and prompts with G regions of other pictures: ``query`` ``(..., N, E, G)``,
+            ``bank`` ``(..., N, K, G)``, and ``valid``, False where a region is of the scene's own picture.
+        region_pairs: ``(..., N, G, R)`` cosines of the region bank with the regions; given with ``region_bank``.
 
     Raises:
-        ValueError: shapes that do not match, a mask that is not boolean, NaN or infinite values.
+        ValueError: shapes that do not match, a mask that is not boolean, an empty region bank, NaN or infinite values.
     """
 
     query: Tensor
@@ -34,6 +37,8 @@ class Similarities:
     bank_mask: Tensor | None = None
     valid: Tensor | None = None
     views: int | None = None
+    region_bank: Similarities | None = None
+    region_pairs: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.query.dim() < 3:
@@ -54,6 +59,15 @@ class Similarities:
                 if mask.dtype != torch.bool:
                     raise ValueError(f"Expected argument `{name}` to be boolean, but got {mask.dtype}.")
         parts = {"query": self.query, "bank": self.bank, "tau": self.tau}
+        if self.region_bank is not None:
+            count = self.region_bank.query.shape[-1]
+            if not count:
+                raise ValueError("Expected argument `region_bank` to hold at least one region, but got 0.")
+            _expect("region_bank.query", self.region_bank.query, (*lead, members, expressions, count))
+            _expect("region_bank.bank", self.region_bank.bank, (*self.bank.shape[:-1], count))
+            if self.region_pairs is not None:
+                _expect("region_pairs", self.region_pairs, (*lead, members, count, regions))
+                parts["region_pairs"] = self.region_pairs
         if not bool(
             torch.stack([x.isfinite().all() for x in parts.values()]).all()
         ):  # the host waits for the device only once

@@ -13,6 +13,7 @@ from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
+from bsap.features.region_bank import RegionBankConfig, load_region_bank
 from bsap.features.stored_model import StoredModel
 from bsap.prompts.banks import check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
@@ -118,12 +119,23 @@ class Sweep:
             store=_store_folder(run),
         )
         self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"])
+        self._region_bank = RegionBankConfig.of(model.get("region_bank"))
+
+    def fit(self, scorers: Mapping[str, Scorer]) -> None:
+        """Take what scorers need besides the bank from the store.
+
+        Raises:
+            ConfigError: a scorer needs a region bank, and the run had none.
+            DataError: its features are not stored.
+        """
+        self.split.ensemble.fit(load_region_bank(self.data, self._region_bank, scorers))
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
     ) -> Iterator[Row]:
         """Evaluate all settings; a scorer without a bank is evaluated once."""
         strict = bool(self.settings["model"]["strict"])
+        self.fit(scorers)
         for aggregate in aggregates:
             for number, name in enumerate(banks):
                 store = self.split.ensemble.cache.store.folder if self.split.ensemble.cache else None
