@@ -123,7 +123,7 @@ class Selection:
 
 def _read_ids(file: Path) -> tuple[str, ...]:
     fix = "Give ids of this split, or a text file with one per line."
-    return tuple(text_lines(read_bytes(file, what="id of this split and no file of ids", fix=fix), str(file)))
+    return tuple(text_lines(read_bytes(file, what="file of ids", fix=fix), str(file)))
 
 
 def _within(value: int | None, low: int | None, high: int | None) -> bool:

@@ -140,12 +140,23 @@ class ExpressionList:
         self.lowercase = lowercase
         self.expressions: list[ExpressionRecord] = []
         self._seen: set[str] = set()
+        self._meant: dict[tuple[str, str], ReferentRecord] = {}
 
     def add(self, key: str, text: str, referent: ReferentRecord, *, where: str, phrase: str | None = None) -> None:
-        """Append one expression; raises a DataError for a key that is already there."""
+        """Append one expression.
+
+        Raises:
+            DataError: if the key is already there, or a referent of the same id and picture is another one.
+        """
         if key in self._seen:
             raise DataError(f"{where}: the expression id {key!r} occurs twice in {self.prefix}.")
         self._seen.add(key)
+        first = self._meant.setdefault((referent.image_id, referent.id), referent)
+        if first.ann_ids != referent.ann_ids:
+            raise DataError(
+                f"{where}: the referent {referent.id} has other annotations than in {first.where}. Give each referent "
+                "an id of its own."
+            )
         text = text.lower() if self.lowercase else text
         order = len(self.expressions)
         self.expressions.append(ExpressionRecord(f"{self.prefix}/{key}", order, text, referent, phrase))

@@ -243,5 +243,7 @@ def _category_names(content: Record) -> dict[str, str] | None:
     items: list[Any] = content.items("categories")
     for n, item in enumerate(items, start=1):
         category = Record(item, f"{content.where}, category {n}")
-        names[category.identity("id")] = category.text("name")
+        key, text = category.identity("id"), category.text("name")
+        if names.setdefault(key, text) != text:
+            raise DataError(f"{category.where}: the category id {key} is {shown(names[key])} already.")
     return names

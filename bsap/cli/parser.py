@@ -22,7 +22,7 @@ from bsap.cli.arguments import FAILED, complain, unrecognized
 from bsap.cli.plain_lists import LISTS, plain_lists
 from bsap.cli.progress import LineProgress
 from bsap.datamodules.files import parse_yaml, read_bytes
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_number, unknown
 from bsap.runs.settings import RunConfig
 
 HELP = {
@@ -271,6 +271,12 @@ class CommandLine(LightningCLI):
             "names a file that comes with the package",
         )
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the settings, and check the one that Lightning passes on to numpy unchecked."""
+        super().parse_arguments(parser, args)
+        if not isinstance(seed := self.config.get("seed_everything"), (bool, type(None))):
+            check_number("seed_everything", seed, most=2**32 - 1, whole=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Settings that belong to neither data nor model."""

@@ -336,13 +336,16 @@ def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
     for key in content:
         if key not in ("name", "source", "template", "prompts"):
             raise unknown(f"key of bank {where}", key, ("name", "source", "template", "prompts"))
+    for key in ("name", "source"):
+        if not isinstance(content.get(key, ""), str):
+            raise ConfigError(f"Bank {where}: `{key}` must be a text, but got {shown(content[key])}.")
     template = content.get("template")
     if template is not None and not (isinstance(template, str) and template.count("{}") == 1):
         raise ConfigError(f"Bank {where}: `template` must hold exactly one {{}}, but got {shown(template)}.")
     # Around the empty text, the template of all banks leaves half a sentence; a bank with its own knows what it does.
     prompts = _check_prompts(content.get("prompts"), where=where, blank=template is not None)
     source = content.get("source") or f"file {Path(where).name}"
-    return _of_texts(str(content.get("name") or name), prompts, str(source), template=template)
+    return _of_texts(content.get("name") or name, prompts, source, template=template)
 
 
 def _of_texts(name: str, prompts: tuple[str, ...], source: str, *, template: str | None = None) -> Bank:

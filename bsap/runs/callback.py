@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,7 +62,7 @@ class RunCallback(Callback):
         main = threading.current_thread() is threading.main_thread()  # handlers of signals can be set there only
         if trainer.state.fn == "test" and trainer.world_size > 1 and main:
             self._signals.catch()
-            self._watch = StartWatch(trainer, timeout=timedelta(minutes=self.config.timeout))
+            self._watch = StartWatch(trainer, timeout=self.config.patience())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare the folder, and let the data module skip what is already done."""
@@ -106,8 +105,7 @@ class RunCallback(Callback):
             failure = error
         raise_on_all_ranks(trainer, failure)
         note = folder.path / "parts" / f"{folder.attempt}.stop"
-        timeout = timedelta(minutes=self.config.timeout)
-        self._rendezvous = Rendezvous(note, self._signals, children, timeout=timeout)
+        self._rendezvous = Rendezvous(note, self._signals, children, timeout=self.config.patience())
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to continue a run of other data or weights, or with processes that read others; start the clock."""

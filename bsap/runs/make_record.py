@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from bsap.datamodules.scene import Expression, Scene
-from bsap.errors import DataError
+from bsap.errors import ConfigError, DataError
 from bsap.metrics.functional import best_overlap
 from bsap.runs.schema import Choice, Record, Task
 
@@ -39,6 +40,7 @@ def make_record(
 
     Raises:
         DataError: if RIS is asked for and a mask is missing.
+        ConfigError: if a score is NaN or infinite.
     """
     referent = expression.referent
     found = len(scene.proposals) > 0
@@ -70,6 +72,10 @@ def make_record(
     for name, (region, score) in choices.items():
         row: Choice = {"region": None, "score": None, "box": None}
         if found:
+            if not all(map(math.isfinite, (score, *(scores[name] if scores is not None else ())))):
+                raise ConfigError(
+                    f"Scorer {name!r} gives NaN or infinite scores, first for {expression.id}. Give it smaller numbers."
+                )
             row = {"region": region, "score": score, "box": scene.proposals.boxes[region].tolist()}
         if scores is not None:
             row["scores"] = list(scores[name])

@@ -53,6 +53,11 @@ def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
         scenes: all scenes of a run. Those with proposals are looked at until one can be answered.
     """
     some = [scene for scene in scenes if len(scene.proposals)]
+    if scenes and not some:
+        rank_zero_warn(
+            f"None of the {len(scenes)} pictures has a proposal, so that every answer is wrong. Check the file of "
+            "proposals and what `data.proposals` leaves out, such as `min_score`."
+        )
     if some and not any(bool((iou >= 0.5).any()) for scene in some for iou in referent_ious(scene).values()):
         rank_zero_warn(
             f"No proposal of any of the {len(some)} pictures has an IoU of 0.5 with a referent, so that every answer "

@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import Any
 
 from bsap.datamodules.files import expanded
-from bsap.errors import ConfigError
+from bsap.errors import ConfigError, check_number
 
 SPEED_SETTINGS = ("region_batch", "store", "check_pictures")
 """Settings of the model that change how long a run takes and how much memory, never a number."""
@@ -38,6 +39,15 @@ class RunConfig:
     breakdown: list[str] = dataclasses.field(default_factory=list)
     all_scores: bool = False
     timeout: float = 60.0
+
+    def patience(self) -> timedelta:
+        """How long a process waits for the others.
+
+        Raises:
+            ConfigError: if ``timeout`` is not a positive number.
+        """
+        check_number("run.timeout", self.timeout, above=True)
+        return timedelta(minutes=self.timeout)
 
     def folder(self, settings: Any) -> Path:
         """The run's folder.

@@ -144,6 +144,35 @@ def test_a_proposal_that_a_detector_writes_twice_is_no_error(tmp_path: Path) -> 
     assert perfect(results, 24)
 
 
+@pytest.mark.parametrize("kept", [[], [{"score": 0.2}]])
+def test_nothing_left_to_choose_from_is_a_warning(tmp_path: Path, kept: list[dict[str, float]]) -> None:
+    content = {key: [{"bbox": box, **more} for box in boxes for more in kept] for key, boxes in detections().items()}
+    flags = refer(BASE / "refer", written(tmp_path, content))
+    with pytest.warns(UserWarning, match="None of the 4 pictures has a proposal, so that every answer is wrong"):
+        status, _ = run(tmp_path, *flags, *(["--data.proposals.min_score", "0.5"] if kept else []))
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seed_everything", "-5"], "`seed_everything` must be a whole number of at least 0 and at most 4.29497e+09"),
+        (["--seed_everything", "99999999999"], "`seed_everything` must be a whole number"),
+        (["--run.timeout", "-1"], "`run.timeout` must be a number greater than 0"),
+        (
+            ["--model.scorers", "[{class_path: Correction, init_args: {alpha: 1e308}}]"],
+            "gives NaN or infinite scores, first for refcoco/unc/val/0. Give it smaller numbers",
+        ),
+    ],
+)
+def test_numbers_out_of_range(
+    tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _ = run(tmp_path, *refer(BASE / "refer", BASE / "dets.json"), *flags)
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_drawn_case_of_normalised_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _ = run(tmp_path, *refer(BASE / "refer", CASES / "normalised_boxes.json"))
     assert status == 2

@@ -123,6 +123,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("a.yaml", "name: x\n", "is empty"),
         ("a.yaml", "prompts: []\n", "is empty"),
         ("a.yaml", "prompts: a cat\n", "is empty: list at least one text"),
+        ("a.yaml", "name: [a, b]\nprompts: [a]\n", r"`name` must be a text, but got \['a', 'b'\]"),
         ("a.yaml", "promts: [a]\n", r"Unknown key of bank .*'promts'. Did you mean 'prompts'"),
         ("a.yaml", "prompts:\n  - yes it is\n  - true\n", "prompt 2: True is a bool. Put texts in quotes"),
         ("a.yaml", "prompts: [a, 7]\n", "prompt 2: 7 is a int"),
