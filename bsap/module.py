@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule
-from torch import Tensor, nn
+from torch import nn
 
 from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
@@ -29,13 +28,14 @@ from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
 from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
+from bsap.runs.choices import choices_of
 from bsap.runs.make_record import make_record
 from bsap.runs.overlaps import need_one_answer, referent_ious, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
 from bsap.runs.settings import RunConfig, plain
-from bsap.scoring import Aggregate, Scorer, Scores, Similarities, make_scorer, scorer_name
+from bsap.scoring import Aggregate, AnswerRule, Scorer, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view
 
 OPENAI = EncoderConfig("ViT-B-32-quickgelu", pretrained="openai")
@@ -64,6 +64,8 @@ class BSAPModule(LightningModule):
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
             as ``max`` (sum over models, largest over views: ReCLIP's), or ``after`` (mean of the members' distributions
             over regions).
+        answer: how scores become an answer: ``rule: top``, the best region, or ``rule: threshold``, every region that
+            reaches ``value``, which may be none.
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
@@ -96,6 +98,7 @@ class BSAPModule(LightningModule):
         region_bank: RegionBankConfig | str | None = None,
         scorers: Sequence[str | dict[str, Any]] | str = ("clip", "bsap", "bsap_h"),
         aggregate: Aggregate = "before",
+        answer: AnswerRule = AnswerRule(),  # noqa: B008 - frozen
         strict: bool = False,
         missing_mask: Literal["error", "skip"] = "error",
         region_batch: int | None = None,
@@ -106,6 +109,7 @@ class BSAPModule(LightningModule):
     ) -> None:
         super().__init__()
         self.region_bank_config = RegionBankConfig.of(region_bank)
+        answer = AnswerRule.of(answer)
         tasks, views, scorers = _some("task", tasks), _some("view", views), _some("scorer", scorers)
         given = _some("encoder", (OPENAI,) if encoders is None else encoders)
         self._built = [item if isinstance(item, (DualEncoder, PairScorer)) else None for item in given]
@@ -128,6 +132,7 @@ class BSAPModule(LightningModule):
                 "region_bank": self.region_bank_config,
                 "scorers": scorers,
                 "aggregate": aggregate,
+                "answer": answer,
                 "strict": strict,
                 "missing_mask": missing_mask,
                 "region_batch": region_batch,
@@ -158,14 +163,14 @@ class BSAPModule(LightningModule):
             raise ConfigError(f"Two scorers have the same name: {', '.join(scorer_name(spec) for spec in scorers)}.")
         if region_batch is not None and region_batch < 1:
             raise ConfigError(f"`region_batch` must be at least 1, but got {region_batch}.")
-        self.missing_mask, self.region_batch = missing_mask, region_batch
+        self.missing_mask, self.region_batch, self.answer = missing_mask, region_batch, answer
         self.run = RunConfig(**run) if isinstance(run, Mapping) else run
         self.store, self.check_pictures = store, check_pictures
         self.ensemble: Ensemble | None = None
         self.bank: Bank | None = None
         self.region_bank: RegionBank | None = None
         self.encoders = nn.ModuleList()
-        self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict)
+        self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict, sets=answer.several)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
 
     def __repr__(self) -> str:
@@ -249,7 +254,7 @@ class BSAPModule(LightningModule):
         if self.run is None:
             self.metrics.reset()
             data.skip(())
-        if stage == "test":
+        if stage == "test" and not self.answer.several:
             need_one_answer(e for scene in data.scenes for e in scene.expressions)
         if stage == "test" and "ris" in self.tasks:
             self._check_masks(data.scenes)
@@ -258,13 +263,14 @@ class BSAPModule(LightningModule):
         if any(scorer.needs_bank for scorer in self.scorers.values()):
             store = self.store_folder
             self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
-        self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers)
+        others = ["the answer's threshold"] if self.answer.needs_region_bank else []
+        self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers, others)
 
     def _check_masks(self, scenes: Sequence[Scene]) -> None:
         """Say before anything is encoded what RIS lacks."""
         boxes_only = [scene.path.name for scene in scenes if len(scene.proposals) and scene.proposals.masks is None]
         referents = {e.referent.id: e.referent for scene in scenes for e in scene.expressions}
-        maskless = [key for key, referent in referents.items() if not referent.has_mask]
+        maskless = [key for key, referent in referents.items() if not (referent.has_mask or referent.nothing)]
         lacks = []
         if boxes_only:
             lacks.append(
@@ -296,39 +302,28 @@ class BSAPModule(LightningModule):
 
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
-        choices: Tensor | None = None
-        values: Tensor | None = None
+        similarities: Similarities | None = None
         if sum(batch.counts) and any(scene.expressions for scene in batch.scenes):
             similarities = self.similarities(batch)
-            with torch.autocast(self.device.type, enabled=False):
-                scores = [scorer(similarities, aggregate=self.aggregate) for scorer in self.scorers.values()]
-                # One transfer for all scorers: the host waits for the device once per batch.
-                choices = torch.stack([torch.stack(_picked(score)) for score in scores]).cpu()
-                if self.run is not None and self.run.all_scores:
-                    values = torch.stack([score.value.float() for score in scores]).cpu()
-            if self.ensemble is not None:
-                self.ensemble.keep()
+        chosen = choices_of(
+            batch.scenes,
+            self.scorers,
+            similarities,
+            aggregate=self.aggregate,
+            rule=self.answer,
+            all_scores=self.run is not None and self.run.all_scores,
+        )
+        if similarities is not None and self.ensemble is not None:
+            self.ensemble.keep()
         records = []
-        for b, scene in enumerate(batch.scenes):
+        for scene, rows in zip(batch.scenes, chosen, strict=True):
             ious = referent_ious(scene) if "rec" in self.tasks else {}
-            for e, expression in enumerate(scene.expressions):
-                chosen = {
-                    name: (0, 0.0) if choices is None else (int(choices[s, 0, b, e]), float(choices[s, 1, b, e]))
-                    for s, name in enumerate(self.scorers)
-                }
-                every = None
-                if self.run is not None and self.run.all_scores:
-                    regions = range(len(scene.proposals))
-                    every = {
-                        name: [] if values is None else values[s, b, e, : len(regions)].tolist()
-                        for s, name in enumerate(self.scorers)
-                    }
+            for expression, choices in zip(scene.expressions, rows, strict=True):
                 records.append(
                     make_record(
                         scene,
                         expression,
-                        chosen,
-                        scores=every,
+                        choices,
                         tasks=self.tasks,
                         missing_mask=self.missing_mask,
                         ious=ious.get(id(expression.referent)),
@@ -377,13 +372,6 @@ class BSAPModule(LightningModule):
             self.ensemble.flush()
         if self.bank is not None and self.bank.sentences is not None:
             self.bank.sentences.flush()
-
-
-def _picked(scores: Scores) -> tuple[Tensor, Tensor]:
-    """(..., E) choices and their values; both mean nothing for a picture without regions."""
-    choice = scores.choice
-    value = scores.value.gather(-1, choice.clamp(min=0)[..., None])[..., 0]
-    return choice.float(), value.float()
 
 
 def _some(what: str, items: Any) -> list[Any]:

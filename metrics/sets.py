@@ -16,7 +16,7 @@ from bsap.metrics.functional.sets import (
     _ris_set_update,
 )
 
-_TARGET_COUNTERS = ("true_none", "missed_none", "true_target", "missed_target")
+_TARGET_COUNTERS = ("true_none", "missed_none", "true_target", "missed_target", "missing")
 
 
 class RECSetScores(CounterMetric):
@@ -38,7 +38,7 @@ class RECSetScores(CounterMetric):
         >>> metric = RECSetScores()
         >>> metric.update(matched=tensor([2, 0]), answered=tensor([2, 1]), targets=tensor([2, 0]))
         >>> print({name: value.item() for name, value in metric.compute().items()})
-        {'Pr@F1': 0.5, 'N-acc': 0.0, 'T-acc': 1.0, 'n': 2}
+        {'Pr@F1': 0.5, 'N-acc': 0.0, 'T-acc': 1.0, 'n': 2, 'missing': 0}
     """
 
     counters = ("right", "total", *_TARGET_COUNTERS)
@@ -46,9 +46,9 @@ class RECSetScores(CounterMetric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__([0.0], **kwargs)
 
-    def update(self, matched: Tensor, answered: Tensor, targets: Tensor) -> None:
+    def update(self, matched: Tensor, answered: Tensor, targets: Tensor, missing: Tensor | None = None) -> None:
         """Count N expressions."""
-        self._add(_rec_set_update(matched, answered, targets))
+        self._add(_rec_set_update(matched, answered, targets, missing))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores, and what was counted."""
@@ -77,7 +77,7 @@ class RISSetScores(CounterMetric):
         >>> metric = RISSetScores()
         >>> metric.update(tensor([30, 0]), tensor([40, 0]), answered=tensor([2, 0]), targets=tensor([1, 0]))
         >>> print({name: value.item() for name, value in metric.compute().items()})
-        {'gIoU': 0.875, 'cIoU': 0.75, 'N-acc': 1.0, 'T-acc': 1.0, 'n': 2}
+        {'gIoU': 0.875, 'cIoU': 0.75, 'N-acc': 1.0, 'T-acc': 1.0, 'n': 2, 'missing': 0}
     """
 
     counters = ("intersection", "union", "iou_fixed", "total", *_TARGET_COUNTERS)
@@ -87,9 +87,16 @@ class RISSetScores(CounterMetric):
         super().__init__([float(variant == "paper")], **kwargs)
         self.variant: SetVariant = variant
 
-    def update(self, intersection: Tensor, union: Tensor, answered: Tensor, targets: Tensor) -> None:
+    def update(
+        self,
+        intersection: Tensor,
+        union: Tensor,
+        answered: Tensor,
+        targets: Tensor,
+        missing: Tensor | None = None,
+    ) -> None:
         """Count N expressions."""
-        self._add(_ris_set_update(intersection, union, answered, targets))
+        self._add(_ris_set_update(intersection, union, answered, targets, missing))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores, and what was counted."""

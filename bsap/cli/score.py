@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments, path
+from bsap.cli.arguments import Arguments, path, path_text
 from bsap.reports.terminal import TASKS, percent, results_table
 from bsap.reports.text import cell, say
 from bsap.runs.buckets import FIELDS
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 DIFFERENT = 1
 """Exit status when the predictions do not give the numbers of ``results.json``."""
 
-MAIN = {"rec": ("acc@0.5",), "ris": ("oIoU", "mIoU")}
+VARIANTS = ("paper", "rela_code", "grec_code")
+
+MAIN = {"rec": ("acc@0.5", "Pr@F1", "N-acc", "T-acc"), "ris": ("oIoU", "mIoU", "gIoU", "cIoU")}
 """The metrics that a breakdown shows in a table; JSON has all."""
 
 
@@ -66,18 +68,45 @@ def run(argv: list[str]) -> int:
         "RefCOCOg found: its file DATASET_SPLIT_reviewed.json",
     )
     parser.add_argument(
+        "--answer",
+        metavar="RULE",
+        help="answer by another rule and show the metrics of sets: top, or '{rule: threshold, value: 0.5, over: p}' as "
+        "for `model.answer`. A threshold needs a run with `--run.all_scores true`. Reads the run's data, no pictures",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default="paper",
+        help="where answers are sets: compute N-acc and T-acc of masks (rela_code), or match boxes (grec_code), as the "
+        "released code does (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root", type=path_text, metavar="FOLDER", help="for --answer: the root of the data, if it has moved"
+    )
+    parser.add_argument(
         "--format", choices=["table", "json"], default="table", help="form of the output (default: %(default)s)"
     )
     options = parser.parse_args(argv[1:])
 
     from bsap.runs.rescore import rescore
 
+    rule = scene_of = None
+    if options.answer is not None:
+        from bsap.datamodules.files import parse_yaml
+        from bsap.reports.shown_run import ShownRun
+        from bsap.scoring import AnswerRule
+
+        rule = AnswerRule.of(parse_yaml(options.answer, "--answer"))
+        scene_of = ShownRun(options.run, root=options.root).scene
     scored = rescore(
         options.run,
         strict=options.strict,
         breakdown=options.breakdown,
         sizes=options.detail,
         review=options.review,
+        answer=rule,
+        scene_of=scene_of,
+        variant=options.variant,
     )
     results = read_run(options.run).results
     if options.format == "json":
@@ -150,14 +179,16 @@ def detail_table(detail: Mapping[str, Detail]) -> Table:
 def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:
     """One row for each bucket and scorer, with the main metrics."""
     table = Table(field, "scorer", title=f"by {field}", title_justify="left")
-    tasks = [task for task in MAIN if task in next(iter(groups.values()), {})]
+    first = next(iter(groups.values()), {})
+    tasks = [task for task in MAIN if task in first]
+    shown = {task: [name for name in MAIN[task] if name in next(iter(first[task].values()))] for task in tasks}
     for task in tasks:
-        for name in (*MAIN[task], "n"):
+        for name in (*shown[task], "n"):
             table.add_column(f"{TASKS[task]}\n{name}", justify="right", no_wrap=True)
     for bucket, metrics in groups.items():
         for number, scorer in enumerate(next(iter(metrics.values()))):
             rows = [(task, metrics[task][scorer]) for task in tasks]
-            cells = [c for task, row in rows for c in (*(percent(row[name]) for name in MAIN[task]), str(row["n"]))]
+            cells = [c for task, row in rows for c in (*(percent(row[name]) for name in shown[task]), str(row["n"]))]
             table.add_row(cell("" if number else bucket), cell(scorer), *cells)
         table.add_section()
     return table

@@ -1,6 +1,8 @@
 """The drawn world as a dataset on disk, in the REFER layout that RefCOCO has.
 
 root/demo/refs(drawn).p          referents and their expressions
+root/demo/grefs(sets).json       in gRefCOCO's form: the first expression of each referent, and expressions that mean
+                                 nothing in their picture or several objects
 root/demo/instances.json         pictures and objects in COCO form
 root/demo/detections.json        simulated detections: COCO results with boxes
 root/demo/masks.json             simulated mask proposals: COCO results with run-length encodings
@@ -15,7 +17,7 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,14 @@ from rich.progress import track
 
 from bsap.demo.draw import DrawnScene, Mask, World, draw_scene
 from bsap.demo.kinds import CATEGORIES
-from bsap.demo.language import expressions
+from bsap.demo.language import expressions, set_expressions
 from bsap.demo.proposals import Detection, detect
 from bsap.errors import DataError
 
 SIZES: Mapping[str, int] = {"train": 150, "val": 50, "test": 200}
 """Scenes of each split by default."""
 
-DATASET, SPLIT_BY = "demo", "drawn"
+DATASET, SPLIT_BY, SETS = "demo", "drawn", "sets"
 _SUPERCATEGORIES = {"person": "person", "car": "vehicle", "bus": "vehicle", "boat": "vehicle", "bird": "animal"}
 _SOURCES = ("kinds.py", "objects.py", "draw.py", "language.py", "proposals.py", "dataset.py")
 
@@ -99,6 +101,7 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
     annotations: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
+    sets: list[dict[str, Any]] = []
     sent_id = 0
     for image_id, (split, scene, rng) in enumerate(_scenes(seed, sizes), start=1):
         name = f"drawn_{image_id:06d}"
@@ -128,6 +131,13 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
                     "sentences": sentences,
                 }
             )
+        first = len(annotations) - len(scene.things)
+        meant = [
+            (ref["sentences"][0]["sent"], (ref["ann_id"] - first - 1,)) for ref in refs if ref["image_id"] == image_id
+        ]
+        for text, indices in (*meant, *set_expressions(scene.things, _set_rng(seed, image_id))):
+            things = [annotations[first + index] for index in indices]
+            sets.append(_set(len(sets), text, things, image_id, split, name))
         for found in detect(scene, rng):
             detections.append(_result(image_id, found) | {"bbox": list(found.bbox)})
             masks.append(_result(image_id, found) | {"bbox": _xywh(found.mask), "segmentation": _encode(found.mask)})
@@ -143,6 +153,7 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
     }
     for file, content in (("instances", instances), ("detections", detections), ("masks", masks)):
         (root / DATASET / f"{file}.json").write_text(json.dumps(content))
+    (root / DATASET / f"grefs({SETS}).json").write_text(json.dumps(sets))
     (root / DATASET / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
 
 
@@ -161,6 +172,29 @@ def _sentence(text: str, sent_id: int, rng: np.random.Generator) -> dict[str, An
     """A sentence as REFER files have it: as it was typed, cleaned, and in words."""
     raw = text.capitalize() + "." * int(rng.random() < 0.5) if rng.random() < 0.15 else text
     return {"sent_id": sent_id, "raw": raw, "sent": text, "tokens": text.split()}
+
+
+def _set_rng(seed: int, image_id: int) -> np.random.Generator:
+    """A generator of its own, so that sets change nothing that was drawn before there were any."""
+    return np.random.default_rng((World.DATASET, seed, image_id, 2, 2))
+
+
+def _set(
+    ref_id: int, text: str, annotations: Sequence[Mapping[str, Any]], image_id: int, split: str, name: str
+) -> dict[str, Any]:
+    """One expression as gRefCOCO has it: a set of annotations, -1 for none."""
+    sentence = {"sent_id": ref_id, "raw": text, "sent": text, "tokens": text.split()}
+    return {
+        "ref_id": ref_id,
+        "ann_id": [annotation["id"] for annotation in annotations] or [-1],
+        "category_id": [annotation["category_id"] for annotation in annotations] or [-1],
+        "no_target": not annotations,
+        "file_name": f"{name}.jpg",
+        "image_id": image_id,
+        "split": split,
+        "sent_ids": [ref_id],
+        "sentences": [sentence],
+    }
 
 
 def _encode(mask: Mask) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -166,6 +167,49 @@ def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -
             text = f"the {text}"
         found.setdefault(text)
     return tuple(found)
+
+
+def set_expressions(things: Sequence[Thing], rng: np.random.Generator) -> list[tuple[str, tuple[int, ...]]]:
+    """Short expressions that mean nothing in a scene, or several of its things, with the indices of what they mean.
+
+    Half of those that mean nothing name a category that the scene does not have, half one that it has, in another
+    colour. Those that mean several describe what two or more things look like, or join two descriptions by "and".
+
+    Args:
+        things: all things of the scene.
+        rng: chooses among the possible expressions.
+
+    Example:
+        >>> from bsap.demo.draw import draw_scene
+        >>> found = set_expressions(draw_scene(0, 1, 5).things, np.random.default_rng(0))
+        >>> len(found), found[0], found[-1]
+        (7, ('purple umbrella', ()), ('blue boat and black parasol', (8, 9)))
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    absent = [name for name in NOUNS if all(thing.category != name for thing in things)]
+    for n in range(4):
+        model = things[int(rng.integers(len(things)))]
+        if n % 2 and absent:
+            model = replace(model, category=absent[int(rng.integers(len(absent)))])
+        lacking = [c for c in COLOURS if not any(_same(t, replace(model, colour=c), ("colour",)) for t in things)]
+        if lacking:
+            model = replace(model, colour=lacking[int(rng.integers(len(lacking)))])
+            found.setdefault(describe(model, ("colour",), rng), ())
+    alike = [
+        (attributes, group)
+        for attributes in ((), ("colour",))
+        for at, thing in enumerate(things)
+        if len(group := tuple(i for i, other in enumerate(things) if _same(thing, other, attributes))) > 1
+        and group[0] == at
+    ]
+    for attributes, group in alike[:2]:
+        found.setdefault(describe(things[group[0]], attributes, rng), group)
+    clear = [i for i, thing in enumerate(things) if sum(_same(thing, other, ("colour",)) for other in things) == 1]
+    if len(clear) > 1:
+        pair = [clear[int(i)] for i in rng.permutation(len(clear))[:2]]
+        phrases = [describe(things[i], ("colour",), rng) for i in pair]
+        found.setdefault(" and ".join(phrases), tuple(sorted(pair)))
+    return list(found.items())
 
 
 def caption(thing: Thing, rng: np.random.Generator) -> str:

@@ -159,7 +159,7 @@ def _shown(value: float | None, *, exact: bool) -> str:
     if value is None:
         return ""
     if math.isnan(value):
-        return "nan"
+        return "-"
     return str(value) if exact else f"{value:.2f}"
 
 

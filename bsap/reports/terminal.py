@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TASKS = {"rec": "REC", "ris": "RIS"}
 COUNTS = ("n", "missing")
+CLASSES = {"N-acc": "without", "T-acc": "with"}
+"""What the metrics of one class of expressions are about."""
 
 
 def percent(value: float) -> str:
@@ -49,10 +52,12 @@ def counted(metrics: Metrics) -> str:
         'REC: 8 expressions, 1 without proposals'
     """
     rows = [(TASKS[task], next(iter(scorers.values()))) for task, scorers in metrics.items() if scorers]
-    return "; ".join(
+    line = "; ".join(
         f"{task}: {row['n']} expressions" + (f", {row['missing']} without proposals" if row["missing"] else "")
         for task, row in rows
     )
+    empty = {name: kind for name, kind in CLASSES.items() if any(math.isnan(row.get(name, 0)) for _, row in rows)}
+    return ". ".join([line, *(f"{name} is -: no expression {kind} a target was seen" for name, kind in empty.items())])
 
 
 def incomplete(results: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from pycocotools import mask as coco_mask
@@ -12,30 +13,30 @@ from torch import Tensor
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError
 from bsap.metrics.functional import best_overlap
+from bsap.runs.answered import CHOOSES_A_MASK, add_answer
+from bsap.runs.choices import Chosen
 from bsap.runs.schema import Choice, Record, Task
 
 
 def make_record(
     scene: Scene,
     expression: Expression,
-    choices: Mapping[str, tuple[int, float]],
+    choices: Mapping[str, Chosen],
     *,
     tasks: Sequence[Task],
     missing_mask: Literal["error", "skip"] = "error",
     ious: Tensor | None = None,
     text_cut: bool = False,
-    scores: Mapping[str, Sequence[float]] | None = None,
 ) -> Record:
     """What became of one expression.
 
     Args:
         scene: the picture.
         expression: one of its expressions.
-        choices: for each scorer the chosen region's index and score; ignored when the picture has no proposal.
+        choices: of each scorer.
         tasks: what is measured.
         ious: (R,) IoU of each proposal with the referent, :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
         text_cut: whether a model lost the end of the sentence at its context length.
-        scores: for each scorer the scores of all R regions, where they are to be recorded.
         missing_mask: what to do for RIS when the referent has no mask; ``skip`` leaves the expression out of RIS.
 
     Raises:
@@ -44,8 +45,9 @@ def make_record(
     """
     referent = expression.referent
     found = len(scene.proposals) > 0
-    segment = "ris" in tasks and bool(len(referent.boxes))
-    if segment and not referent.has_mask:
+    known = referent.nothing or bool(len(referent.boxes))
+    segment = "ris" in tasks and known
+    if segment and not (referent.nothing or referent.has_mask):
         if missing_mask == "error":
             raise DataError(
                 f"{expression.id}: the referent (annotation {', '.join(referent.ann_ids)}) has no mask, but RIS needs "
@@ -67,21 +69,31 @@ def make_record(
         "scorers": {},
     }
     targets = [mask for mask in referent.masks if mask is not None] if segment else []
+    if referent.match == "all":
+        record["referent"]["match"] = "all"
     if segment:
         record["referent"]["areas"] = [int(coco_mask.area(mask)) for mask in targets]
-    for name, (region, score) in choices.items():
+    for name, chosen in choices.items():
+        region = chosen.region
         row: Choice = {"region": None, "score": None, "box": None}
         if found:
-            if not all(map(math.isfinite, (score, *(scores[name] if scores is not None else ())))):
+            if not all(
+                map(math.isfinite, (chosen.score, *(chosen.scores or ()), *chain(*(chosen.values or {}).values())))
+            ):
                 raise ConfigError(
                     f"Scorer {name!r} gives NaN or infinite scores, first for {expression.id}. Give it smaller numbers."
                 )
-            row = {"region": region, "score": score, "box": scene.proposals.boxes[region].tolist()}
-        if scores is not None:
-            row["scores"] = list(scores[name])
-        if "rec" in tasks and ious is not None:
-            row["box_iou"] = float(ious[region]) if found else 0.0
-        if segment:
+            row = {"region": region, "score": chosen.score, "box": scene.proposals.boxes[region].tolist()}
+        if chosen.scores is not None:
+            row["scores"] = chosen.scores
+        if chosen.values is not None:
+            row["values"] = chosen.values
+        if "rec" in tasks and known:
+            row["box_iou"] = float(ious[region]) if found and ious is not None else 0.0
+        if chosen.answer is not None:
+            measured: list[Task] = [task for task in tasks if (known if task == "rec" else segment)]
+            add_answer(row, scene, referent, chosen.answer, tasks=measured)
+        elif segment:
             row["intersection"], row["union"] = best_overlap(_chosen_mask(scene, region) if found else None, targets)
         record["scorers"][name] = row
     return record
@@ -89,9 +101,5 @@ def make_record(
 
 def _chosen_mask(scene: Scene, region: int) -> Any:
     if scene.proposals.masks is None:
-        raise DataError(
-            f"Picture {scene.path.name}: the proposals have boxes only, but RIS chooses a mask. "
-            "Give mask proposals (`--data.proposals.path`); or, where only some of them lack a mask, leave those out "
-            "with `--data.proposals.masked_only true`; or evaluate `--model.tasks '[rec]'`."
-        )
+        raise DataError(f"Picture {scene.path.name}: {CHOOSES_A_MASK}")
     return scene.proposals.masks[region]

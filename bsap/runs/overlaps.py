@@ -41,8 +41,9 @@ def need_one_answer(expressions: Iterable[Expression]) -> None:
     if sets := [e for e in every if e.referent.match == "all" and len(e.referent.ann_ids) != 1]:
         raise DataError(
             f"{len(sets)} of {len(every)} expressions mean nothing in their picture or several objects at once, first "
-            f"{sets[0].id}, but an answer is one region. Leave them out with `--data.min_targets 1 --data.max_targets "
-            "1`, or take any of several objects as right with `--data.match any --data.min_targets 1`."
+            f"{sets[0].id}, but an answer is one region. Answer with sets (`--model.answer.rule threshold` and "
+            "`--model.answer.value`), leave them out with `--data.min_targets 1 --data.max_targets 1`, or take any of "
+            "several objects as right with `--data.match any --data.min_targets 1`."
         )
 
 

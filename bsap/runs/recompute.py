@@ -5,15 +5,21 @@ It needs torch but not torchmetrics, which takes seconds to import.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from bsap.metrics.functional import rec_accuracy, ris_scores
+from bsap.metrics.functional import match_boxes, rec_accuracy, rec_set_scores, ris_scores, ris_set_scores
+from bsap.metrics.functional.sets import SetVariant
+from bsap.runs.answered import targets_of
 from bsap.runs.buckets import bucket, check_fields
-from bsap.runs.schema import Metrics, Record, Task
+from bsap.runs.schema import Choice, Metrics, Record, Task
+
+Variant = Literal["paper", "rela_code", "grec_code"]
 
 
 def tasks_of(records: Sequence[Record]) -> list[Task]:
@@ -40,23 +46,87 @@ def metric_inputs(records: Sequence[Record], scorer: str, task: Task) -> tuple[T
     return torch.tensor(parts, dtype=torch.int64), torch.tensor(wholes, dtype=torch.int64), missing
 
 
-def recompute(records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] | None = None) -> Metrics:
+def are_sets(records: Sequence[Record]) -> bool:
+    """Whether the answers of records may be none or several regions."""
+    return bool(records) and "regions" in next(iter(records[0]["scorers"].values()))
+
+
+def set_inputs(records: Sequence[Record], scorer: str, task: Task, *, generalized: bool = False) -> tuple[Tensor, ...]:
+    """What the metrics of answers that are sets take from the records of one scorer.
+
+    Args:
+        records: with answers that are sets.
+        scorer: its name.
+        task: ``rec`` or ``ris``.
+        generalized: for REC, count boxes that match by generalised IoU.
+
+    Returns:
+        Of N records, for ``rec`` the matched boxes, for ``ris`` intersections and unions of those that have masks; then
+        answered regions and targets, all (N,) int64, and the (N,) bool marks of expressions without a proposal.
+    """
+    if task == "ris":
+        records = [record for record in records if record["status"] != "no_mask"]
+    rows = [record["scorers"][scorer] for record in records]
+    columns = [[row["intersection"] for row in rows], [row["union"] for row in rows]] if task == "ris" else []
+    if task == "rec":
+        columns = [
+            [
+                _matched(row, record) if generalized else row["matched"]
+                for row, record in zip(rows, records, strict=True)
+            ]
+        ]
+    columns += [[len(row["regions"]) for row in rows], [targets_of(record) for record in records]]
+    missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
+    return *(torch.tensor(column, dtype=torch.int64) for column in columns), missing
+
+
+def _matched(row: Choice, record: Record) -> int:
+    sizes = [
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) for boxes in (row["boxes"], record["referent"]["boxes"])
+    ]
+    return min(match_boxes(*sizes, generalized=True), targets_of(record))
+
+
+def recompute(
+    records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] | None = None, variant: Variant = "paper"
+) -> Metrics:
     """The metrics of saved predictions, with the same integers as in the run itself.
 
     Args:
         records: all records of a run.
-        strict: for REC, whether a hit needs IoU > 0.5.
+        strict: for REC, whether a hit needs IoU > 0.5; not asked where answers are sets.
         tasks: by default those that the records hold fields for.
+        variant: where answers are sets, ``rela_code`` computes N-acc and T-acc of RIS, and ``grec_code`` matches the
+            boxes of REC, as the released code does.
     """
     scorers = list(records[0]["scorers"]) if records else []
     wanted = tasks or tasks_of(records)
     results: Metrics = {}
+    if are_sets(records):
+        with quiet_about_classes():
+            if "rec" in wanted:
+                by_giou = variant == "grec_code"
+                inputs = {name: set_inputs(records, name, "rec", generalized=by_giou) for name in scorers}
+                results["rec"] = {name: as_numbers(rec_set_scores(*values)) for name, values in inputs.items()}
+            if "ris" in wanted:
+                of: SetVariant = "rela_code" if variant == "rela_code" else "paper"
+                inputs = {name: set_inputs(records, name, "ris") for name in scorers}
+                results["ris"] = {name: as_numbers(ris_set_scores(*v, variant=of)) for name, v in inputs.items()}
+        return results
     if "rec" in wanted:
         values = {name: rec_accuracy(*metric_inputs(records, name, "rec"), strict=strict) for name in scorers}
         results["rec"] = {name: as_numbers(scores) for name, scores in values.items()}
     if "ris" in wanted:
         results["ris"] = {name: as_numbers(ris_scores(*metric_inputs(records, name, "ris"))) for name in scorers}
     return results
+
+
+@contextmanager
+def quiet_about_classes() -> Iterator[None]:
+    """Without the warning of N-acc and T-acc about an empty class, which the tables note."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[NT]-acc is NaN")
+        yield
 
 
 def as_numbers(scores: Mapping[str, Tensor]) -> dict[str, float | int]:

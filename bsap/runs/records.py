@@ -14,7 +14,7 @@ from typing import Any, cast
 from bsap.datamodules.files import parse_json, read_bytes
 from bsap.errors import DataError
 from bsap.runs.json_types import checker
-from bsap.runs.schema import Record, Task
+from bsap.runs.schema import Choice, Record, Task
 
 _check = checker(Record)
 
@@ -32,9 +32,28 @@ def record_problem(record: Any) -> str | None:
             return f"scorer {name!r} has the region {region} of {regions}"
         if len(choice.get("scores", ())) not in (0, regions):
             return f"scorer {name!r} has {len(choice['scores'])} scores of {regions} regions"
+        for over, values in choice.get("values", {}).items():
+            if len(values) != regions:
+                return f"scorer {name!r} has {len(values)} values {over!r} of {regions} regions"
         part, whole = choice.get("intersection", 0), choice.get("union", 1)
-        if not (part <= whole and 0 < whole < 2**40):
+        if not (part <= whole < 2**40 and (whole or "regions" in choice)):
             return f"scorer {name!r} has intersection {part} and union {whole}"
+        if "regions" in choice and (wrong := _answer_problem(choice, record)) is not None:
+            return f"scorer {name!r} {wrong}"
+    return None
+
+
+def _answer_problem(choice: Choice, record: Record) -> str | None:
+    """What is wrong with an answer that is a set."""
+    answer, known = choice["regions"], len(record["referent"]["ann_ids"])
+    if len(set(answer)) < len(answer) or any(region >= record["n_regions"] for region in answer):
+        return f"answers with the regions {answer} of {record['n_regions']}"
+    if len(choice.get("boxes", answer)) != len(answer):
+        return f"has {len(choice['boxes'])} boxes of {len(answer)} regions"
+    if choice.get("matched", 0) > min(len(answer), known):
+        return f"has {choice['matched']} boxes of {len(answer)} that match one of {known} targets"
+    if "union" in choice and (choice["union"] == 0) != (not answer and not known):
+        return f"has the union {choice['union']} with {len(answer)} regions and {known} targets"
     return None
 
 
@@ -73,7 +92,10 @@ def _differs(record: Record, first: Record, tasks: Sequence[Task]) -> str | None
     """What makes a record another than the run's others, or None."""
     if list(record["scorers"]) != list(first["scorers"]):
         return f"its scorers are {', '.join(record['scorers'])}, but those of line 1 are {', '.join(first['scorers'])}"
-    wanted = [] if "rec" not in tasks else ["box_iou"]
+    sets = "regions" in next(iter(first["scorers"].values()))
+    wanted = ["regions", "boxes"] if sets else []
+    if "rec" in tasks:
+        wanted += ["box_iou", "matched"] if sets else ["box_iou"]
     if "ris" in tasks and record["status"] != "no_mask":
         wanted += ["intersection", "union"]
     for name, choice in record["scorers"].items():

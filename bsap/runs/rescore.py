@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bsap.datamodules.reviewed import Reviewed, label_errors
-from bsap.errors import DataError
+from bsap.datamodules.scene import Expression, Scene
+from bsap.errors import ConfigError, DataError
 from bsap.runs.buckets import check_fields
+from bsap.runs.reanswer import reanswered
 from bsap.runs.rec_detail import Detail, rec_detail
-from bsap.runs.recompute import breakdowns, recompute
+from bsap.runs.recompute import Variant, are_sets, breakdowns, recompute
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
 from bsap.runs.schema import Metrics, Record, Task
+from bsap.scoring import AnswerRule
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ def rescore(
     breakdown: Sequence[str] | None = None,
     sizes: str | None = None,
     review: Path | None = None,
+    answer: AnswerRule | None = None,
+    scene_of: Callable[[Record], tuple[Scene, Expression]] | None = None,
+    variant: Variant = "paper",
 ) -> Rescored:
     """Compute the metrics of a run again and compare them with its ``results.json``, bit for bit.
 
@@ -58,6 +64,9 @@ def rescore(
         breakdown: fields to break the metrics down by; by default those of ``results.json``.
         review: also break down by this ``*_reviewed.json`` of Ref-L4, as ``review``.
         sizes: compute ``detail`` with these limits of size, ``ref_l4`` or ``coco``.
+        answer: another rule of answering, by the scores of all regions that the run recorded; by default its own.
+        scene_of: the scene and the expression of a record, for another rule.
+        variant: where answers are sets, the metrics as released code computes them.
 
     Raises:
         DataError: if the folder is no finished run, or its predictions are cut off, malformed or not all there.
@@ -80,7 +89,11 @@ def rescore(
             f"{path} holds {len(records)} records, but results.json counted {seen} expressions: lines were lost or "
             "added. Restore the file, or run `bsap test` again with `--run.overwrite true`."
         )
-    metrics = recompute(records, strict=strict, tasks=tasks)
+    if answer is not None and scene_of is not None:
+        records = reanswered(records, scene_of, answer, tasks)
+    if variant != "paper" and not are_sets(records):
+        raise ConfigError(f"{folder} answers with one region, for which there is no variant {variant!r}.")
+    metrics = recompute(records, strict=strict, tasks=tasks, variant=variant)
     counts = {
         "seen": len(records),
         "no_proposals": sum(record["n_regions"] == 0 for record in records),
@@ -90,6 +103,10 @@ def rescore(
     uncompared = None
     if run.results is None:
         uncompared = "there is no results.json"
+    elif variant != "paper":
+        uncompared = f"the metrics are those of the variant {variant}"
+    elif answer is not None and (not answer.several or answer != _own_answer(run)):
+        uncompared = "the answers are those of another rule"
     elif strict != own_rule:
         run.finished()  # its check is all that can be compared
         uncompared = f"the run itself counted hits with IoU {'>' if own_rule else '>='} 0.5"
@@ -133,6 +150,10 @@ def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:
     if not isinstance(strict, bool) or not known:
         raise DataError(f"{run.folder}: its settings do not say `model.strict` and `model.tasks`.")
     return strict, list(tasks)
+
+
+def _own_answer(run: SavedRun) -> AnswerRule:
+    return AnswerRule.of(run.settings["model"].get("answer", "top"))
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:

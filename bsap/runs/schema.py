@@ -46,16 +46,25 @@ class Choice(ChoiceFields, total=False):
     """A choice with its overlap with the referent: for REC ``box_iou``, for RIS pixels.
 
     With ``run.all_scores``, ``scores`` holds the score of every region in the order of the proposals.
+
+    Where an answer may hold no region or several (``model.answer``), ``regions`` and ``boxes`` hold it, the best first;
+    ``matched`` counts its boxes that match a target, pixels are those of its union, and ``region`` is still the best
+    region, whether it is in the answer or not. ``values`` then holds with ``run.all_scores`` what else a
+    threshold can be set over, see :class:`~bsap.scoring.answers.AnswerRule`.
     """
 
     scores: list[Finite]
     box_iou: Share
     intersection: Count
     union: Count
+    regions: list[Count]
+    boxes: list[Box]
+    matched: Count
+    values: dict[str, list[Finite]]
 
 
 class ReferentFields(TypedDict):
-    """The object that an expression means."""
+    """What an expression means; without annotations, nothing or what is not known."""
 
     id: str
     ann_ids: list[str]
@@ -63,9 +72,13 @@ class ReferentFields(TypedDict):
 
 
 class RecordedReferent(ReferentFields, total=False):
-    """A referent with the pixels of each annotation's mask, for RIS."""
+    """A referent with the pixels of each annotation's mask, for RIS.
+
+    ``match`` is there where all annotations together are the answer, and where nothing is.
+    """
 
     areas: list[Count]
+    match: Literal["any", "all"]
 
 
 class Record(TypedDict):

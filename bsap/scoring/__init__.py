@@ -4,6 +4,7 @@ This package does not depend on files, models or Lightning. A :class:`Scorer` tu
 :class:`Scores`; ``SCORERS`` holds ready-made scorers with the settings of the literature.
 """
 
+from bsap.scoring.answers import AnswerRule, answer_values, answered, ordered, suppress
 from bsap.scoring.functional import (
     balanced_logits,
     clip_logits,
@@ -25,6 +26,7 @@ __all__ = [
     "NAMED_SCORERS",
     "SCORERS",
     "Aggregate",
+    "AnswerRule",
     "Correction",
     "DualIS",
     "Logits",
@@ -34,12 +36,16 @@ __all__ = [
     "Scores",
     "Similarities",
     "Sinkhorn",
+    "answer_values",
+    "answered",
     "balanced_logits",
     "clip_logits",
     "describe",
     "hybrid_logits",
     "log_softmax_regions",
     "make_scorer",
+    "ordered",
     "reduce_bank",
     "scorer_name",
+    "suppress",
 ]

@@ -1,6 +1,12 @@
 """The metrics as functions over tensors."""
 
-from bsap.metrics.functional.masks import best_overlap, mask_overlap, mask_overlap_matrix, mask_overlaps
+from bsap.metrics.functional.masks import (
+    best_overlap,
+    mask_overlap,
+    mask_overlap_matrix,
+    mask_overlaps,
+    mask_union,
+)
 from bsap.metrics.functional.rec import IOU_THRESHOLDS, box_iou_pairs, rec_accuracy, rec_hits
 from bsap.metrics.functional.ris import ris_scores
 from bsap.metrics.functional.sets import match_boxes, rec_set_scores, ris_set_scores
@@ -12,6 +18,7 @@ __all__ = [
     "mask_overlap",
     "mask_overlap_matrix",
     "mask_overlaps",
+    "mask_union",
     "match_boxes",
     "rec_accuracy",
     "rec_hits",

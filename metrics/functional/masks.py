@@ -76,6 +76,33 @@ def mask_overlap(pred: RLE | None, target: RLE) -> tuple[int, int]:
     return intersection, _area(pred) + _area(target) - intersection
 
 
+def mask_union(masks: Sequence[RLE]) -> dict[str, Any]:
+    """The pixels of any of several masks of one picture.
+
+    Args:
+        masks: at least one mask.
+
+    Raises:
+        ValueError: if there is no mask, or the sizes differ.
+
+    Example:
+        >>> left = {"size": [2, 4], "counts": b"044"}
+        >>> middle = {"size": [2, 4], "counts": b"242"}
+        >>> int(coco.area(mask_union([left, middle])))
+        6
+    """
+    if not masks:
+        raise ValueError("Expected argument `masks` to be at least one mask, but got none.")
+    _check_masks("masks", masks)
+    for mask in masks:
+        if tuple(mask["size"]) != tuple(masks[0]["size"]):
+            raise ValueError(
+                f"Expected argument `masks` to be of one size, height x width {_size(masks[0])}, but got {_size(mask)}."
+            )
+    merged: dict[str, Any] = coco.merge(list(masks))
+    return merged
+
+
 def mask_overlaps(preds: Sequence[RLE | None], targets: Sequence[RLE]) -> tuple[Tensor, Tensor]:
     """:func:`mask_overlap` of mask i with mask i.
 

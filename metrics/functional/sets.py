@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bsap.metrics.functional._shared import _check_all, _ratio, _warn_if_empty
+from bsap.metrics.functional._shared import _check_all, _check_missing, _ratio, _warn_if_empty
 from bsap.metrics.functional.rec import _check_boxes
 from bsap.metrics.functional.ris import _FRACTION_BITS, _MAX_UNION, _check_total, _fixed_point
 
@@ -85,7 +85,7 @@ def _target_update(answered: Tensor, targets: Tensor) -> list[Tensor]:
     return [(none & rejected).sum(), (none & ~rejected).sum(), (~none & ~rejected).sum(), (~none & rejected).sum()]
 
 
-def _target_compute(tp: Tensor, fn: Tensor, tn: Tensor, fp: Tensor, variant: SetVariant) -> dict[str, Tensor]:
+def _target_compute(tp: Tensor, fn: Tensor, tn: Tensor, fp: Tensor, *, variant: SetVariant) -> dict[str, Tensor]:
     """N-acc, the share of expressions without target that are rejected, and T-acc, of those with one that are not."""
     if variant == "rela_code":
         if not int(tp + fn):
@@ -97,32 +97,38 @@ def _target_compute(tp: Tensor, fn: Tensor, tn: Tensor, fp: Tensor, variant: Set
     return {"N-acc": _ratio(tp, tp + fn), "T-acc": _ratio(tn, tn + fp)}
 
 
-def _rec_set_update(matched: Tensor, answered: Tensor, targets: Tensor) -> list[Tensor]:
-    """Answers with F1 = 1, samples, and the four counts of :func:`_target_update`, all int64."""
+def _rec_set_update(matched: Tensor, answered: Tensor, targets: Tensor, missing: Tensor | None = None) -> list[Tensor]:
+    """Answers with F1 = 1, samples, the four counts of :func:`_target_update`, and missing samples, all int64."""
     _check_counts(matched=matched, answered=answered, targets=targets)
     _check_all(matched <= torch.minimum(answered, targets), "matched", matched, "at most `answered` and `targets`")
     right = (matched == answered) & (matched == targets)
-    return [right.sum(), torch.tensor(len(matched), device=matched.device), *_target_update(answered, targets)]
+    total, absent = torch.tensor(len(matched), device=matched.device), _check_missing(missing, answered)
+    return [right.sum(), total, *_target_update(answered, targets), absent.sum()]
 
 
-def _rec_set_compute(right: Tensor, total: Tensor, tp: Tensor, fn: Tensor, tn: Tensor, fp: Tensor) -> dict[str, Tensor]:
+def _rec_set_compute(right: Tensor, total: Tensor, *counters: Tensor) -> dict[str, Tensor]:
     """The scores from the summed counters."""
+    *targets, missing = counters
     _warn_if_empty(total, "Set precision")
-    return {"Pr@F1": _ratio(right, total), **_target_compute(tp, fn, tn, fp, "paper"), "n": total.cpu()}
+    scores = {"Pr@F1": _ratio(right, total), **_target_compute(*targets, variant="paper")}
+    return scores | {"n": total.cpu(), "missing": missing.cpu()}
 
 
-def rec_set_scores(matched: Tensor, answered: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def rec_set_scores(
+    matched: Tensor, answered: Tensor, targets: Tensor, missing: Tensor | None = None
+) -> dict[str, Tensor]:
     """Scores of answers that are sets of boxes: Pr@(F1 = 1, IoU >= 0.5), N-acc and T-acc.
 
     Args:
         matched: ``(N,)`` int64, matching pairs of each expression (see :func:`match_boxes`).
         answered: ``(N,)`` int64, answered boxes; 0 is the answer "no target".
         targets: ``(N,)`` int64, targets; 0 where nothing in the picture is meant.
+        missing: ``(N,)`` bool, True where there was no region to answer with; only counted.
 
     Returns:
         ``Pr@F1``, the share of expressions whose answer matches all targets and nothing else; ``N-acc``, the share of
         expressions without target whose answer is empty; ``T-acc``, the share of those with a target whose answer is
-        not; float64 scalars, NaN with a warning where there is no such expression; ``n``, int64.
+        not; float64 scalars, NaN with a warning where there is no such expression; ``n`` and ``missing``, int64.
 
     Raises:
         ValueError: for other shapes, types or ranges.
@@ -132,13 +138,15 @@ def rec_set_scores(matched: Tensor, answered: Tensor, targets: Tensor) -> dict[s
     Example:
         >>> scores = rec_set_scores(torch.tensor([2, 0, 1]), torch.tensor([2, 0, 2]), torch.tensor([2, 0, 1]))
         >>> print({name: round(value.item(), 4) for name, value in scores.items()})
-        {'Pr@F1': 0.6667, 'N-acc': 1.0, 'T-acc': 1.0, 'n': 3}
+        {'Pr@F1': 0.6667, 'N-acc': 1.0, 'T-acc': 1.0, 'n': 3, 'missing': 0}
     """
-    return _rec_set_compute(*_rec_set_update(matched, answered, targets))
+    return _rec_set_compute(*_rec_set_update(matched, answered, targets, missing))
 
 
-def _ris_set_update(intersection: Tensor, union: Tensor, answered: Tensor, targets: Tensor) -> list[Tensor]:
-    """Intersection, union, IoU in units of 2^-40, samples, and the counts of :func:`_target_update`, all int64."""
+def _ris_set_update(
+    intersection: Tensor, union: Tensor, answered: Tensor, targets: Tensor, missing: Tensor | None = None
+) -> list[Tensor]:
+    """Intersection, union, IoU in units of 2^-40, samples, those of :func:`_target_update`, missing, all int64."""
     _check_counts(intersection=intersection, union=union, answered=answered, targets=targets)
     none = targets == 0
     empty = none & (answered == 0)
@@ -147,8 +155,9 @@ def _ris_set_update(intersection: Tensor, union: Tensor, answered: Tensor, targe
     limit = union.masked_fill(none | (answered == 0), 0)
     _check_all(intersection <= limit, "intersection", intersection, "at most the union, and 0 without answer or target")
     iou = _fixed_point(intersection, union.clamp(min=1)).masked_fill(empty, 1 << _FRACTION_BITS)
-    total = torch.tensor(len(union), device=union.device)
-    return [intersection.sum(), union.sum(), iou.sum(), total, *_target_update(answered, targets)]
+    total, absent = torch.tensor(len(union), device=union.device), _check_missing(missing, answered)
+    counts = [*_target_update(answered, targets), absent.sum()]
+    return [intersection.sum(), union.sum(), iou.sum(), total, *counts]
 
 
 def _ris_set_compute(
@@ -156,22 +165,25 @@ def _ris_set_compute(
     union: Tensor,
     iou_fixed: Tensor,
     total: Tensor,
-    tp: Tensor,
-    fn: Tensor,
-    tn: Tensor,
-    fp: Tensor,
-    *,
+    *counters: Tensor,
     variant: SetVariant,
 ) -> dict[str, Tensor]:
     """The scores from the summed counters."""
+    *targets, missing = counters
     _warn_if_empty(total, "Set scores")
     _check_total(total)
     scores = {"gIoU": _ratio(iou_fixed, total) / 2**_FRACTION_BITS, "cIoU": _ratio(intersection, union)}
-    return scores | _target_compute(tp, fn, tn, fp, variant) | {"n": total.cpu()}
+    return scores | _target_compute(*targets, variant=variant) | {"n": total.cpu(), "missing": missing.cpu()}
 
 
 def ris_set_scores(
-    intersection: Tensor, union: Tensor, answered: Tensor, targets: Tensor, *, variant: SetVariant = "paper"
+    intersection: Tensor,
+    union: Tensor,
+    answered: Tensor,
+    targets: Tensor,
+    missing: Tensor | None = None,
+    *,
+    variant: SetVariant = "paper",
 ) -> dict[str, Tensor]:
     """Scores of answers that are unions of masks: gIoU, cIoU, N-acc and T-acc.
 
@@ -184,12 +196,13 @@ def ris_set_scores(
         union: ``(N,)`` int64, pixels of either, below 2^40; 0 only for a right rejection.
         answered: ``(N,)`` int64, answered regions; 0 is the answer "no target".
         targets: ``(N,)`` int64, targets; 0 where nothing in the picture is meant.
+        missing: ``(N,)`` bool, True where there was no region to answer with; only counted.
         variant: ``paper``, or ``rela_code``: N-acc and T-acc as the code released with ReLA computes them, TP / (TP +
             FN + 1) and TP / (TP + FP + 1), and 0 without any expression that has no target.
 
     Returns:
         ``gIoU``, ``cIoU``, ``N-acc`` and ``T-acc``, float64 scalars, NaN with a warning where there is no such
-        expression; ``n``, int64.
+        expression; ``n`` and ``missing``, int64.
 
     Raises:
         ValueError: for other shapes, types or ranges, and for 2^23 samples (8,388,608) or more.
@@ -200,10 +213,10 @@ def ris_set_scores(
         >>> n = torch.tensor
         >>> scores = ris_set_scores(n([30, 0, 0]), n([40, 0, 60]), answered=n([2, 0, 1]), targets=n([1, 0, 0]))
         >>> print({name: round(value.item(), 4) for name, value in scores.items()})
-        {'gIoU': 0.5833, 'cIoU': 0.3, 'N-acc': 0.5, 'T-acc': 1.0, 'n': 3}
+        {'gIoU': 0.5833, 'cIoU': 0.3, 'N-acc': 0.5, 'T-acc': 1.0, 'n': 3, 'missing': 0}
     """
     _check_variant(variant)
-    return _ris_set_compute(*_ris_set_update(intersection, union, answered, targets), variant=variant)
+    return _ris_set_compute(*_ris_set_update(intersection, union, answered, targets, missing), variant=variant)
 
 
 def _check_variant(variant: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import pickletools
@@ -18,6 +19,7 @@ import bsap.demo.dataset as dataset
 from bsap.datamodules.refer import read_refer
 from bsap.demo.dataset import cache_folder, make_demo_root
 from bsap.demo.draw import World, draw_scene
+from bsap.demo.language import COLOURS, NOUNS
 from bsap.errors import DataError
 
 SIZES = {"train": 3, "val": 2, "test": 6}
@@ -58,6 +60,52 @@ def test_the_refer_file_has_the_published_form(demo_root: Path) -> None:
         assert ref["sent_ids"] == [sentence["sent_id"] for sentence in ref["sentences"]]
         sent_ids += ref["sent_ids"]
     assert sent_ids == list(range(len(sent_ids)))
+
+
+def test_sets_change_nothing_that_was_drawn_before_there_were_any(
+    demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "set_expressions", lambda things, rng: [])
+    without = every_file(make_demo_root(tmp_path, seed=5, sizes=SIZES))
+    found = every_file(demo_root)
+    assert found.keys() == without.keys()
+    assert [name for name in found if found[name] != without[name]] == ["demo/grefs(sets).json"]
+    digest = hashlib.sha256((demo_root / "demo" / "refs(drawn).p").read_bytes()).hexdigest()
+    assert digest == "81501065171d5cfa60f022bd2726b09c1c50275befdf5d83ab07a6d9280c6b68", (
+        "the file that the version without sets wrote"
+    )
+
+
+def test_sets_mean_what_they_say(demo_root: Path) -> None:
+    """By an own look at the things: who has the noun and the colour that a sentence names."""
+    scenes = [draw_scene(World.DATASET, 5, n, i) for n, size in enumerate(SIZES.values()) for i in range(size)]
+    start, first = 1, {}
+    for image_id, scene in enumerate(scenes, start=1):
+        first[image_id], start = start, start + len(scene.things)
+    nouns = {noun: category for category, words in NOUNS.items() for noun in words}
+    colours = {word: name for name, words in COLOURS.items() for word in words}
+    single = {ref["sentences"][0]["sent"]: ref["ann_id"] for ref in refs(demo_root)}
+    kinds: Counter[int] = Counter()
+    for ref in content(demo_root, "grefs(sets).json"):
+        text = ref["sentences"][0]["sent"]
+        kinds[min(len(ref["ann_id"]), 2) if ref["ann_id"] != [-1] else 0] += 1
+        assert ref["no_target"] == (ref["ann_id"] == [-1]) == (ref["category_id"] == [-1])
+        if len(ref["ann_id"]) == 1 and not ref["no_target"]:
+            assert text in single
+            continue
+        meant = set()
+        for phrase in text.split(" and "):
+            *adjectives, noun = phrase.removeprefix("the ").split()
+            noun, adjectives = (
+                (f"{adjectives[-1]} {noun}", adjectives[:-1]) if noun not in nouns else (noun, adjectives)
+            )
+            meant |= {
+                first[ref["image_id"]] + n
+                for n, thing in enumerate(scenes[ref["image_id"] - 1].things)
+                if thing.category == nouns[noun] and all(colours[word] == thing.colour for word in adjectives)
+            }
+        assert sorted(meant) == ([] if ref["no_target"] else ref["ann_id"]), text
+    assert set(kinds) == {0, 1, 2}
 
 
 def test_splits_have_their_sizes_and_share_no_picture(demo_root: Path) -> None:

@@ -1,0 +1,100 @@
+"""What answers that are sets of regions are worth against the targets of their expression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pycocotools import mask as coco_mask
+
+from bsap.datamodules.scene import Referent, Scene
+from bsap.errors import DataError
+from bsap.metrics.functional import best_overlap, mask_union, match_boxes
+from bsap.runs.schema import Choice, Record, Task
+
+CHOOSES_A_MASK = (
+    "the proposals have boxes only, but RIS chooses a mask. Give mask proposals (`--data.proposals.path`); or, where "
+    "only some of them lack a mask, leave those out with `--data.proposals.masked_only true`; or evaluate "
+    "`--model.tasks '[rec]'`."
+)
+
+
+class Worth(NamedTuple):
+    """Of one answer: boxes that match a target, pixels shared with the targets, and pixels of either."""
+
+    matched: int
+    intersection: int
+    union: int
+
+
+def targets_of(record: Record) -> int:
+    """How many regions the right answer to a record's expression has; of alternatives one is enough."""
+    referent = record["referent"]
+    return len(referent["ann_ids"]) if referent.get("match") == "all" else min(1, len(referent["ann_ids"]))
+
+
+def add_answer(row: Choice, scene: Scene, referent: Referent, regions: Sequence[int], *, tasks: Sequence[Task]) -> None:
+    """Put an answer and its worth into the record of a choice.
+
+    Args:
+        row: what a scorer chose.
+        scene: the picture.
+        referent: what is meant.
+        regions: the answered regions, the best first.
+        tasks: what is measured of it; none where it is not known what is meant.
+    """
+    worth = worth_of(scene, referent, regions, tasks)[-1]
+    row["regions"], row["boxes"] = list(regions), scene.proposals.boxes[list(regions)].tolist()
+    if "rec" in tasks:
+        row["matched"] = worth.matched
+    if "ris" in tasks:
+        row["intersection"], row["union"] = worth.intersection, worth.union
+
+
+def worth_of(
+    scene: Scene, referent: Referent, regions: Sequence[int], tasks: Sequence[Task], *, growing: bool = False
+) -> list[Worth]:
+    """The worth of an answer.
+
+    Boxes match as in GREC, at an IoU of 0.5. A mask is the union of the answered masks, against the union of the
+    targets', or against the best of alternatives.
+
+    Args:
+        scene: the picture.
+        referent: what is meant.
+        regions: the answered regions.
+        tasks: ``rec`` counts matching boxes, ``ris`` pixels; what is not counted is 0.
+        growing: also the worth of the first 0, 1, 2, ... regions, before that of all.
+
+    Raises:
+        DataError: for RIS, proposals without masks.
+    """
+    sizes = range(0 if growing else len(regions), len(regions) + 1)
+    boxes, targets = torch.from_numpy(scene.proposals.boxes[list(regions)]), torch.from_numpy(referent.boxes)
+    if referent.match == "any" or len(targets) < 2:
+        hits = [match_boxes(box[None], targets) > 0 for box in boxes] if "rec" in tasks and len(targets) else []
+        matched = [int(any(hits[:size])) for size in sizes]
+    else:
+        matched = [match_boxes(boxes[:size], targets) if "rec" in tasks else 0 for size in sizes]
+    pixels = _pixels(scene, referent, regions, sizes) if "ris" in tasks else [(0, 0)] * len(sizes)
+    return [Worth(found, *pair) for found, pair in zip(matched, pixels, strict=True)]
+
+
+def _pixels(scene: Scene, referent: Referent, regions: Sequence[int], sizes: range) -> list[tuple[int, int]]:
+    targets: list[Mapping[str, Any]] = [mask for mask in referent.masks if mask is not None]
+    if referent.match == "all" and targets:
+        targets = [mask_union(targets)]
+    masks = scene.proposals.masks
+    if masks is None and len(regions):
+        raise DataError(f"Picture {scene.path.name}: {CHOOSES_A_MASK}")
+    found: list[tuple[int, int]] = []
+    answer: Mapping[str, Any] | None = None
+    for size in range(len(regions) + 1):
+        if size:
+            assert masks is not None
+            answer = mask_union([*([] if answer is None else [answer]), masks[regions[size - 1]]])
+        if size in sizes:
+            pixels = 0 if answer is None else int(coco_mask.area(answer))
+            found.append(best_overlap(answer, targets) if targets else (0, pixels))
+    return found
