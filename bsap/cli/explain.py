@@ -45,11 +45,11 @@ def run(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv[1:])
 
+    from bsap.analysis.explain import bank_and_scorer, explain
     from bsap.learning.context import FrozenTower
-    from bsap.learning.explain import explain, learned_file, rows_of
+    from bsap.learning.words import learned_file, nearest_words
     from bsap.models.encoder import Encoder, EncoderConfig
-    from bsap.prompts.banks import check_learned_bank, load_bank
-    from bsap.prompts.learned import is_known, learned_scorer, warn_of_other_use
+    from bsap.prompts.learned import warn_of_other_use
     from bsap.runs.saved import read_run
     from bsap.scoring import make_scorer, scorer_name
     from bsap.sweep.sweep import Sweep
@@ -58,18 +58,12 @@ def run(argv: list[str]) -> int:
     sweep = Sweep(saved)
     model = saved.settings["model"]
     spec = options.bank or model["bank"]
-    bank = load_bank(spec, split_texts=sweep.data.texts, seed=model["bank_seed"])
-    check_learned_bank(bank, sweep.models)
-    scorer = learned_scorer(bank.meta) if bank.features is not None else "bsap"
-    if not is_known(scorer):
-        raise ConfigError(
-            f"Bank {bank.name!r} was learned with the scorer {scorer!r}, whose module is not imported on behalf of a "
-            "file. Call bsap.learning.explain.explain from Python."
-        )
+    bank, scorer = bank_and_scorer(sweep, spec)
     warn_of_other_use(bank, model | {"scorers": [scorer]})
     file = learned_file(spec)
     tower = None if file is None else FrozenTower(Encoder(EncoderConfig.of(model["encoders"][0])))
-    meanings = explain(sweep.split, bank, scorer=make_scorer(scorer), file=file, tower=tower, nearest=options.nearest)
+    words = nearest_words(file, tower, options.nearest)
+    meanings = explain(sweep.split, bank, scorer=make_scorer(scorer), words=words, nearest=options.nearest)
     title = f"{bank.name} on {sweep.data.split}, by {scorer_name(scorer)}: {len(meanings)} prompts"
     table = Table(title=cell(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("prompt")
@@ -78,8 +72,11 @@ def run(argv: list[str]) -> int:
     table.add_column("expressions near it", overflow="ellipsis", no_wrap=True, max_width=22)
     for name in ("explains", "fixed", "broken"):
         table.add_column(name, justify="right", no_wrap=True)
-    for prompt, words, expressions, *shares in rows_of(meanings)[: options.rows]:
-        texts = (prompt, expressions) if file is None else (prompt, words, expressions)
+    for meaning in meanings[: options.rows]:
+        near = " ".join(words[0] for words in meaning.words if words)
+        expressions = "\n".join(f"{value:.2f} {text}" for text, value in meaning.expressions[:2])
+        texts = (meaning.prompt, expressions) if file is None else (meaning.prompt, near, expressions)
+        shares = (meaning.explains, meaning.fixed, meaning.broken)
         table.add_row(*map(cell, texts), *(f"{100 * share:.2f}" for share in shares))
     Console().print(table)
     output = options.output or options.run / "explain.json"

@@ -198,7 +198,7 @@ def write_bank(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
 
     Args:
         folder: created if it does not exist.
-        tensors: ``features`` (K, D); for :mod:`bsap.learning.explain` also ``context`` (K, n, W) and ``lengths`` (K,).
+        tensors: ``features`` (K, D); for :mod:`bsap.learning.words` also ``context`` (K, n, W) and ``lengths`` (K,).
         meta: what made the bank; must hold ``model`` with ``weights_sha256``.
 
     Returns:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from bsap.errors import ConfigError
 from bsap.learning.context import FrozenTower
-from bsap.learning.explain import nearest_words
 from bsap.learning.run_folder import write_bank
+from bsap.learning.words import nearest_words
 from bsap.prompts.banks import check_learned_bank, load_bank
 from bsap.prompts.learned import learned_scorer, warn_of_other_use
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bsap.analysis.explain import explained_away
 from bsap.cli import main
 from bsap.learning.context import FrozenTower
-from bsap.learning.explain import explained_away, nearest_words
+from bsap.learning.words import nearest_words
 from bsap.models.encoder import Encoder
 from bsap.scoring import BSAP, Similarities
 

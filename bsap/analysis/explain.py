@@ -1,24 +1,22 @@
-"""The meaning of auxiliary prompts: words near their context, expressions near their features, and what they change."""
+"""The meaning of auxiliary prompts: expressions near their features, and which choices of CLIP they change."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
-import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
-from bsap.datamodules.files import expanded
 from bsap.errors import ConfigError
-from bsap.learning.context import FrozenTower
-from bsap.prompts.banks import LEARNED, Bank
+from bsap.prompts.banks import Bank, check_learned_bank, load_bank
+from bsap.prompts.learned import is_known, learned_scorer
 from bsap.scoring import BSAP, CLIP, Scorer, Similarities
 from bsap.scoring.functional import clip_logits
 from bsap.sweep.stored_split import StoredSplit
+from bsap.sweep.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,36 @@ class PromptMeaning:
     broken: float
 
 
+def bank_and_scorer(sweep: Sweep, spec: str) -> tuple[Bank, Any]:
+    """A bank for a run's data and models, and the scorer that it is explained by.
+
+    Args:
+        sweep: of the run.
+        spec: the bank, as a configuration names it.
+
+    Returns:
+        The bank, and the scorer as a configuration names it: BSAP, or what a learned bank was learned with.
+
+    Raises:
+        ConfigError: for a bank of other models, or one learned with a scorer that bsap does not know.
+    """
+    bank = load_bank(spec, split_texts=sweep.data.texts, seed=sweep.settings["model"]["bank_seed"])
+    check_learned_bank(bank, sweep.models)
+    scorer = "bsap" if bank.features is None else learned_scorer(bank.meta)
+    if not is_known(scorer):
+        raise ConfigError(
+            f"Bank {bank.name!r} was learned with the scorer {scorer!r}, whose module is not imported on behalf of a "
+            "file. Call bsap.analysis.explain.explain from Python."
+        )
+    return bank, scorer
+
+
 def explain(
     split: StoredSplit,
     bank: Bank,
     *,
     scorer: Scorer = BSAP(),  # noqa: B008 - frozen
-    file: Path | None = None,
-    tower: FrozenTower | None = None,
+    words: Sequence[tuple[tuple[str, ...], ...]] = (),
     nearest: int = 3,
 ) -> list[PromptMeaning]:
     """Every prompt of a bank, the one that changes most choices first.
@@ -58,9 +79,9 @@ def explain(
         split: the expressions and their regions.
         bank: prompts that are the same for all expressions.
         scorer: the scorer; for a learned bank :func:`~bsap.prompts.learned.learned_scorer`.
-        file: the tensors of a learned bank, to find words near its context.
-        tower: the model's text tower, to find words near the context.
-        nearest: number of words and expressions to list.
+        words: for each prompt of a learned bank the words near its context vectors, see
+            :func:`bsap.learning.words.nearest_words`.
+        nearest: number of expressions to list.
 
     Raises:
         ConfigError: for a bank whose prompts differ between expressions.
@@ -70,7 +91,6 @@ def explain(
     member = split.ensemble.members[0]
     features = member.prompts(bank.prompts, bank.template) if bank.features is None else bank.features
     names = bank.prompts or tuple(f"#{index}" for index in range(len(features)))
-    words = nearest_words(file, tower, nearest)
     texts = list(dict.fromkeys(e.text for part in split.parts for scene in part.scenes for e in scene.expressions))
     rows = member.texts.features([member.templates.query.format(text) for text in texts])
     cosines = F.normalize(features, dim=-1) @ rows.T
@@ -120,60 +140,3 @@ def explained_away(
     logits = clip_logits(similarities.bank, similarities.tau)
     loudest = logits.argmax(-2)
     return clip != chosen, loudest.gather(-1, clip), clip, chosen
-
-
-def nearest_words(file: Path | None, tower: FrozenTower | None, count: int) -> list[tuple[tuple[str, ...], ...]]:
-    """For each prompt and each of its context vectors the words with the most similar token embeddings.
-
-    Empty for banks of texts, and if the tokenizer has no table of its words.
-    """
-    decoder = None if tower is None else getattr(tower.encoder.tokenizer, "decoder", None)
-    if tower is None or decoder is None or file is None:
-        return []
-    tensors = load_file(file)
-    if "context" not in tensors:
-        return []
-    context, lengths = tensors["context"], tensors.get("lengths")
-    whole = lengths is not None and lengths.dtype == torch.int64 and lengths.shape == context.shape[:1]
-    if context.shape[2:] != (tower.width,) or lengths is None or not whole or bool((lengths < 0).any()):
-        raise ConfigError(
-            f"Learned bank {file}: expected `context` of shape (K, n, {tower.width}) and `lengths` of shape (K,), but "
-            f"got {tuple(context.shape)} and {None if lengths is None else tuple(lengths.shape)}. Learn the bank again."
-        )
-    known = tower.vocabulary.any(dim=1)
-    known[tower.encoder.tokenize([""])[0].to(known.device)] = False  # start, end and padding are no words
-    seen = known.nonzero()[:, 0]
-    vocabulary = F.normalize(tower.vocabulary[seen].float().cpu(), dim=-1)
-    found = []
-    for rows, length in zip(context, lengths.tolist(), strict=True):
-        indices = (F.normalize(rows[:length], dim=-1) @ vocabulary.T).topk(min(count, len(seen)), dim=1).indices
-        found.append(tuple(tuple(_word(decoder[int(seen[i])]) for i in row) for row in indices))
-    return found
-
-
-def _word(token: str) -> str:
-    """A token without its end mark."""
-    return token.replace("</w>", "")
-
-
-def learned_file(spec: str) -> Path | None:
-    """The tensors of a ``learned:`` bank, None for another bank."""
-    if not spec.startswith(LEARNED):
-        return None
-    path = expanded(spec.removeprefix(LEARNED))
-    return path / "bank.safetensors" if path.is_dir() else path
-
-
-def rows_of(meanings: Sequence[PromptMeaning]) -> list[tuple[str, str, str, float, float, float]]:
-    """Rows for a terminal: prompt, the nearest word of each vector, two expressions, the three shares."""
-    return [
-        (
-            meaning.prompt,
-            " ".join(words[0] for words in meaning.words if words),
-            "\n".join(f"{value:.2f} {text}" for text, value in meaning.expressions[:2]),
-            meaning.explains,
-            meaning.fixed,
-            meaning.broken,
-        )
-        for meaning in meanings
-    ]
