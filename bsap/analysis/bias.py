@@ -17,6 +17,7 @@ from bsap.analysis.measures import (
     modality_gap,
     popularity,
     popularity_share,
+    range_variation,
     rank_correlation,
     skewness,
     top_share,
@@ -45,6 +46,8 @@ class ScorerBias:
         popularity_share: share of the differences between regions of a picture that is the same for every text, the
             mean over pictures; see :func:`~bsap.analysis.measures.popularity_share`. That of `clip` is the imbalance
             that a correction should remove.
+        range_variation: how unequal the ranges of the scores of a picture's regions over all texts are, the mean over
+            pictures; see :func:`~bsap.analysis.measures.range_variation`.
         hub_skewness: skewness of how often each region is the best of its picture, over all texts and regions,
             relative to the regions of the picture.
         split_skewness: skewness of how often each region of the whole split is among the ten best of a text. It means
@@ -60,6 +63,7 @@ class ScorerBias:
     """
 
     popularity_share: float
+    range_variation: float
     hub_skewness: float
     split_skewness: float
     hub_share: float
@@ -88,6 +92,9 @@ class Bias:
             of the standard deviation of popularity; NaN where all do or none does.
         categories: mean popularity of the best regions of the referents of each category, in the same unit.
         scorers: by name.
+        by_region: every region with its popularity before correction, its best IoU with any referent, and for the bank
+            and for every scorer the mean, the spread and the range of its scores over the texts; `clip` are cosines
+            with the texts of the split. ``NAME.best`` counts the texts for which it is the best of its picture.
     """
 
     texts: int
@@ -99,20 +106,22 @@ class Bias:
     background: float
     categories: dict[str, float]
     scorers: dict[str, ScorerBias]
+    by_region: list[dict[str, str | int | float]]
 
 
-def measure_bias(run: SavedRun, *, texts: int = TEXTS) -> Bias:
+def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = None) -> Bias:
     """Measure the bias of a finished run. No picture is opened and no image encoder runs.
 
     Args:
         run: a run whose features are stored.
         texts: measure popularity over at most so many texts of the split, spread evenly over it.
+        sweep: the run's stored features, if they are open already.
 
     Raises:
         DataError: if features are not stored, or no picture has two regions.
         ConfigError: if the run kept no features.
     """
-    sweep = Sweep(run)
+    sweep = sweep or Sweep(run)
     model = run.settings["model"]
     bank = load_bank(model["bank"], split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)
@@ -165,7 +174,6 @@ class _SceneBias:
     scene: Scene
     before: np.ndarray
     popular: dict[str, np.ndarray]
-    shares: dict[str, float]
     scores: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
     records: Sequence[Record]
@@ -181,16 +189,15 @@ def _measure_scene(
 ) -> _SceneBias:
     pairs = (("split", similarities.query), ("bank", similarities.bank))
     cosines = {name: cosine[0].mean(0).flatten(0, -2).numpy() for name, cosine in pairs}
-    popular, shares, counts, kept = {}, {}, {}, {}
+    popular, counts, kept = {}, {}, {}
     for name, scorer in scorers.items():
         scores = cosines["split"] if name == BEFORE else scorer(similarities, aggregate=aggregate).rank[0].numpy()
         popular[name] = popularity(scores)
         deviation = (scores - scores.mean(1, keepdims=True)).std()
         popular[name] = popular[name] / deviation if deviation > 0 else popular[name]
-        shares[name] = popularity_share(scores)
         kept[name] = scores.astype(np.float32)
         counts[name] = np.bincount(scores.argmax(1), minlength=scores.shape[1])
-    return _SceneBias(scene, popularity(cosines["split"]), popular, shares, kept, counts, records, cosines)
+    return _SceneBias(scene, popularity(cosines["split"]), popular, kept, counts, records, cosines)
 
 
 def _summary(
@@ -219,7 +226,24 @@ def _summary(
         background=_background(before, np.concatenate(overlaps) >= 0.5),
         categories=_categories(scenes),
         scorers={name: _scorer_bias(name, scenes, strict=strict) for name in scorers},
+        by_region=[row for found, ious in zip(scenes, overlaps, strict=True) for row in _region_rows(found, ious)],
     )
+
+
+def _region_rows(found: _SceneBias, overlaps: np.ndarray) -> Iterator[dict[str, str | int | float]]:
+    tables = {"bank": found.cosines["bank"], **found.scores}
+    columns: dict[str, np.ndarray] = {"popularity": found.before, "referent_iou": overlaps}
+    for name, table in tables.items():
+        if table.size:
+            columns |= {
+                f"{name}.mean": table.mean(0),
+                f"{name}.spread": table.std(0),
+                f"{name}.range": np.ptp(table, 0),
+            }
+    columns |= {f"{name}.best": counts for name, counts in found.counts.items()}
+    for region in range(len(overlaps)):
+        own = {name: column[region].item() for name, column in columns.items()}
+        yield {"image_id": found.scene.image_id, "region": region, **own}
 
 
 def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> ScorerBias:
@@ -251,7 +275,8 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
     before = np.concatenate([found.popular[BEFORE] for found in scenes])
     after = np.concatenate([found.popular[name] for found in scenes])
     return ScorerBias(
-        popularity_share=float(np.nanmean([found.shares[name] for found in scenes])),
+        popularity_share=_mean([popularity_share(found.scores[name]) for found in scenes]),
+        range_variation=_mean([range_variation(found.scores[name]) for found in scenes]),
         hub_skewness=skewness(relative),
         split_skewness=skewness(_occurrences(np.concatenate([found.scores[name] for found in scenes], axis=1))),
         hub_share=_mean_top(counts),
@@ -262,6 +287,12 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
         wrong_by_chance=by_chance / wrong if wrong else float("nan"),
         correction=rank_correlation(before, after - before),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of those that are known."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _occurrences(scores: np.ndarray, k: int = 10) -> np.ndarray:

@@ -48,6 +48,26 @@ def popularity_share(scores: ArrayLike) -> float:
     return float((centred.mean(0) ** 2).mean()) / whole if whole > 0 else float("nan")
 
 
+def range_variation(scores: ArrayLike) -> float:
+    """How unequal the regions' ranges of scores are: the standard deviation of the ranges over their mean.
+
+    A region's range is the highest less the lowest of its scores over all texts. 0 where all ranges are equal. It does
+    not depend on the unit of the scores.
+
+    Args:
+        scores: (T, R) scores of R regions of one picture for T texts.
+
+    Returns:
+        NaN where no score differs from text to text.
+
+    Example:
+        >>> range_variation([[0.0, 0.0], [1.0, 3.0]]), range_variation([[0.0, 1.0], [1.0, 0.0]])
+        (0.5, 0.0)
+    """
+    ranges = np.ptp(np.asarray(scores, np.float64), axis=0)
+    return float(ranges.std() / ranges.mean()) if ranges.any() else float("nan")
+
+
 def skewness(counts: ArrayLike) -> float:
     """Skewness of how often regions are retrieved, the usual measure of hubs: positive where a few are very frequent.
 

@@ -24,14 +24,23 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--format", choices=["md", "json"], default="md", help="form of the output (default: md)")
     parser.add_argument("--output", type=path, metavar="FILE", help="file to write; by default the output is printed")
+    parser.add_argument(
+        "--regions",
+        type=path,
+        metavar="FILE",
+        help="also write a CSV file with the popularity of each region and mean, spread and range of its scores; by "
+        "default none is written",
+    )
     options = parser.parse_args(argv[1:])
 
     from bsap.analysis.bias import measure_bias
-    from bsap.reports.bias_table import bias_json, bias_markdown
+    from bsap.reports.bias_table import bias_json, bias_markdown, bias_regions
     from bsap.reports.run_table import run_names
     from bsap.runs.saved import read_run
 
     runs = [read_run(folder) for folder in finished(options.runs)]
     found = {name: measure_bias(run, texts=options.texts) for name, run in zip(run_names(runs), runs, strict=True)}
+    if options.regions:
+        write_or_print(bias_regions(found), options.regions)
     write_or_print(bias_json(found) if options.format == "json" else bias_markdown(found), options.output)
     return 0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from bsap.reports.formats import json_text, markdown
+from bsap.reports.formats import csv_text, json_text, markdown
 
 if TYPE_CHECKING:
     from bsap.analysis.bias import Bias
 
 SCORER_COLUMNS = {
     "popularity_share": "popularity share",
+    "range_variation": "range variation",
     "hub_skewness": "hub skewness",
     "split_skewness": "split skewness",
     "hub_share": "to top tenth",
@@ -31,6 +32,8 @@ NOTES = (
     "Shares are in per cent. The row clip is before any correction, every other row after one.",
     "Popularity share: how much of the differences between the regions of a picture is the same for every text; 0 is "
     "balanced.",
+    "Range variation: how unequal the ranges of the regions' scores over all texts are, their standard deviation over "
+    "their mean; 0 is balanced.",
     "Hub skewness: of how often a region is the best of its picture; split skewness: among the ten best of the split.",
     "To top tenth: texts that choose the most popular tenth of the regions of their picture; then the same for the "
     "run's own choices and for the referents.",
@@ -92,5 +95,12 @@ def shown(value: float, *, share: bool = False) -> str:
 
 
 def bias_json(found: Mapping[str, Bias]) -> str:
-    """Everything that was measured."""
-    return json_text({name: asdict(bias) for name, bias in found.items()})
+    """Everything that was measured but single regions."""
+    return json_text({name: asdict(replace(bias, by_region=[])) for name, bias in found.items()})
+
+
+def bias_regions(found: Mapping[str, Bias]) -> str:
+    """Comma-separated values: a row for each region."""
+    rows = [{"run": name, **row} for name, bias in found.items() for row in bias.by_region]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return csv_text(columns, [[row.get(key, math.nan) for key in columns] for row in rows])

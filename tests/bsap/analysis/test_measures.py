@@ -13,6 +13,7 @@ from bsap.analysis.measures import (
     modality_gap,
     popularity,
     popularity_share,
+    range_variation,
     rank_correlation,
     skewness,
     top_share,
@@ -48,6 +49,17 @@ def test_popularity_share_does_not_depend_on_the_unit(table: list[list[float]], 
     moved = [[scale * value + shift for value in row] for row in table]
     if not math.isnan(popularity_share(table)):
         assert popularity_share(moved) == pytest.approx(popularity_share(table), abs=1e-6)
+
+
+@given(TABLES)
+def test_range_variation_is_that_of_the_ranges(table: list[list[float]]) -> None:
+    ranges = [max(column) - min(column) for column in zip(*table, strict=True)]
+    mean = sum(ranges) / len(ranges)
+    if mean == 0:
+        assert math.isnan(range_variation(table))
+    else:
+        spread = math.sqrt(sum((r - mean) ** 2 for r in ranges) / len(ranges))
+        assert range_variation(table) == pytest.approx(spread / mean, abs=1e-9)
 
 
 def test_a_planted_hub_and_a_balanced_world() -> None:

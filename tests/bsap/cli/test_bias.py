@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_similarities_are_those_of_the_planted_features(bias: Bias) -> None:
     assert bias.similarity["split"]["range"] > 1
 
 
+def test_every_region(stored: Path, tmp_path: Path, bias: Bias) -> None:
+    """Regions of one colour, so that cosines with the texts `red`, `blue`, ... are those of corners of a cube."""
+    file = tmp_path / "regions.csv"
+    assert main(["bias", str(stored), "--regions", str(file)]) == 0
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    cosines = [-1 / 3, -1 / 3, -1 / 3, 1, -1 / 3, -1 / 3, 1 / 3]
+    found = sorted(float(row["bank.mean"]) for row in rows)
+    assert found == pytest.approx(sorted(cosines), abs=1e-5), "as in the test above"
+    assert sum(int(row["clip.best"]) for row in rows) == bias.texts * bias.pictures
+    for one, other in zip(rows, bias.by_region, strict=True):
+        assert float(one["bsap.range"]) == other["bsap.range"]
+    for row in rows:
+        assert float(row["bsap.range"]) == pytest.approx(10 * float(row["clip.range"]), rel=1e-4), (
+            "BSAP moves all scores of a region by one constant"
+        )
+
+
 def test_wrong_choices_by_hand(bias: Bias) -> None:
     """Of 7 expressions with regions CLIP gets 2 wrong, BSAP 1, as in the tests of `bsap show`."""
     clip, bsap = bias.scorers["clip"], bias.scorers["bsap"]
@@ -60,7 +79,7 @@ def test_the_scorer_takes_from_what_the_bank_likes(bias: Bias) -> None:
 def test_the_command(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], bias: Bias) -> None:
     assert main(["bias", str(stored)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| run | scorer | popularity share | hub skewness |")
+    assert lines[0].startswith("| run | scorer | popularity share | range variation |")
     assert lines[2].startswith(f"| run | clip | {100 * bias.scorers['clip'].popularity_share:.1f} |")
     assert any(line.startswith("| run | background | area |") for line in lines)
     assert any(line.endswith("| modality gap |") for line in lines)
