@@ -31,6 +31,15 @@ def run(argv: list[str]) -> int:
         help="number of expressions in the gallery (default: %(default)s)",
     )
     parser.add_argument(
+        "--by",
+        nargs="*",
+        choices=["words", "size", "distractors", "category"],
+        default=["words", "size", "distractors", "category"],
+        metavar="FIELD",
+        help="compare scorers in every group of words, size, distractors or category; none after --by leaves these "
+        "tables out (default: all four)",
+    )
+    parser.add_argument(
         "--megabytes",
         type=at_least(1),
         default=15,
@@ -51,6 +60,7 @@ def run(argv: list[str]) -> int:
         finished(options.runs),
         pictures=options.pictures,
         megabytes=options.megabytes,
+        by=options.by,
         root=options.root,
         images=options.images,
     )

@@ -61,7 +61,7 @@ def evaluate(root: Path, proposals: str, bank: str, *, runs: Path, limit: int | 
         views=["crop"],
         bank=bank,
         scorers=SCORERS,
-        run=RunConfig(root=str(runs), name=name, overwrite=True),
+        run=RunConfig(root=str(runs), name=name, overwrite=True, all_scores=True),
     )
     trainer = Trainer(
         devices=1,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from bsap.reports.formats import csv_text, json_text, markdown
+from bsap.reports.formats import TextTable, csv_text, json_text, markdown
 
 if TYPE_CHECKING:
     from bsap.analysis.bias import Bias
@@ -44,39 +44,61 @@ NOTES = (
 )
 
 
-def bias_markdown(found: Mapping[str, Bias]) -> str:
-    """Tables for people: scorers, what popularity depends on, and similarities."""
-    rows = [
+def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
+    """Tables for people: scorers, what popularity depends on, similarities, and categories."""
+    scorers = [
         [run, name, *(shown(getattr(values, key), share=key not in NUMBERS) for key in SCORER_COLUMNS)]
         for run, bias in found.items()
         for name, values in bias.scorers.items()
     ]
-    text = markdown(["run", "scorer", *SCORER_COLUMNS.values()], rows, numbers=len(SCORER_COLUMNS), notes=NOTES)
-    depends = list(dict.fromkeys(name for bias in found.values() for name in bias.depends))
-    rows = [
-        [run, shown(bias.background), *(shown(bias.depends.get(name, math.nan)) for name in depends)]
+    names = list(dict.fromkeys(name for bias in found.values() for name in bias.depends))
+    depends = [
+        [run, shown(bias.background), *(shown(bias.depends.get(name, math.nan)) for name in names)]
         for run, bias in found.items()
     ]
-    notes = [
-        "Background: how much more popular regions are that meet no referent (IoU below 0.5), in standard deviations.",
-        "The other columns are rank correlations of popularity before correction with a property of the region.",
-    ]
-    text += "\n" + markdown(["run", "background", *depends], rows, numbers=1 + len(depends), notes=notes)
-    rows = [
+    similar = [
         [run, str(bias.pictures), str(bias.regions), str(bias.texts), *map(shown, _similarity(bias)), _gaps(bias)]
         for run, bias in found.items()
     ]
-    columns = [f"{of} {what}" for of in ("texts", "bank") for what in ("mean", "spread", "range")]
-    note = (
-        "Mean, spread and range of a region's cosines over the texts of the split and over the bank: mean of regions."
-    )
-    text += "\n" + markdown(
-        ["run", "pictures", "regions", "texts", *columns, "modality gap"],
-        rows,
-        numbers=3 + len(columns) + 1,
-        notes=[note],
-    )
-    return text
+    measures = [f"{of} {what}" for of in ("texts", "bank") for what in ("mean", "spread", "range")]
+    categories = sorted({name for bias in found.values() for name in bias.categories})
+    by_category = [
+        [name, *(shown(bias.categories.get(name, math.nan)) for bias in found.values())] for name in categories
+    ]
+    columns = ["run", "scorer", *SCORER_COLUMNS.values()]
+    return [
+        TextTable("Scorers", columns, scorers, len(SCORER_COLUMNS), NOTES),
+        TextTable(
+            "What popularity depends on",
+            ["run", "background", *names],
+            depends,
+            1 + len(names),
+            [
+                "Background: how much more popular regions are that meet no referent (IoU below 0.5), in standard "
+                "deviations.",
+                "Others: rank correlations of popularity before correction with a property of the region.",
+            ],
+        ),
+        TextTable(
+            "Similarities",
+            ["run", "pictures", "regions", "texts", *measures, "modality gap"],
+            similar,
+            4 + len(measures),
+            ["Mean, spread and range of a region's cosines over the texts of the split and the bank: mean of regions."],
+        ),
+        TextTable(
+            "Popularity by category",
+            ["category", *found],
+            by_category,
+            len(found),
+            ["Mean popularity before correction of the referents' best regions, in standard deviations."],
+        ),
+    ]
+
+
+def bias_markdown(found: Mapping[str, Bias]) -> str:
+    """The tables in Markdown."""
+    return "\n".join(markdown(t.columns, t.rows, numbers=t.numbers, notes=t.notes) for t in bias_tables(found))
 
 
 def _similarity(bias: Bias) -> list[float]:

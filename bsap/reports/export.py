@@ -62,8 +62,7 @@ def _mask(shown: ShownRun, record: Record, choice: Choice) -> dict[str, Any]:
     masks, region = scene.proposals.masks, choice["region"]
     assert masks is not None
     assert region is not None
-    counts = masks[region]["counts"]
-    return {"size": list(masks[region]["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return {"size": list(masks[region]["size"]), "counts": masks[region]["counts"].decode()}
 
 
 def wide_rows(run: SavedRun) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bsap.reports.text import csv_cell, visible
@@ -19,6 +20,25 @@ class Bold(str):
     """A cell whose text is set in bold."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts, for any format.
+
+    Attributes:
+        title: its heading, where the format has one.
+        columns: headings of the columns.
+        rows: a text for each column.
+        numbers: how many of the last columns stand to the right.
+        notes: lines below it.
+    """
+
+    title: str
+    columns: Cells
+    rows: Sequence[Cells]
+    numbers: int
+    notes: Cells = ()
 
 
 def markdown(columns: Cells, rows: Sequence[Cells], *, numbers: int, notes: Cells = ()) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bsap.datamodules.picture_files import scene_picture
-from bsap.datamodules.scene import Scene
+from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import DataError
 from bsap.reports.shown_run import ShownRun, spread
 from bsap.runs.schema import Record
@@ -49,28 +49,37 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
 
     Returns:
         ``items`` (expressions with the choices of every run's scorers), ``pictures`` (by image id; ``data`` is null
-        where a picture is missing or did not fit), ``scorers``, and how many pictures were left out by their size.
+        where a picture is missing or did not fit), ``scorers``, how many pictures were ``left_out`` by their size, and
+        the first ``problem`` with the data. Masks are the strings of COCO's compressed run lengths.
     """
-    main = next(iter(runs.values()))
-    reasons = chosen_records(main, count)
+    main = next(iter(runs))
     records = {name: {record["id"]: record for record in run.records} for name, run in runs.items()}
+    columns = [
+        (scorer if len(runs) == 1 else f"{name}: {scorer}", name, scorer)
+        for name, run in runs.items()
+        for scorer in (run.records[0]["scorers"] if run.records else ())
+    ]
     pictures: dict[str, dict[str, Any]] = {}
     items, left_out, problem = [], 0, ""
-    for id, reason in reasons.items():
-        record = records[next(iter(runs))][id]
-        scene = None
-        try:
-            scene, _ = main.scene(record)
-        except DataError as error:
-            problem = problem or str(error)
+    for id, reason in chosen_records(runs[main], count).items():
+        record = records[main][id]
+        found: dict[str, tuple[Scene, Expression]] = {}
+        for name, run in runs.items():
+            try:
+                if id in records[name]:
+                    found[name] = run.scene(records[name][id])
+            except DataError as error:
+                problem = problem or str(error)
+        scene, expression = found.get(main, (None, None))
         if record["image_id"] not in pictures:
-            entry = _picture(record, scene)
-            size = len(entry["data"] or "")
+            entry = _picture(record, scene, masks="ris" in runs[main].tasks)
+            size = len(entry["data"] or "") + sum(map(len, entry["masks"]))
             if size > room:
-                entry["data"], left_out = None, left_out + 1
+                entry["data"], entry["masks"], left_out = None, [], left_out + 1
             else:
                 room -= size
             pictures[record["image_id"]] = entry
+        masks = () if expression is None or "ris" not in runs[main].tasks else expression.referent.masks
         items.append(
             {
                 "id": id,
@@ -80,40 +89,48 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
                 "picture": record["image_id"],
                 "reason": reason,
                 "referent": [list(map(float, box)) for box in record["referent"]["boxes"]],
+                "referent_masks": [_text(mask) for mask in masks if mask is not None],
                 "choices": [
-                    {"scorer": label, "hit": run.hit(other[id], name), **_choice(other[id], name)}
-                    for label, run, other, name in _columns(runs, records)
-                    if id in other
+                    {"scorer": label, **_choice(runs[name], records[name][id], scorer, found.get(name), scene)}
+                    for label, name, scorer in columns
+                    if id in records[name]
                 ],
             }
         )
-    labels = [label for label, *_ in _columns(runs, records)]
+    labels = [label for label, *_ in columns]
     return {"items": items, "pictures": pictures, "scorers": labels, "left_out": left_out, "problem": problem}
 
 
-def _columns(
-    runs: Mapping[str, ShownRun], records: Mapping[str, Mapping[str, Record]]
-) -> Iterator[tuple[str, ShownRun, Mapping[str, Record], str]]:
-    """Every scorer of every run: its label, run, records and name."""
-    for run_name, run in runs.items():
-        for scorer in run.records[0]["scorers"] if run.records else ():
-            yield (scorer if len(runs) == 1 else f"{run_name}: {scorer}"), run, records[run_name], scorer
-
-
-def _choice(record: Record, scorer: str) -> dict[str, Any]:
+def _choice(
+    run: ShownRun, record: Record, scorer: str, found: tuple[Scene, Expression] | None, main: Scene | None
+) -> dict[str, Any]:
+    """A scorer's choice; with the scores of all regions, if they are recorded and the regions are those of the page."""
     row = record["scorers"][scorer]
     iou = row.get("box_iou")
     if iou is None and "union" in row:
         iou = row["intersection"] / row["union"]
-    return {"region": row["region"], "box": row["box"], "score": row["score"], "iou": iou}
+    masks = found[0].proposals.masks if found is not None and "ris" in run.tasks else None
+    own = found is not None and main is not None and np.array_equal(found[0].proposals.boxes, main.proposals.boxes)
+    return {
+        "hit": run.hit(record, scorer),
+        "region": row["region"],
+        "box": row["box"],
+        "score": row["score"],
+        "iou": iou,
+        "mask": None if masks is None or row["region"] is None else _text(masks[row["region"]]),
+        "own": own,
+        "scores": [float(f"{score:.3g}") for score in row["scores"]] if own and "scores" in row else None,
+    }
 
 
-def _picture(record: Record, scene: Scene | None) -> dict[str, Any]:
-    """A thumbnail with the size of the original and its proposals."""
-    entry: dict[str, Any] = {"name": record["picture"], "width": 0, "height": 0, "boxes": [], "data": None}
+def _picture(record: Record, scene: Scene | None, *, masks: bool) -> dict[str, Any]:
+    """A thumbnail with the size of the original, its proposals and their masks."""
+    entry: dict[str, Any] = {"name": record["picture"], "width": 0, "height": 0, "boxes": [], "masks": [], "data": None}
     if scene is None:
         return entry
     entry |= {"width": scene.width, "height": scene.height, "boxes": scene.proposals.boxes.tolist()}
+    if masks and scene.proposals.masks is not None:
+        entry["masks"] = list(map(_text, scene.proposals.masks))
     try:
         pixels = scene_picture(scene)
     except DataError:
@@ -124,6 +141,10 @@ def _picture(record: Record, scene: Scene | None) -> dict[str, Any]:
     image.save(file, format="JPEG", quality=75)
     entry["data"] = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     return entry
+
+
+def _text(mask: RLE) -> str:
+    return mask["counts"].decode()
 
 
 def hit_table(run: ShownRun, scorer: str) -> tuple[Sequence[Record], np.ndarray]:

@@ -46,9 +46,11 @@ def line_plot(
             axes.set_xticks(range(len(ticks)), [visible(tick, limit=20) for tick in ticks])
         axes.grid(alpha=0.25, color=_INK)
         if curves:
-            axes.legend(frameon=False, fontsize=8)
+            axes.figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=columns)
 
-    return _svg(draw, x=x, height=3.2)
+    # The legend lies below the curves, in as many columns as names of this length leave room for.
+    columns = max(1, 55 // (max(map(len, curves), default=0) + 8))
+    return _svg(draw, x=x, height=3.2 + 0.17 * -(-len(curves) // columns))
 
 
 def bar_plot(bars: Mapping[str, float], *, x: str) -> str:
@@ -58,6 +60,7 @@ def bar_plot(bars: Mapping[str, float], *, x: str) -> str:
         axes.barh(range(len(bars)), list(bars.values()), color=COLOURS[1])
         axes.set_yticks(range(len(bars)), [visible(name, limit=40) for name in bars])
         axes.invert_yaxis()
+        axes.locator_params("x", nbins=5)
 
     return _svg(draw, x=x, height=0.6 + 0.34 * max(len(bars), 1))
 

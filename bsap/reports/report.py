@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bsap.analysis.bias import Bias, measure_bias
+from bsap.analysis.comparison import FIELDS, Side
+from bsap.analysis.explain import bank_and_scorer, explain
 from bsap.errors import BSAPError
-from bsap.reports.bias_table import NOTES, NUMBERS, SCORER_COLUMNS, shown
+from bsap.reports.bias_table import SCORER_COLUMNS, bias_tables
 from bsap.reports.curves import figures
+from bsap.reports.formats import Bold, TextTable
 from bsap.reports.gallery import gallery
+from bsap.reports.page_tables import breakdowns, prompt_table
 from bsap.reports.plots import bar_plot
 from bsap.reports.published import published_rows
 from bsap.reports.run_formats import table_cells
@@ -23,6 +27,8 @@ from bsap.reports.run_table import make_table, run_names
 from bsap.reports.shown_run import ShownRun
 from bsap.reports.table_gains import with_gains
 from bsap.runs.saved import SavedRun, read_run
+from bsap.scoring import make_scorer, scorer_name
+from bsap.sweep.sweep import Sweep
 
 
 def write_report(
@@ -30,6 +36,7 @@ def write_report(
     *,
     pictures: int = 60,
     megabytes: float = 15.0,
+    by: Sequence[str] = tuple(FIELDS),
     root: str | None = None,
     images: str | None = None,
 ) -> str:
@@ -39,6 +46,7 @@ def write_report(
         folders: finished runs; the first one decides which expressions the gallery shows.
         pictures: expressions in the gallery.
         megabytes: the most that its pictures take.
+        by: fields by whose groups the scorers of each run are compared.
         root: the data's root, if it has moved since the runs.
         images: the folder of pictures, if it has moved.
 
@@ -48,72 +56,91 @@ def write_report(
     runs = [read_run(folder) for folder in folders]
     names = run_names(runs)
     opened = {name: ShownRun(run.folder, root=root, images=images) for name, run in zip(names, runs, strict=True)}
-    table = make_table(runs, published_rows(runs))
-    notes: list[str] = []
-    first = runs[0].finished()["metrics"]
-    scorers = list(dict.fromkeys(scorer for rows in first.values() for scorer in rows))
-    try:
-        table = with_gains(table, scorers[0])
-    except BSAPError as error:
-        notes.append(f"Gains are not shown: {error}")
-    columns, rows, numbers, legend = table_cells(table)
-    bias, without = _bias(names, runs)
-    shown_scorers = {
+    scorers = {
         (scorer if len(runs) == 1 else f"{name}: {scorer}"): (run, scorer)
         for name, run in opened.items()
-        for scorer in (run.records[0]["scorers"] if run.records else ())
+        for scorer in run.records[0]["scorers"]
     }
-    shares = {
-        (scorer if len(bias) == 1 else f"{name}: {scorer}"): values.popularity_share
-        for name, of_run in bias.items()
-        for scorer, values in of_run.scorers.items()
-    }
+    bias, prompts, without = _measured(names, runs)
+    groups = []
+    for name, run in zip(names, runs, strict=True):
+        sides = {scorer: Side(run, scorer, opened[name].records) for scorer in opened[name].records[0]["scorers"]}
+        if len(sides) > 1:
+            groups += breakdowns(name, sides, by)
     items = gallery(opened, pictures, int(megabytes * 1e6))
     environment = Environment(
         loader=PackageLoader("bsap.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.tests["bold"] = lambda cell: isinstance(cell, Bold)
     return environment.get_template("report.html.j2").render(
         title=", ".join(names),
         version=version("bsap"),
         runs=[_about(name, run) for name, run in zip(names, runs, strict=True)],
-        columns=columns,
-        rows=rows,
-        numbers=numbers,
-        notes=[*legend, *notes],
-        figures=[(title, Markup(svg), text) for title, svg, text in figures(shown_scorers)],
-        bias_columns=["run", "scorer", *SCORER_COLUMNS.values()],
-        bias_rows=[
-            [name, scorer, *(shown(getattr(values, key), share=key not in NUMBERS) for key in SCORER_COLUMNS)]
-            for name, of_run in bias.items()
-            for scorer, values in of_run.scorers.items()
-        ],
-        bias_notes=[*(NOTES if bias else ()), *without],
-        bias_figure=Markup(bar_plot(shares, x="popularity share")) if shares else "",
-        items=items["items"],
-        left_out=items["left_out"],
-        problem=items["problem"],
-        scorers=items["scorers"],
+        results=_results(runs),
+        figures=[(title, Markup(svg), text) for title, svg, text in figures(scorers)],
+        bias=bias_tables(bias) if bias else [],
+        bias_figures=_bias_figures(bias) if bias else (),
+        without_bias=[f"No bias measures for {name}: {error}" for name, error in without.items() if name not in bias],
+        without_prompts=[f"No prompts for {name}: {error}" for name, error in without.items()],
+        prompts=prompts,
+        breakdowns=groups,
+        gallery=items,
+        recorded=any(choice["scores"] for item in items["items"] for choice in item["choices"]),
         categories=sorted({item["category"] for item in items["items"]}),
         reasons=sorted({item["reason"] for item in items["items"]}),
-        gallery=Markup(_for_script(items)),
+        script=Markup(_for_script(items)),
     )
+
+
+def _results(runs: Sequence[SavedRun]) -> TextTable:
+    """All metrics, with gains over the first scorer."""
+    table, notes = make_table(runs, published_rows(runs)), []
+    try:
+        table = with_gains(table, next(row.scorer for row in table.rows))
+    except BSAPError as error:
+        notes.append(f"Gains are not shown: {error}")
+    columns, rows, numbers, legend = table_cells(table)
+    return TextTable("Results", columns, rows, numbers, [*legend, *notes])
+
+
+def _measured(
+    names: Sequence[str], runs: Sequence[SavedRun]
+) -> tuple[dict[str, Bias], list[TextTable], dict[str, BSAPError]]:
+    """The bias and the prompts of the runs whose features are stored, and why others lack one or both."""
+    bias, prompts, without = {}, [], {}
+    for name, run in zip(names, runs, strict=True):
+        try:
+            sweep = Sweep(run)
+            bias[name] = measure_bias(run, sweep=sweep)
+            bank, scorer = bank_and_scorer(sweep, run.settings["model"]["bank"])
+            meanings = explain(sweep.split, bank, scorer=make_scorer(scorer))
+            prompts.append(prompt_table(name, bank.name, scorer_name(scorer), meanings))
+        except BSAPError as error:
+            without[name] = error
+    return bias, prompts, without
+
+
+def _bias_figures(bias: Mapping[str, Bias]) -> Iterator[tuple[str, Markup, str]]:
+    """Title, SVG and description of some measures, before (clip) and after every scorer."""
+    for key, text in {
+        "popularity_share": "How much of the differences between regions is the same for every text.",
+        "hub_skewness": "The skewness of how often a region is the best of its picture: high where few win most.",
+        "wrong_on_popular": "The share of wrong choices that fall on the region that every text likes most.",
+        "correction": "The rank correlation of a region's popularity and of what the scorer adds to it.",
+    }.items():
+        bars = {
+            (scorer if len(bias) == 1 else f"{name}: {scorer}"): float(getattr(values, key))
+            for name, of_run in bias.items()
+            for scorer, values in of_run.scorers.items()
+        }
+        title = SCORER_COLUMNS[key].capitalize()
+        yield title, Markup(bar_plot(bars, x=title.lower())), f"{text} The numbers stand in the table."
 
 
 def _for_script(document: Any) -> str:
     """JSON that cannot end the script element that holds it."""
     text = json.dumps(document, ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _bias(names: Sequence[str], runs: Sequence[SavedRun]) -> tuple[dict[str, Bias], list[str]]:
-    """The bias of the runs whose features are stored, and why the others have none."""
-    found, without = {}, []
-    for name, run in zip(names, runs, strict=True):
-        try:
-            found[name] = measure_bias(run)
-        except BSAPError as error:
-            without.append(f"No bias measures for {name}: {error}")
-    return found, without
 
 
 def _about(name: str, run: SavedRun) -> dict[str, Any]:

@@ -142,12 +142,12 @@ def _cells(table: RunTable, row: Row) -> list[str]:
     return [name.strip(), scorer.strip(), *settings, *metrics, *_counted(table, row)]
 
 
-def shown_gain(gain: Gain) -> str:
+def shown_gain(gain: Gain, *, p: bool = True) -> str:
     """A gain in points with its interval and its corrected p-value."""
     points = f"{100 * gain.difference:+.2f}"
     if gain.low is None or gain.high is None:
         return points
-    return f"{points} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}], p {shown_p(gain.p_holm)}"
+    return f"{points} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]" + (f", p {shown_p(gain.p_holm)}" if p else "")
 
 
 def shown_p(p: float | None) -> str:

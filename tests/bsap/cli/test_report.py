@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from pycocotools import mask as coco_mask
 
 from bsap.cli import main
 from bsap.reports.curves import calibration, calibration_error, coverage
@@ -26,7 +28,7 @@ def run(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("reported")
     shutil.copytree(planted.root, root / "data")
     config = planted.config(
-        run={"root": str(root), "name": "run"},
+        run={"root": str(root), "name": "run", "all_scores": True},
         model={"store": "auto"},
         data={
             "root": str(root / "data"),
@@ -141,26 +143,90 @@ def test_filters_change_the_gallery(opened: Any) -> None:
     assert texts(opened, "#count") == ["1 of 8 expressions"]
 
 
-def test_boxes_lie_on_the_right_pixels(opened: Any) -> None:
-    """`green` means the box (20, 0, 40, 10) of a picture of 60 x 40; all scorers chose (20, 0, 40, 20)."""
+def test_boxes_and_masks_lie_on_the_right_pixels(opened: Any) -> None:
+    """`green` means (20, 0, 40, 10) of a picture of 60 x 40; all scorers chose (20, 0, 40, 20). Masks fill boxes."""
     fill(opened, "search", "green")
     places = opened.execute_script(
         """
         const image = document.querySelector("article img").getBoundingClientRect();
-        const place = (rect) => {
-          const box = rect.getBoundingClientRect();
+        return [...document.querySelectorAll("article :is(rect, path.mask)")].map((shape) => {
+          const box = shape.getBoundingClientRect();
           const [x, y] = [60 / image.width, 40 / image.height];
-          return [(box.left - image.left) * x, (box.top - image.top) * y, box.width * x, box.height * y];
-        };
-        const rects = [...document.querySelectorAll("article rect")];
-        return rects.map((rect) => [rect.querySelector("title").textContent, place(rect)]);
+          const name = shape.dataset.region || shape.querySelector("title").textContent;
+          return [name, [(box.left - image.left) * x, (box.top - image.top) * y, box.width * x, box.height * y]];
+        });
         """
     )
     found = {title.partition(",")[0]: place for title, place in places}
-    assert found["referent"] == pytest.approx([20, 0, 20, 10], abs=0.6)
-    assert found["clip: region 1"] == pytest.approx([20, 0, 20, 20], abs=0.6)
-    assert found["region 0"] == pytest.approx([0, 0, 20, 20], abs=0.6)
+    assert found["referent"] == found["mask of the referent"] == pytest.approx([20, 0, 20, 10], abs=0.6)
+    for name in ("clip: region 1", "bsap: region 1", "1", "mask of clip"):
+        assert found[name] == pytest.approx([20, 0, 20, 20], abs=0.6)
+    assert found["0"] == pytest.approx([0, 0, 20, 20], abs=0.6)
     assert opened.execute_script("return document.querySelector('article img').naturalWidth") == 60
+    opened.execute_script("document.getElementById('masks').click()")
+    assert not any(mask.is_displayed() for mask in opened.find_elements("css selector", "path.mask"))
+
+
+def test_the_page_reads_masks_as_pycocotools_does(opened: Any) -> None:
+    """Every pixel of irregular masks, some of them larger than a character of the encoding can say."""
+    rng = np.random.default_rng(0)
+    masks = [rng.random(shape) < share for shape in ((7, 5), (40, 60)) for share in (0.02, 0.5, 0.98)]
+    masks.append(np.ones((300, 400), bool))
+    masks.append(np.add.outer(np.arange(300) - 150, np.zeros(400)) ** 2 + (np.arange(400) - 200.0) ** 2 < 120**2)
+    for dense in masks:
+        text = coco_mask.encode(np.asfortranarray(dense, np.uint8))["counts"].decode()
+        filled = np.zeros_like(dense)
+        path = opened.execute_script("return pixels(arguments[0], arguments[1])", text, len(dense))
+        for x, y, tall in re.findall(r"M(\d+) (\d+)v(\d+)h1v-\3z", path):
+            assert not filled[int(y) : int(y) + int(tall), int(x)].any()
+            filled[int(y) : int(y) + int(tall), int(x)] = True
+        np.testing.assert_array_equal(filled, dense)
+
+
+def test_pointing_at_a_region_shows_all_scores(opened: Any, run: Path) -> None:
+    records = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    (choices,) = [record["scorers"] for record in records if record["text"] == "green"]
+    fill(opened, "search", "green")
+    region = opened.find_element("css selector", "article rect[data-region='2']")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    webdriver.ActionChains(opened).move_to_element(region).perform()
+    (text,) = texts(opened, "article .pointed")
+    assert text.startswith("region 2: clip ")
+    shown = [float(part.split()[1]) for part in text.removeprefix("region 2: ").split(", ")]
+    assert shown == pytest.approx([choice["scores"][2] for choice in choices.values()], rel=5e-3)
+    opened.find_element("css selector", "article summary").click()
+    rows = texts(opened, "article .regions tbody tr")
+    assert len(rows) == 3
+    assert [row.count("\N{CHECK MARK}") for row in rows] == [0, 3, 0], "all scorers chose region 1"
+    assert "the scores of chosen regions only" not in opened.page_source.lower()
+
+
+def test_it_prints_all_dark_on_white(opened: Any) -> None:
+    """Also where the screen is dark: nothing is cut off at the right of a page, 277 mm wide, nothing stays folded."""
+    try:
+        opened.execute_cdp_cmd("Page.printToPDF", {})
+        assert opened.execute_script("return [...document.querySelectorAll('details')].every((d) => d.open)")
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": [dark]})
+        resize(opened, 1047)
+        cut = """
+            const wide = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > 1047);
+            const folded = [...document.querySelectorAll(".scroll, pre")].filter((e) =>
+              e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1);
+            return [...wide, ...folded].map((e) => e.outerHTML.slice(0, 200));
+        """
+        assert opened.execute_script(cut) == []
+        hidden = """
+            return [...document.querySelectorAll("main *")].filter((e) => e.textContent.trim() && !e.closest("svg")
+              && !e.getClientRects().length && !e.closest("form, noscript, .pointed")).map((e) => e.outerHTML);
+        """
+        assert opened.execute_script(hidden) == []
+        ground, ink = opened.execute_script(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        )
+        assert (ground, ink) == ("rgb(255, 255, 255)", "rgb(26, 26, 26)")
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def test_it_fits_a_phone(opened: Any) -> None:
@@ -214,13 +280,68 @@ def test_every_expression_has_a_link(browser: Any, page: Path) -> None:
 # --- without a browser ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plots, most of a page's seconds, where a test is not about them."""
+    monkeypatch.setattr("bsap.reports.report.figures", lambda scorers: [])
+    monkeypatch.setattr("bsap.reports.report.bar_plot", lambda bars, *, x: "")
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "other")
     page = write_report([run, tmp_path / "other"])
     assert '"scorers": ["run: clip", "run: bsap", "run: bsap_h", "other: clip"' in page
     assert "No bias measures for other" in page, "its store is not beside it"
+    assert page.count("No prompts for other") == 1
+    assert "No prompts for run" not in page
 
 
+@pytest.mark.usefixtures("without_plots")
+def test_the_groups_are_those_of_compare(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert (
+        main(["compare", f"{run}:clip", f"{run}:bsap", "--by", "words", "--metrics", "rec/acc@0.5", "--format", "json"])
+        == 0
+    )
+    expected = [
+        [row["group"].removeprefix("words "), str(row["gain"]["expressions"]), f"{100 * row['gain']['a']:.1f}"]
+        for row in json.loads(capsys.readouterr().out)["comparisons"]
+        if row["group"] != "all"
+    ]
+    page = write_report([run], by=["words"])
+    section = page[page.index('<section id="groups">') : page.index('<section id="curves">')]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", section)]
+    assert [row[:3] for row in cells if row] == expected
+    assert section.count("<table>") == 1
+    assert '<section id="groups">' not in write_report([run], by=[])
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_the_prompts_are_those_of_explain(run: Path, tmp_path: Path) -> None:
+    """The bank is `white`, which explains one choice of eight away: CLIP's white region, where BSAP is right."""
+    page = write_report([run])
+    section = page[page.index('<section id="prompts">') : page.index('<section id="gallery">')]
+    assert "run: bank white, by bsap" in section
+    (row,) = re.findall(r"<tr>(<td.*?)</tr>", section)
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[0] == "white"
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[2:] == ["12.50", "12.50", "0.00"]
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_run_that_recorded_less(planted: Any, tmp_path: Path) -> None:
+    """Neither features nor all scores, and one scorer, which cannot differ from another."""
+    config = planted.config(run={"root": str(tmp_path), "name": "run"}, model={"scorers": ["clip"]})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    page = write_report([tmp_path / "run"])
+    assert "a run with <code>--run.all_scores true</code> records all" in page
+    assert "kept no features: run it again with `--model.store auto --run.overwrite true`" in page
+    assert "No two scorers of the run choose differently" in page
+    assert '<section id="groups">' not in page
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_missing_data_keep_the_text(run: Path, tmp_path: Path) -> None:
     world = Path(shutil.copytree(run.parent, tmp_path / "world"))
     results = world / "run" / "results.json"
@@ -233,6 +354,7 @@ def test_missing_data_keep_the_text(run: Path, tmp_path: Path) -> None:
     assert "green" in write_report([world / "run"])
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_page_larger_than_asked_leaves_pictures_out(run: Path) -> None:
     whole, small = write_report([run]), write_report([run], megabytes=0.0015)
     assert "pictures are left out, because the page would be larger than asked" in small
