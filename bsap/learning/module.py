@@ -29,6 +29,7 @@ from bsap.learning.run_folder import LearningFolder
 from bsap.metrics import RECAccuracy
 from bsap.models.encoder import Encoder, EncoderConfig
 from bsap.models.precision import check_precision
+from bsap.models.transformers_families import PREFIX
 from bsap.module import OPENAI
 from bsap.prompts.templates import Templates
 from bsap.runs.processes import local_rank_zero_first
@@ -103,6 +104,11 @@ class PromptLearner(LightningModule):
         configs = [EncoderConfig.of(config) for config in models]
         if len(configs) != 1:
             raise ConfigError(f"Prompts are learned for one model at a time, but `encoders` lists {len(configs)}.")
+        if configs[0].name.startswith(PREFIX):
+            raise ConfigError(
+                f"Prompts are learned for models of open_clip, but {configs[0].name!r} is in the format of "
+                "transformers. Name the same weights in open_clip's format; docs/models.md says which there are."
+            )
         check_number("model.lr", lr, above=True)
         check_number("model.weight_decay", weight_decay)
         check_number("model.patience", patience)
@@ -146,7 +152,10 @@ class PromptLearner(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Early stopping, and the run folder with its checkpoints."""
         callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
-        return callbacks if self.folder is None else [*callbacks, self.folder, *self.folder.checkpoints]
+        if self.folder is None:
+            return callbacks
+        self.folder.watch_start(self.trainer)
+        return [*callbacks, self.folder, *self.folder.checkpoints]
 
     def configure_model(self) -> None:
         """Load the frozen model once in every process, and read the examples of the trainer's stage."""
@@ -172,6 +181,7 @@ class PromptLearner(LightningModule):
 
     def _load(self, precision: str) -> None:
         encoder = local_rank_zero_first(self.trainer, lambda: Encoder(self.config))
+        FrozenTower(encoder)  # refuses other text towers before anything is encoded
         self._frozen = [encoder.to(self.device)]
         self.ensemble = Ensemble(
             [encoder],

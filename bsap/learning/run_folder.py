@@ -24,6 +24,8 @@ from bsap.runs.identity import resolved_settings
 from bsap.runs.parts import FolderLock, write_atomic
 from bsap.runs.processes import on_rank_zero
 from bsap.runs.settings import RunConfig, differences, plain
+from bsap.runs.signals import StopSignals
+from bsap.runs.startup import StartWatch, watch_start
 
 FORMAT = "bsap-bank-1"
 TEST_SPLIT = "TEST_SPLIT"
@@ -65,9 +67,21 @@ class LearningFolder(Callback):
         self._settings: dict[str, Any] = {}
         self._lock: FolderLock | None = None
         self._started = 0.0
+        self._signals = StopSignals()
+        self._watch: StartWatch | None = None
+
+    def watch_start(self, trainer: Trainer) -> None:
+        """Watch over the start on several processes; call it before Lightning lets them meet."""
+        self._watch = watch_start(trainer, self._signals, stage="fit", timeout=self.config.patience())
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        self._signals.release()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder and send the checkpoints there."""
+        """Find the run folder and send the checkpoints there; all processes have met."""
+        self._end_watch()
         if stage != "fit":
             return
         settings = resolved_settings(trainer, self.model)
@@ -187,8 +201,13 @@ class LearningFolder(Callback):
             settings = settings_for_test(self._settings, data, self.bank, meta) | {"run": {"root": self.config.root}}
             write_atomic(self.folder / "test.yaml", dump_yaml(settings))
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the watch over a start that came to nothing."""
+        self._end_watch()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Release the folder."""
+        self._end_watch()
         if self._lock is not None:
             self._lock.release()
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from bsap.runs.saved import read_results
 from bsap.runs.schema import Precision, Record, Timing
 from bsap.runs.settings import RunConfig, differences
 from bsap.runs.signals import Stopped, StopSignals
-from bsap.runs.startup import StartWatch
+from bsap.runs.startup import StartWatch, watch_start
 
 
 class RunCallback(Callback):
@@ -59,10 +58,7 @@ class RunCallback(Callback):
 
     def watch_start(self, trainer: Trainer) -> None:
         """Watch over the start of a test on several processes; call it before Lightning lets them meet."""
-        main = threading.current_thread() is threading.main_thread()  # handlers of signals can be set there only
-        if trainer.state.fn == "test" and trainer.world_size > 1 and main:
-            self._signals.catch()
-            self._watch = StartWatch(trainer, timeout=self.config.patience())
+        self._watch = watch_start(trainer, self._signals, stage="test", timeout=self.config.patience())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Prepare the folder, and let the data module skip what is already done."""

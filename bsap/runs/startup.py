@@ -19,11 +19,27 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-from bsap.runs.signals import SIGNALS, STOPPED
+from bsap.runs.signals import SIGNALS, STOPPED, StopSignals
 
 FIRST_NOTE, NEXT_NOTE = 30.0, 60.0  # seconds; imports alone may take that long on a busy disk
 _ENDING = (*SIGNALS, signal.SIGINT)
 _VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+
+
+def watch_start(trainer: Trainer, signals: StopSignals, *, stage: str, timeout: timedelta) -> StartWatch | None:
+    """Watch over the start of a run on several processes; call it before Lightning lets them meet.
+
+    Args:
+        trainer: whose processes have not met.
+        signals: catches them from now on.
+        stage: ``test`` or ``fit``; nothing else is watched.
+        timeout: how long to wait for the others.
+    """
+    main = threading.current_thread() is threading.main_thread()  # handlers of signals can be set there only
+    if trainer.state.fn != stage or trainer.world_size == 1 or not main:
+        return None
+    signals.catch()
+    return StartWatch(trainer, timeout=timeout)
 
 
 class StartWatch:
@@ -86,7 +102,7 @@ class StartWatch:
                 numbers = [n for n in os.read(self._ends[0], 1024) if n in _ENDING]
                 if numbers and not self._stopped.is_set():
                     name, state = signal.Signals(numbers[0]).name, f", while waiting {missing}" if missing else ""
-                    self._leave(f"stopped by {name} before the first picture{state}.", STOPPED)
+                    self._leave(f"stopped by {name} before it began{state}.", STOPPED)
             if missing and waited > self.timeout.total_seconds():
                 limit = f"{self.timeout.total_seconds() / 60:g} minutes (`run.timeout`)"
                 self._leave(f"gave up after waiting {limit} {missing}. {_hint()}", 2)

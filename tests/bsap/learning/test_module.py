@@ -251,6 +251,7 @@ def test_a_number_that_is_not_finite_stops(
     [
         ({"scorer": "clip"}, "uses no bank, so there is nothing to learn"),
         ({"learn_lam": True}, "has no weight `lam`"),
+        ({"encoders": ["hf:openai/clip-vit-base-patch32"]}, "learned for models of open_clip, but 'hf:openai/clip"),
         ({"encoders": [{"name": "demo"}, {"name": "demo"}]}, "one model at a time, but `encoders` lists 2"),
         ({"prompts": {"length": 30}}, "30 context tokens do not fit"),
         ({"prompts": {"noise": -1.0}}, "`model.prompts.noise` must be a number of at least 0, but got -1.0"),
@@ -263,6 +264,15 @@ def test_a_number_that_is_not_finite_stops(
 def test_wrong_settings(fit: Fit, capsys: pytest.CaptureFixture[str], changes: Any, message: str) -> None:
     assert fit(model_=changes) == 2
     assert message in capsys.readouterr().err
+
+
+def test_other_text_towers_are_refused_before_a_picture_is_encoded(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsap.learning.context.text_tower", lambda model: None)
+    monkeypatch.setattr("bsap.learning.examples.Examples.read", lambda *a, **k: pytest.fail("features were read"))
+    assert fit(model_={"features": "pictures"}) == 2
+    assert "causal text transformers only" in capsys.readouterr().err
 
 
 def test_mixed_precision(fit: Fit, tmp_path: Path) -> None:

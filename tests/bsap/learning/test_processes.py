@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from bsap.cli import main
+from bsap.runs.signals import STOPPED
 from support.processes import Ranks
 
 
@@ -59,6 +63,29 @@ def test_two_processes(ranks: Ranks, data: dict[str, Any], model: dict[str, Any]
     assert main(["test", "-c", str(tmp_path / "test.yaml")]) == 0
     found = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]["rec"]["bsap"]
     assert found["acc@0.5"] == pytest.approx(meta["val"], abs=1e-6)
+
+
+@pytest.mark.parametrize("timeout", [60.0, 0.05])
+def test_the_start_is_watched(
+    ranks: Ranks, data: dict[str, Any], model: dict[str, Any], tmp_path: Path, timeout: float
+) -> None:
+    """As that of `bsap test`: whoever waits for a process that never comes says so, ends on a signal and gives up."""
+    run = {"root": str(tmp_path), "name": "run", "timeout": timeout}
+    config = {"trainer": {"accelerator": "cpu", "default_root_dir": str(tmp_path)}, "data": data, "model": model}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"run": run}))
+    log = tmp_path / "waits"
+    args = ["fit", "-c", str(tmp_path / "config.yaml")]
+    hooks = [["waiting", {"log": str(log)}]]
+    pids = ranks.ask({"world": 2, "only": [1], "args": args, "folder": str(tmp_path), "hooks": hooks})
+    if timeout > 1:
+        while not log.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(pids[0], signal.SIGTERM)
+    assert ranks.ask({"wait": pids, "timeout": 60}) == [STOPPED if timeout > 1 else 2]
+    begin = "stopped by SIGTERM before it began, while" if timeout > 1 else "gave up after"
+    assert (tmp_path / "rank1.err").read_text().startswith(f"bsap: {begin} waiting ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_number_that_is_not_finite_on_one_process(

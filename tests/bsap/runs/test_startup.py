@@ -29,7 +29,7 @@ def test_a_signal_ends_the_waiting(ranks: Ranks, drawn: Any, tmp_path: Path, num
     os.kill(job.pids[0], number)
     assert job.wait(20) == [STOPPED]
     text = (job.folder / f"rank{rank}.err").read_text()
-    stopped = f"bsap: stopped by {number.name} before the first picture, "
+    stopped = f"bsap: stopped by {number.name} before it began, "
     assert text.startswith(f"{stopped}while waiting for rank {1 - rank} ")
     assert text.count("\n") == 1
     assert not (tmp_path / "run").exists()
