@@ -11,7 +11,7 @@ import numpy as np
 from bsap.analysis.outcomes import task_outcomes, task_records
 from bsap.analysis.paired import Gain, compare_outcomes, holm
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.runs.buckets import bucket
+from bsap.runs.buckets import BUCKETS, bucket, check_fields
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
 from bsap.runs.schema import Record, Task
@@ -205,6 +205,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def _groups(records: Sequence[Record], by: Sequence[str]) -> dict[str, np.ndarray]:
     """Numbers of the records in each bucket, in the order of its values."""
+    check_fields([name for name in by if name in BUCKETS], ((r["category"], r["distractors"]) for r in records))
     groups: dict[str, list[int]] = {"all": list(range(len(records)))}
     for name in by:
         buckets: dict[str, list[int]] = {}

@@ -56,13 +56,19 @@ def _parser() -> Arguments:
     what.add_argument(
         "--detector",
         default="maskrcnn_resnet50_fpn_v2",
-        help="name of a detector in torchvision.models.detection (default: %(default)s)",
+        help="name of a detector in torchvision.models.detection (default: %(default)s, the best of them on COCO)",
     )
     what.add_argument(
         "--weights",
         default="default",
         metavar="FILE",
         help="weight file of the detector; by default torchvision's published weights, which are downloaded once",
+    )
+    what.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="take the regions of the detector's first stage, which looks for objects of any class; boxes only, and "
+        "many: set --score and --max-per-picture (fasterrcnn and maskrcnn detectors)",
     )
     what.add_argument("--random-init", action="store_true", help="use random weights; for tests and benchmarks only")
     what.add_argument(
@@ -133,6 +139,7 @@ def run(argv: list[str]) -> int:
         min_size=options.min_size,
         score=options.score,
         max_per_picture=options.max_per_picture,
+        class_agnostic=options.class_agnostic,
         device=device,
     )
     with progress(len(pictures)) as advance:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -19,15 +19,19 @@ import yaml
 from bsap.cli.arguments import Arguments, path
 from bsap.cli.recipe import Cell, Recipe, Run, compare, plan_runs, read_recipe, shipped_recipes
 from bsap.errors import BSAPError, ConfigError, DataError
+from bsap.runs.signals import SIGNALS, STOPPED, exit_on_signal
 
 DIFFERENT = 1
 """Exit status where a number is not the published one."""
-STOPPED = 75
-"""Exit status of a run that was asked to stop; the same command continues."""
 
 
 def run(argv: list[str]) -> int:
     """Run a recipe and print its table."""
+    with exit_on_signal():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     parser = Arguments(
         prog="bsap reproduce",
         description="Run a recipe: evaluate what a paper evaluated and compare with the numbers that it printed. The "
@@ -44,9 +48,17 @@ def run(argv: list[str]) -> int:
         "--accelerator", default="auto", help="cpu, gpu or auto, as --trainer.accelerator (default: auto)"
     )
     parser.add_argument("--only", nargs="+", metavar="RUN", help="run and compare only the runs whose names begin so")
-    parser.add_argument("--index", type=int, help="run only the run of this number, from 0: for the jobs of an array")
+    parser.add_argument(
+        "--index",
+        type=int,
+        help="run only the run of this number, from 0, and write no table: for the jobs of an array",
+    )
+    parser.add_argument("--list", action="store_true", help="print the numbers and names of the runs, and run nothing")
     options = parser.parse_args(argv[1:])
     recipe = read_recipe(options.recipe)
+    if options.list:
+        print("\n".join(f"{n} {planned.name}" for n, planned in enumerate(plan_runs(recipe))))
+        return 0
     output = options.output or Path("runs") / Path(options.recipe).stem
     root = _data(recipe, options.root)
     runs = _chosen(plan_runs(recipe), options.only, options.index)
@@ -59,7 +71,7 @@ def run(argv: list[str]) -> int:
             return STOPPED
         results[planned.name] = json.loads((output / planned.name / "results.json").read_text(encoding="utf-8"))
     cells = compare(runs, results)
-    _write(recipe, cells, output)
+    _write(recipe, cells, None if options.index is not None else output)
     return DIFFERENT if any(cell.verdict == "differs" for cell in cells) else 0
 
 
@@ -110,9 +122,10 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Pass signals that ask this process to stop to the run's whole group."""
 
     def forward(number: int, frame: FrameType | None) -> None:
-        os.killpg(process.pid, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, *SIGNALS)}
     try:
         yield
     finally:
@@ -120,8 +133,8 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _write(recipe: Recipe, cells: Sequence[Cell], output: Path) -> None:
-    """Print the table, and write it as Markdown and JSON."""
+def _write(recipe: Recipe, cells: Sequence[Cell], output: Path | None) -> None:
+    """Print the table, and write it as Markdown and JSON; the jobs of an array, each with a part of it, only print."""
     header = ["run", "scorer", "metric", "published", "ours", "difference", "verdict"]
     rows = [
         [cell.run, cell.scorer, cell.metric, f"{cell.published:.2f}", _range(cell.ours), _points(cell.difference),
@@ -133,6 +146,8 @@ def _write(recipe: Recipe, cells: Sequence[Cell], output: Path) -> None:
              for row in [header, ["-" * width for width in widths], *rows]]  # fmt: skip
     table = "\n".join([f"{recipe.about}", f"Published: {recipe.source}", "", *lines])
     print(table)
+    if output is None:
+        return
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
     content: list[dict[str, Any]] = [{**asdict(cell), "difference": cell.difference} for cell in cells]
     (output / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from torch import Tensor
 from bsap.datamodules.files import what_is
 from bsap.errors import ConfigError, ModelError, unknown
 from bsap.models.checkpoint import file_sha256, read_plain, state_sha256
+from bsap.propose.first_stage import FirstStage
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
 
@@ -72,6 +73,7 @@ def load_detector(
     min_size: int | None = None,
     score: float = 0.5,
     max_per_picture: int = 100,
+    class_agnostic: bool = False,
     device: torch.device | str = "cpu",
 ) -> Detector:
     """Build a detector of torchvision and load its weights.
@@ -84,6 +86,7 @@ def load_detector(
         min_size: to how many pixels the shorter side is resized; None for the model's own value, mostly 800.
         score: the lowest score that the detector returns.
         max_per_picture: the most objects that the detector returns for a picture.
+        class_agnostic: take the regions of the detector's first stage instead, which are of objects of any class.
         device: the device to run on.
 
     Raises:
@@ -134,6 +137,10 @@ def load_detector(
     # Masks of objects that are dropped later would cost most of the time.
     heads: Any = getattr(model, "roi_heads", model)
     heads.score_thresh, heads.detections_per_img = score, max_per_picture
+    if class_agnostic and not hasattr(model, "rpn"):
+        raise ConfigError(f"The detector {name!r} finds classes in one stage. Name a fasterrcnn or maskrcnn.")
+    if class_agnostic:
+        name, model = f"{name}, first stage", FirstStage(model, score=score, most=max_per_picture)
     try:
         model = model.requires_grad_(False).eval().to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled for the device

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from bsap.errors import unknown
+from bsap.errors import ConfigError, unknown
 
 BUCKETS: dict[str, tuple[int, ...]] = {
     "words": (1, 2, 3, 4, 5, 6, 9, 13),
@@ -16,11 +16,22 @@ FIELDS = ("category", *BUCKETS)
 """What results can be broken down by."""
 
 
-def check_fields(fields: Sequence[str]) -> None:
-    """Raise a ConfigError for a field that results cannot be broken down by."""
+def check_fields(fields: Sequence[str], referents: Iterable[tuple[str | None, int | None]] = ()) -> None:
+    """Raise a ConfigError for a field that results cannot be broken down by.
+
+    Args:
+        fields: names of fields.
+        referents: category and number of distractors of those that are counted. One with a category whose distractors
+            are not known has a picture of which only the objects that expressions refer to are annotated.
+    """
     for name in fields:
         if name not in FIELDS:
             raise unknown("field to break down by", name, FIELDS)
+    if "distractors" in fields and any(known is not None and count is None for known, count in referents):
+        raise ConfigError(
+            "These data hold only the objects that expressions refer to, so that distractors cannot be counted. Leave "
+            "`distractors` out of the fields to break down by."
+        )
 
 
 def bucket(field: str, value: str | int | None) -> str:

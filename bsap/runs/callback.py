@@ -64,7 +64,9 @@ class RunCallback(Callback):
         """Prepare the folder, and let the data module skip what is already done."""
         if stage != "test":
             return
-        check_fields(self.config.breakdown)
+        data = scene_data(trainer)
+        referents = [e.referent for scene in data.scenes for e in scene.expressions]
+        check_fields(self.config.breakdown, ((referent.category, referent.distractors) for referent in referents))
         _check_launcher(trainer)
         children = detach_children(trainer)
         self._signals.catch()
@@ -72,7 +74,7 @@ class RunCallback(Callback):
             self._watch.children = children
             self._watch.met()
         _disable_requeue(trainer)
-        module, data = _evaluated(pl_module), scene_data(trainer)
+        module = _evaluated(pl_module)
         self.folder = folder = RunFolder(self.config, resolved_settings(trainer, module.settings))
         done: list[Record] = []
 

@@ -152,7 +152,7 @@ def breakdowns(
     Raises:
         ConfigError: for another field.
     """
-    check_fields(fields)
+    check_fields(fields, ((record["category"], record["distractors"]) for record in records))
     tasks = tasks or tasks_of(records)
     tables: dict[str, dict[str, Metrics]] = {}
     for name in fields:

@@ -192,6 +192,35 @@ def test_array_over_datasets_and_splits(cluster: Any, planted: Planted, tmp_path
     assert [results["protocol"][key] for key in ("dataset", "split_by", "split")] == ["refcoco", "unc", "val"]
 
 
+def test_a_recipe_as_an_array(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first job is stopped as before the time limit and requeued; afterwards the table needs no run."""
+    flags = ["--accelerator", "cpu", "--output", str(tmp_path / "out")]
+    pause = tmp_path / "sitecustomize.py"  # the run is a process of its own, which the pause must reach, too
+    pause.write_text("import os, sys\nif 'test' in sys.argv[1:2]:\n    import slow_test\n")
+    (tmp_path / "slow_test.py").write_text(
+        SLOW.format(pause=0.5).replace("from bsap.cli import main\nsys.exit(main())", "")
+    )
+    assert main(["reproduce", "demo", "--list"]) == 0
+    assert capsys.readouterr().out == "0 ground_truth\n1 detections\n"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "bsap").write_text(f'#!/bin/sh\nexec {sys.executable} -m bsap "$@"\n')
+    (programs / "bsap").chmod(0o755)
+    env = {"PATH": f"{programs}:{cluster.env['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    command = ["sbatch", "--parsable", "--cpus-per-gpu=1", "--array=0-1%1", str(SCRIPTS / "recipe.sh"), "demo", *flags]
+    job = cluster.run(*command, cwd=tmp_path, env=env).strip()
+    until(lambda: on_disk(tmp_path / "out" / "ground_truth") > 20)
+    cluster.run("scancel", "--signal=USR1", f"{job}_0")
+    until(lambda: cluster.state(f"{job}_0")["Restarts"] == "1")
+    logs = [file.read_text() for file in tmp_path.glob("*.log")]
+    states = [cluster.finish(f"{job}_{n}") for n in (0, 1)]
+    assert [state["JobState"] for state in states] == ["COMPLETED", "COMPLETED"], logs
+    assert [state["Restarts"] for state in states] == ["1", "0"]
+    assert not (tmp_path / "out" / "table.md").exists()
+    assert main(["reproduce", "demo", *flags]) == 0
+    assert capsys.readouterr().out.count("same") == 10
+
+
 def test_a_stray_checkpoint_is_refused(cluster: Any, planted: Planted, tmp_path: Path) -> None:
     """Lightning would load it instead of the model's weights."""
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"other weights")
@@ -213,6 +242,9 @@ def test_scripts_share_one_body() -> None:
         body = text[text.index("\ntrap ") :]
         bodies[path.name] = body.replace(
             '\\\n  --data.dataset "$dataset" --data.split_by "$split_by" --data.split "$split" ', ""
+        ).replace(
+            'bsap reproduce "$recipe" --index "$task" --devices "$tasks"',
+            'bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES"',
         )
-    assert set(bodies) == {"array.sh", "multinode.sh", "node.sh", "single.sh"}
+    assert set(bodies) == {"array.sh", "multinode.sh", "node.sh", "recipe.sh", "single.sh"}
     assert len(set(bodies.values())) == 1

@@ -674,3 +674,55 @@ def test_settings_that_cannot_be() -> None:
         load_detector(FASTER, random_init=True, weights="x.pth")
     with pytest.raises(ConfigError, match="cannot be built"):
         load_detector("ssdlite320_mobilenet_v3_large", random_init=True, min_size=64)
+
+
+def test_regions_of_any_class(tmp_path: Path, planted: Planted) -> None:
+    """The first stage by hand: head, anchors, decoding, the best of each level after NMS, in the picture's pixels."""
+    from torchvision.ops import batched_nms, clip_boxes_to_image
+
+    found = load_detector(FASTER, random_init=True, class_agnostic=True, score=0.0, max_per_picture=20)
+    plain: Any = load_detector(FASTER, random_init=True).find
+    image = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        (got,) = found.find([image])
+        batch, _ = plain.transform([image])
+        maps = list(plain.backbone(batch.tensors).values())
+        objectness, deltas = plain.rpn.head(maps)
+        anchors = plain.rpn.anchor_generator(batch, maps)[0]
+        boxes, scores, levels = [], [], []
+        start = 0
+        for level, (score, delta) in enumerate(zip(objectness, deltas, strict=True)):
+            kinds = score.shape[1]
+            flat = score[0].permute(1, 2, 0).reshape(-1)
+            moves = delta[0].reshape(kinds, 4, *delta.shape[2:]).permute(2, 3, 0, 1).reshape(-1, 4)
+            own = anchors[start : start + len(flat)]
+            start += len(flat)
+            size, middle = own[:, 2:] - own[:, :2], (own[:, :2] + own[:, 2:]) / 2
+            middle, size = middle + moves[:, :2] * size, size * moves[:, 2:].clamp(max=np.log(1000 / 16)).exp()
+            best = flat.argsort(descending=True, stable=True)[: plain.rpn.pre_nms_top_n()]
+            corners = torch.cat([middle - size / 2, middle + size / 2], 1)
+            boxes.append(clip_boxes_to_image(corners, batch.image_sizes[0])[best])
+            scores.append(flat[best].sigmoid())
+            levels.append(torch.full((len(best),), level))
+        every, value = torch.cat(boxes), torch.cat(scores)
+        kept = batched_nms(every, value, torch.cat(levels), plain.rpn.nms_thresh)[:20]
+    height, width = batch.image_sizes[0]
+    expected = every[kept] * torch.tensor([70 / width, 50 / height] * 2)
+    torch.testing.assert_close(got["scores"], value[kept])
+    torch.testing.assert_close(got["boxes"], expected, atol=1e-3, rtol=1e-4)
+    assert found.describe()["detector"] == f"{FASTER}, first stage"
+    with pytest.raises(ConfigError, match="finds classes in one stage"):
+        load_detector("ssdlite320_mobilenet_v3_large", random_init=True, class_agnostic=True)
+    output = tmp_path / "any.jsonl"
+    flags = ["propose", str(output), "--root", str(planted.root), "--detector", FASTER, "--score", "0", "--random-init"]
+    assert main([*flags, "--split", "val", "--class-agnostic", "--max-per-picture", "7", "--device", "cpu"]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {str(row["image_id"]) for row in rows} == {p.image_id for p in planted_pictures(planted)}, (
+        "of this split only"
+    )
+    assert all(0 < len(row["proposals"]) <= 7 for row in rows)
+
+
+def planted_pictures(planted: Planted) -> list[Picture]:
+    data = RefCOCODataModule(str(planted.root), ProposalConfig("ground_truth"))
+    return pictures_of([data.read("val")], PictureFolder(planted.root))
