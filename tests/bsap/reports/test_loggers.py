@@ -100,3 +100,26 @@ def test_lightning_s_own_loggers(planted: Planted, tmp_path: Path, kind: str) ->
         events = EventAccumulator(str(file.parent))
         events.Reload()
         assert events.Scalars("rec/bsap/acc@0.5")[-1].value == results["metrics"]["rec"]["bsap"]["acc@0.5"]
+
+
+def test_weights_and_biases_offline(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings, exact metrics, the table and the sheet reach W&B; nothing is sent."""
+    wandb = pytest.importorskip("wandb", reason="needs wandb, which is large and in no extra")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = planted.config(
+        run={"root": str(tmp_path), "name": "run"},
+        trainer={"logger": {"class_path": "WandbLogger", "init_args": {"save_dir": str(tmp_path), "offline": True}}},
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert wandb.run.summary["rec/bsap/acc@0.5"] == results["metrics"]["rec"]["bsap"]["acc@0.5"]
+    assert wandb.run.config["model"]["scorers"] == results["settings"]["model"]["scorers"]
+    wandb.finish()
+    (table,) = (json.loads(file.read_text()) for file in tmp_path.rglob("results_*.table.json"))
+    column = table["columns"].index("ris/oIoU")
+    found = {row[0]: row[column] for row in table["data"]}
+    assert found == {scorer: row["oIoU"] for scorer, row in results["metrics"]["ris"].items()}
+    (sheet,) = tmp_path.rglob("choices_*.png")
+    with Image.open(sheet) as image:
+        assert image.width > 480
