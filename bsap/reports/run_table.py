@@ -118,7 +118,7 @@ def make_table(runs: Sequence[SavedRun], published: Sequence[Row] = (), *, metri
     Args:
         runs: finished runs.
         published: from :func:`bsap.reports.published.published_rows`.
-        metrics: names ``task/metric`` to show; by default all.
+        metrics: names ``task/metric`` to show, in rows that have one of them; by default all.
 
     Raises:
         DataError: if a run is not finished, or its results lack something.
@@ -139,6 +139,7 @@ def make_table(runs: Sequence[SavedRun], published: Sequence[Row] = (), *, metri
             if name not in known:
                 raise unknown("metric", name, known)
         columns = [known[name] for name in metrics]
+        rows = [row for row in rows if row.metrics.keys() & set(columns)]
     return RunTable(tuple(_distinguished(row, rows) for row in rows), tuple(settings), tuple(columns))
 
 

@@ -49,6 +49,8 @@ def with_gains(table: RunTable, baseline: str) -> RunTable:
         if side.label == base.label:
             continue
         metrics = [name for name in map(metric_name, columns) if name in side.metrics and name in base.metrics]
+        if not metrics:
+            continue
         try:
             found[number] = compare_sides(base, side, metrics=metrics, resamples=RESAMPLES)
         except DataError:  # another split

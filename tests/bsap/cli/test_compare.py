@@ -29,6 +29,7 @@ def runs(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "strict": planted.config(model={"strict": True}),
         "boxes": planted.config(model={"tasks": ["rec"], "scorers": ["bsap"]}),
         "one": planted.config(data={"limit": 2}),
+        "masks": planted.config(model={"tasks": ["ris"]}),
     }
     for name, config in configs.items():
         config["run"] = {"root": str(root), "name": name}
@@ -197,6 +198,17 @@ def test_metrics_can_be_chosen(runs: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(rows[0]["metrics"]) == ["RIS mIoU", "REC acc@0.5"]
     assert main(["table", str(runs / "whole"), "--metrics", "ris/miou"]) == 2
     assert "Unknown metric 'ris/miou'. Did you mean 'ris/mIoU'" in capsys.readouterr().err
+
+
+def test_runs_without_the_chosen_metrics_are_left_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And Holm's correction counts what the table shows."""
+    document = table(capsys, runs / "whole", runs / "masks", "--metrics", "rec/acc@0.5", "--gain-over", "clip")
+    assert {row["run"] for row in document["rows"]} == {"whole"}
+    assert any("with Holm's correction for 2 tests" in note for note in document["notes"])
+    document = table(capsys, runs / "boxes", runs / "masks", "--gain-over", f"{runs}/masks:clip")
+    assert any("with Holm's correction for 4 tests" in note for note in document["notes"]), (
+        "oIoU and mIoU of two scorers"
+    )
 
 
 def test_the_best_of_rivals_is_bold(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
