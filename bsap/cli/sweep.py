@@ -63,6 +63,20 @@ def run(argv: list[str]) -> int:
         "--report-on", metavar="SPLIT", help="split on which the chosen row is then reported; by default none"
     )
     parser.add_argument(
+        "--threshold",
+        nargs="+",
+        metavar="OVER",
+        help="try thresholds of answers that are sets (`model.answer`) over these values: p, score, cosine, "
+        "region_bank, both. By default no thresholds are tried",
+    )
+    parser.add_argument(
+        "--choose",
+        choices=["balance", "f1", "giou"],
+        default="balance",
+        help="with --threshold: choose the threshold with the best mean of N-acc and T-acc (balance), Pr@F1, or gIoU "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--output", type=path, metavar="FOLDER", help="where the files are written (default: RUN/sweep)"
     )
     parser.add_argument(
@@ -76,6 +90,12 @@ def run(argv: list[str]) -> int:
     from bsap.sweep.sweep import Sweep, scorer_grid
 
     saved = read_run(options.run)
+    if options.threshold is not None:
+        from bsap.cli.sweep_thresholds import sweep_thresholds
+
+        if (split := sweep_thresholds(options, saved, output)).startswith("test"):
+            print(f"bsap: {tuned_on_test(split)}", file=sys.stderr)
+        return 0
     model = saved.settings["model"]
     sweep = Sweep(saved, split=options.select_on)
     scorers = scorer_grid(options.scorers or model["scorers"], taus=options.tau, lams=options.lam)
@@ -112,11 +132,12 @@ def run(argv: list[str]) -> int:
     _write(output, rows, document, sweep.config(best, split=options.report_on))
     say(f"Written to {output}/ (sweep.csv, sweep.json, best.yaml)")
     if tuned:
-        print(f"bsap: {_tuned(selected_on)}", file=sys.stderr)
+        print(f"bsap: {tuned_on_test(selected_on)}", file=sys.stderr)
     return 0
 
 
-def _tuned(split: str) -> str:
+def tuned_on_test(split: str) -> str:
+    """The warning about a choice on a test split."""
     return (
         f"the best row was chosen on {split}. Choosing on a test split is tuning on the test split: choose with "
         "--select-on val and report with --report-on testA."
@@ -142,7 +163,7 @@ def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[s
     from bsap.datamodules.files import dump_yaml
     from bsap.reports.text import csv_cell
 
-    remark = f"# {_tuned(document['selected_on'])}\n" if document["tuned_on_test"] else ""
+    remark = f"# {tuned_on_test(document['selected_on'])}\n" if document["tuned_on_test"] else ""
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "best.yaml").write_text(remark + dump_yaml(best), encoding="utf-8")

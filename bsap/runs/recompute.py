@@ -75,16 +75,21 @@ def set_inputs(records: Sequence[Record], scorer: str, task: Task, *, generalize
                 for row, record in zip(rows, records, strict=True)
             ]
         ]
-    columns += [[len(row["regions"]) for row in rows], [targets_of(record) for record in records]]
+    columns += [[len(row["regions"]) for row in rows], [_targets(record) for record in records]]
     missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
     return *(torch.tensor(column, dtype=torch.int64) for column in columns), missing
+
+
+def _targets(record: Record) -> int:
+    referent = record["referent"]
+    return targets_of(referent.get("match", "any"), len(referent["ann_ids"]))
 
 
 def _matched(row: Choice, record: Record) -> int:
     sizes = [
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) for boxes in (row["boxes"], record["referent"]["boxes"])
     ]
-    return min(match_boxes(*sizes, generalized=True), targets_of(record))
+    return min(match_boxes(*sizes, generalized=True), _targets(record))
 
 
 def recompute(

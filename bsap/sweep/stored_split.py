@@ -47,14 +47,19 @@ class StoredSplit:
         scenes: the selected scenes.
         ensemble: models and views, with the store that holds their features.
         tasks: what is measured.
+        sets: whether expressions may mean nothing or several objects; then :meth:`evaluate` has no meaning, and
+            :mod:`bsap.sweep.thresholds` measures.
 
     Raises:
         DataError: if features are missing, or an expression means nothing or a set; says what to do.
     """
 
-    def __init__(self, scenes: Sequence[Scene], ensemble: Ensemble, tasks: Sequence[Task]) -> None:
-        self.ensemble, self.tasks = ensemble, list(tasks)
-        need_one_answer(expression for scene in scenes for expression in scene.expressions)
+    def __init__(
+        self, scenes: Sequence[Scene], ensemble: Ensemble, tasks: Sequence[Task], *, sets: bool = False
+    ) -> None:
+        self.ensemble, self.tasks, self.sets = ensemble, list(tasks), sets
+        if not sets:
+            need_one_answer(expression for scene in scenes for expression in scene.expressions)
         ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
         missing: list[str] = []
         self.parts = []
@@ -85,6 +90,8 @@ class StoredSplit:
         overlap = torch.zeros(2, *shape[:2], max(shape[2], 1), dtype=torch.int64) if "ris" in self.tasks else None
         for i, scene in enumerate(scenes):
             real[i, : len(scene.expressions)] = True
+            if self.sets:
+                continue
             # Expressions share referents: each table is made once per referent.
             ious = referent_ious(scene)
             pairs: dict[int, Tensor] = {}

@@ -15,7 +15,7 @@ from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
 from bsap.features.region_bank import RegionBankConfig, load_region_bank
 from bsap.features.stored_model import StoredModel
-from bsap.prompts.banks import check_learned_bank, load_bank
+from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
 from bsap.runs.saved import SavedRun
@@ -88,13 +88,14 @@ class Sweep:
     Args:
         run: a finished run: its data, models, views and templates are swept over.
         split: a split other than the run's own; its features must be stored too.
+        sets: whether answers are sets, see :mod:`bsap.sweep.thresholds`; by default each is one region.
 
     Raises:
         DataError: if features are missing; says how to make them.
         ConfigError: if the other split is the run's own under another name.
     """
 
-    def __init__(self, run: SavedRun, *, split: str | None = None) -> None:
+    def __init__(self, run: SavedRun, *, split: str | None = None, sets: bool = False) -> None:
         results = run.finished()
         self.settings = run.settings
         model = run.settings["model"]
@@ -118,17 +119,17 @@ class Sweep:
             precision=results["precision"]["effective"],
             store=_store_folder(run),
         )
-        self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"])
+        self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets)
         self._region_bank = RegionBankConfig.of(model.get("region_bank"))
 
-    def fit(self, scorers: Mapping[str, Scorer]) -> None:
-        """Take what scorers need besides the bank from the store.
+    def fit(self, scorers: Mapping[str, Scorer], others: Sequence[str] = ()) -> None:
+        """Take what scorers, and others, need besides the bank from the store.
 
         Raises:
             ConfigError: a scorer needs a region bank, and the run had none.
             DataError: its features are not stored.
         """
-        self.split.ensemble.fit(load_region_bank(self.data, self._region_bank, scorers))
+        self.split.ensemble.fit(load_region_bank(self.data, self._region_bank, scorers, others))
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
@@ -138,18 +139,25 @@ class Sweep:
         self.fit(scorers)
         for aggregate in aggregates:
             for number, name in enumerate(banks):
-                store = self.split.ensemble.cache.store.folder if self.split.ensemble.cache else None
-                bank = load_bank(name, split_texts=self.data.texts, seed=bank_seed, store=store)
-                check_learned_bank(bank, self.models)
-                warn_of_other_use(bank, {**self.settings["model"], "scorers": list(scorers.values())})
-                warn_of_few_prompts(bank, scorers)
+                bank = self.bank(name, scorers, seed=bank_seed)
                 todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or not number}
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():
                     metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
                     used = name if scorer.needs_bank else None
-                    yield Row(key, _spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics)
+                    yield Row(
+                        key, scorer_spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics
+                    )
         self.split.ensemble.flush()
+
+    def bank(self, name: str, scorers: Mapping[str, Scorer], *, seed: int = 0) -> Bank:
+        """A bank of auxiliary prompts, checked against the run's models."""
+        store = self.split.ensemble.cache.store.folder if self.split.ensemble.cache else None
+        bank = load_bank(name, split_texts=self.data.texts, seed=seed, store=store)
+        check_learned_bank(bank, self.models)
+        warn_of_other_use(bank, {**self.settings["model"], "scorers": list(scorers.values())})
+        warn_of_few_prompts(bank, scorers)
+        return bank
 
     def config(self, row: Row, *, split: str | None = None) -> dict[str, Any]:
         """The configuration that evaluates a row with ``bsap test``."""
@@ -162,7 +170,8 @@ class Sweep:
         return config
 
 
-def _spec(scorer: Scorer, name: str) -> Any:
+def scorer_spec(scorer: Scorer, name: str) -> Any:
+    """What a configuration says for a scorer."""
     if name in SCORERS:
         return name
     fields = {f.name: plain(getattr(scorer, f.name)) for f in dataclasses.fields(scorer) if f.init}
