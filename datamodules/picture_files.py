@@ -8,19 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.datamodules.files import expanded, is_regular
 from bsap.datamodules.picture_names import coco_names, leaves
 from bsap.datamodules.scene import Scene
 from bsap.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Names = str | tuple[str, ...]
 """The name of a picture's file, or several of which the first that exists counts."""
@@ -221,6 +222,13 @@ def size_differences(
 
 
 def load_picture(path: Path, width: int, height: int, tolerance: int = 0) -> Tensor:
+    """Decode a picture to uint8 (3, H, W); everything else as :func:`read_picture`."""
+    import torch  # here, because drawings of pictures need none of it
+
+    return torch.from_numpy(read_picture(path, width, height, tolerance)).permute(2, 0, 1).contiguous()
+
+
+def read_picture(path: Path, width: int, height: int, tolerance: int = 0) -> NDArray[np.uint8]:
     """Decode a picture to RGB, whatever its mode.
 
     The annotations decide about an EXIF rotation: COCO's boxes are for the pixels as stored, so the rotation is applied
@@ -235,7 +243,7 @@ def load_picture(path: Path, width: int, height: int, tolerance: int = 0) -> Ten
         tolerance: how many pixels width and height may differ.
 
     Returns:
-        uint8 (3, H, W).
+        uint8 (H, W, 3).
 
     Raises:
         PictureError: if the file is missing, truncated, no picture, or of another size than annotated.
@@ -246,7 +254,7 @@ def load_picture(path: Path, width: int, height: int, tolerance: int = 0) -> Ten
             rgb = _rgb(ImageOps.exif_transpose(picture) if turned else picture)[:height, :width]
             if rgb.shape[:2] != (height, width):
                 rgb = np.pad(rgb, ((0, height - rgb.shape[0]), (0, width - rgb.shape[1]), (0, 0)), mode="edge")
-            return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+            return rgb
     raise PictureError(f"{_other_size(path, found, (width, height))} Use the original picture, not a resized copy.")
 
 

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from bsap.datamodules.assemble import LoadedSplit, build_split
+from bsap.datamodules.assemble import LoadedSplit
 from bsap.datamodules.base import SceneDataModule
-from bsap.datamodules.fields import shown
-from bsap.datamodules.files import below, expanded, paused_gc
-from bsap.datamodules.filters import Selection
-from bsap.datamodules.jsonl import read_jsonl
-from bsap.datamodules.picture_files import PictureFolder
-from bsap.datamodules.proposals import ProposalConfig, ProposalSource
-from bsap.datamodules.records import SplitRecords
-from bsap.datamodules.refer import read_refer
-from bsap.datamodules.scene import Match, Scene
-from bsap.errors import ConfigError, DataError, check_number, unknown
+from bsap.datamodules.split_reader import SplitReader
 
 
-class RefCOCODataModule(SceneDataModule):
+class RefCOCODataModule(SplitReader, SceneDataModule):
     """Scenes of one split, with their proposals, for ``trainer.test``.
 
     Each process reads all annotations and decodes only the pictures of its own share. The shares neither repeat nor
-    drop a scene (:class:`~bsap.datamodules.sampler.SceneSampler`).
-
-    Args:
-        root: the folder that holds the annotations and ``images``, see docs/data.md.
-        proposals: which regions the model chooses from; a mapping of the fields of
-            :class:`~bsap.datamodules.proposals.ProposalConfig` will do.
-        dataset: ``refcoco``, ``refcoco+``, ``refcocog`` or another folder of the same layout.
-        split_by: the partition (``unc``, ``umd``, ``google``); None takes the one that papers report.
-        split: which split to test on.
-        annotations: a JSONL file to read instead of the REFER files; may be relative to the root.
-        images: the folder of pictures where it is not ``root/images/train2014``; may be relative to the root.
-        text: which wording of a sentence, ``sent`` (REFER's cleaned sentence) or ``raw`` (as it was typed). Files with
-            one wording only give that.
-        lowercase: whether texts are put in lower case.
-        match: ``any``: of several annotations of one expression any is a right answer; ``all``: they are a set, all of
-            which are meant. None: ``all`` in gRefCOCO's files, ``any`` in others.
-        ids: evaluate only these expressions: ids (whole, or what follows the last ``/``), or a text file of them.
-        limit: evaluate at most so many expressions, the first in annotation order after all other filters.
-        category: evaluate only referents of this category, or of these.
-        min_words: evaluate only expressions of at least so many words.
-        max_words: evaluate only expressions of at most so many words.
-        min_distractors: evaluate only referents with at least so many other objects of their category in the picture.
-        max_distractors: evaluate only referents with at most so many.
-        min_targets: evaluate only expressions with at least so many annotations; one that means nothing in its picture
-            has 0.
-        max_targets: evaluate only expressions with at most so many.
-        review: leave out what Ref-L4's review calls label errors: its file ``{dataset}_{split}_reviewed.json``.
-        masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
-        batch_size: scenes per batch.
-        size_tolerance: how many pixels the width and the height of a picture may differ from the annotated ones. The
-            picture then loses or repeats columns at the right and rows at the bottom; see docs/data.md. 0 allows none.
-        allow_outside: whether annotations may name pictures outside the root, by absolute names or ``..``.
-        num_workers: processes that decode pictures; None chooses by the cores at hand.
+    drop a scene (:class:`~bsap.datamodules.sampler.SceneSampler`). The arguments are those of
+    :class:`~bsap.datamodules.split_reader.SplitReader`.
 
     Attributes:
         scenes: the scenes, in annotation order of their first expression; after ``setup``.
@@ -66,88 +25,16 @@ class RefCOCODataModule(SceneDataModule):
         summary: what was selected and what that leaves out; after ``setup``.
     """
 
-    def __init__(
-        self,
-        root: str,
-        proposals: ProposalConfig,
-        *,
-        dataset: str = "refcoco",
-        split_by: str | None = None,
-        split: str = "val",
-        annotations: str | None = None,
-        images: str | None = None,
-        text: Literal["sent", "raw"] = "sent",
-        lowercase: bool = False,
-        match: Match | None = None,
-        ids: list[str | int | float] | str | int | float | None = None,
-        limit: int | None = None,
-        category: list[str | int | float] | str | int | float | None = None,
-        min_words: int | None = None,
-        max_words: int | None = None,
-        min_distractors: int | None = None,
-        max_distractors: int | None = None,
-        min_targets: int | None = None,
-        max_targets: int | None = None,
-        review: str | None = None,
-        masks: bool = True,
-        size_tolerance: int = 0,
-        allow_outside: bool = False,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-    ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers)
-        self.proposals = proposal_config(proposals)
-        if text not in ("sent", "raw"):
-            raise unknown("wording of a sentence (`text`)", text, ("sent", "raw"))
-        if match not in (None, *get_args(Match)):
-            raise unknown("`match` of several annotations", match, get_args(Match))
-        check_number("data.size_tolerance", size_tolerance, whole=True)
-        self.selection = Selection(
-            ids=as_texts("ids", ids),
-            limit=limit,
-            category=as_texts("category", category),
-            min_words=min_words,
-            max_words=max_words,
-            min_distractors=min_distractors,
-            max_distractors=max_distractors,
-            min_targets=min_targets,
-            max_targets=max_targets,
-            review=review,
-        )
-        self.root, self.dataset, self.split_by, self.split = expanded(root), dataset, split_by, split
-        self.annotations, self.images = annotations, images
-        self.text, self.lowercase, self.match, self.masks = text, lowercase, match, masks
-        self.size_tolerance, self.allow_outside = size_tolerance, allow_outside
-        self._loaded: LoadedSplit | None = None
-        settings = {"proposals": dataclasses.asdict(self.proposals)}
+    _loaded: LoadedSplit | None = None
+
+    def base_settings(self, **loading: Any) -> dict[str, Any]:
+        """Those that say how pictures are loaded."""
+        return loading
+
+    def note_settings(self) -> None:
+        """Keep them for ``settings``, those of a subclass included."""
         self.save_hyperparameters(ignore=["proposals"], logger=False)
-        self.save_hyperparameters(settings, logger=False)
-
-    def read(self, split: str) -> SplitRecords:
-        """One split's records, unfiltered and without proposals."""
-        if not self.root.is_dir():
-            raise DataError(
-                f"The data's root {self.root} is not a folder. Set `data.root` to the folder that holds the "
-                "annotations; docs/data.md says where to get them."
-            )
-        which = self.dataset, self.split_by, split
-        texts: dict[str, Any] = {"text": self.text, "lowercase": self.lowercase}
-        if self.annotations is None:
-            return read_refer(self.root, *which, **texts, match=self.match)
-        return read_jsonl(below(self.root, self.annotations), *which, **texts, match=self.match or "any")
-
-    def load(self, split: str, *, unfiltered: bool = False) -> LoadedSplit:
-        """One split with its proposals, by default filtered."""
-        with paused_gc():
-            records = self.read(split)
-            source = ProposalSource(self.proposals, records, self.root, masks=self.masks)
-            folder = PictureFolder(self.root, self.images, allow_outside=self.allow_outside)
-            selection = Selection() if unfiltered else self.selection
-            return build_split(records, selection, source, folder, masks=self.masks, size_tolerance=self.size_tolerance)
-
-    def load_split(self, split: str, *, unfiltered: bool = False) -> list[Scene]:
-        """See :meth:`SceneDataModule.load_split <bsap.datamodules.base.SceneDataModule.load_split>`."""
-        return self.load(split, unfiltered=unfiltered).scenes
+        self.save_hyperparameters({"proposals": dataclasses.asdict(self.proposals)}, logger=False)
 
     def setup(self, stage: str) -> None:
         """Read the split to test on, once."""
@@ -166,42 +53,3 @@ class RefCOCODataModule(SceneDataModule):
                 f"{loaded.summary.proposals['path']} does not list {len(loaded.absent)} of {loaded.pictures} "
                 f"pictures, first {', '.join(loaded.absent[:5])}: no proposals there (policy: {self.proposals.empty})."
             )
-
-
-def as_texts(name: str, value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
-    """Ids or names as texts; numbers with a point are refused, because YAML reads 1.10 as 1.1.
-
-    Args:
-        name: the setting, for errors.
-        value: one value or several.
-
-    Raises:
-        ConfigError: for a value that is neither a text nor an integer.
-    """
-    if value is None or isinstance(value, str):
-        return value
-    values = value if isinstance(value, (list, tuple)) else [value]
-    for item in values:
-        if isinstance(item, float):
-            raise ConfigError(
-                f"`{name}` holds the number {item}: YAML takes 1.10 for 1.1. Write it with its point in quotes, '1.10'."
-            )
-        if not isinstance(item, (str, int)) or isinstance(item, bool):
-            raise ConfigError(f"`{name}` holds {shown(item)}, which is not a text. Write it in quotes.")
-    return tuple(map(str, values))
-
-
-def proposal_config(value: object) -> ProposalConfig:
-    """The settings of proposals from themselves or from a mapping of their fields."""
-    if isinstance(value, ProposalConfig):
-        return value
-    known = [field.name for field in dataclasses.fields(ProposalConfig)]
-    if not isinstance(value, Mapping) or "source" not in value:
-        raise ConfigError(
-            f"`proposals` must name its source (ground_truth, detections or masks), but got {value!r}. There is no "
-            "default: the source decides a result as much as the model does."
-        )
-    for name in value:
-        if name not in known:
-            raise unknown("setting of proposals", name, known)
-    return ProposalConfig(**value)

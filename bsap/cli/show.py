@@ -59,12 +59,14 @@ def run(argv: list[str]) -> int:
     if options.ids and (filtered or options.sheet is not None):
         parser.error("Name expressions, or draw a sheet with --sheet, --disagree and --wrong, but not both.")
 
-    from bsap.reports.draw import draw_expression, draw_sheet
+    from bsap.reports.draw_choices import draw_sheet
     from bsap.reports.shown_run import ShownRun, file_name, spread
 
     shown = ShownRun(options.run, root=options.root, images=options.images)
     folder = options.output or options.run / "pictures"
     if options.ids:
+        from bsap.reports.draw import draw_expression  # what the model saw is drawn as for the model, by torch
+
         for record in shown.find(options.ids):
             _warn_of_missing_letters([record["text"]])
             _save(draw_expression(shown, record), folder / file_name(record["id"]))

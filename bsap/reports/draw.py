@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap
+from bsap.reports.draw_choices import draw_choices, scored
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
-from bsap.reports.scene_picture import REFERENT, choice_colour, contact_sheet, draw_scene
-from bsap.reports.shown_run import ShownRun, key_of
+from bsap.reports.scene_picture import REFERENT, choice_colour
+from bsap.reports.shown_run import ShownRun
 from bsap.runs.overlaps import referent_ious
 from bsap.runs.schema import Record
 from bsap.views import VIEWS, View, make_view
@@ -72,41 +73,6 @@ def looks_of(run: ShownRun) -> list[SeenView]:
     ]
 
 
-def draw_choices(run: ShownRun, record: Record, *, title: str | None = None, width: int = 480) -> Image.Image:
-    """The scene with its proposals, the referent, and every scorer's choice with its score.
-
-    Args:
-        run: the run.
-        record: one of its records.
-        title: by default the expression.
-        width: of the picture, in pixels.
-    """
-    scene, _ = run.scene(record)
-    choices: dict[str, int] = {}
-    hits: dict[str, bool] = {}
-    for name, row in record["scorers"].items():
-        label = _scored(name, row)
-        choices[label] = -1 if row["region"] is None else row["region"]
-        if (hit := run.hit(record, name)) is not None:
-            hits[label] = hit
-    return draw_scene(
-        _image(scene_picture(scene)),
-        boxes=scene.proposals.boxes,
-        referent=record["referent"]["boxes"] or None,
-        choices=choices,
-        hits=hits,
-        title=title or record["text"],
-        width=width,
-    )
-
-
-def draw_sheet(run: ShownRun, records: Sequence[Record], *, columns: int = 3) -> Image.Image:
-    """A contact sheet of scenes; each title begins with the expression's key."""
-    return contact_sheet(
-        [draw_choices(run, record, title=f"[{key_of(record['id'])}] {record['text']}") for record in records], columns
-    )
-
-
 def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     """The scene beside the views that the model saw of the chosen regions and of the referent's best proposal.
 
@@ -117,7 +83,7 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     marks: dict[int, list[Mark]] = {}
     for n, (name, row) in enumerate(record["scorers"].items()):
         if row["region"] is not None:
-            marks.setdefault(row["region"], []).append((_scored(name, row), choice_colour(n)))
+            marks.setdefault(row["region"], []).append((scored(name, row), choice_colour(n)))
     masks = scene.proposals.masks if expression.referent.has_mask and "ris" in run.tasks else None
     overlaps = _overlaps(scene, expression, by_mask="rec" not in run.tasks and masks is not None)
     if overlaps:
@@ -171,10 +137,6 @@ def _overlaps(scene: Scene, expression: Expression, *, by_mask: bool) -> list[fl
         meant = [mask for mask in referent.masks if mask is not None]
         return [part / whole for part, whole in (best_overlap(mask, meant) for mask in proposals.masks)]
     return [float(iou) for iou in referent_ious(scene)[id(referent)]]
-
-
-def _scored(name: str, row: Mapping[str, Any]) -> str:
-    return name if row["score"] is None else f"{name} {row['score']:.3g}"
 
 
 def notes_of(run: ShownRun, record: Record, looks: Sequence[SeenView]) -> list[str]:

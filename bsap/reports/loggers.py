@@ -67,7 +67,7 @@ class LogResults(Callback):
 
 def _sheet(folder: Path) -> list[Any]:
     """A sheet of choices; empty, with a line on standard error, where the pictures cannot be drawn."""
-    from bsap.reports.draw import draw_sheet
+    from bsap.reports.draw_choices import draw_sheet
     from bsap.reports.shown_run import ShownRun, spread
 
     try:

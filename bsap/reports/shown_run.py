@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.scene import Expression, Scene
+from bsap.datamodules.split_reader import SplitReader
 from bsap.errors import ConfigError, DataError, unknown
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import read_run, unfinished
@@ -129,7 +129,7 @@ class ShownRun:
                 "Set the place of the data with `--root FOLDER`."
             )
         try:
-            data = RefCOCODataModule(**self._data)
+            data = SplitReader(**self._data)
         except TypeError as error:
             raise ConfigError(f"{self.folder} was not evaluated on a RefCOCODataModule: {error}.") from error
         return data.load_split(data.split)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from bsap.cli import main
 from bsap.errors import ConfigError, DataError
-from bsap.reports.draw import draw_choices, draw_expression, looks_of, notes_of
+from bsap.reports.draw import draw_expression, looks_of, notes_of
+from bsap.reports.draw_choices import draw_choices
 from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
 from bsap.reports.scene_picture import CHOICES, REFERENT
 from bsap.reports.shown_run import ShownRun, file_name, spread
