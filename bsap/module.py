@@ -28,9 +28,9 @@ from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
 from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
-from bsap.runs.choices import choices_of
-from bsap.runs.make_record import make_record
-from bsap.runs.overlaps import need_one_answer, referent_ious, warn_if_unreachable
+from bsap.runs.choices import Choices
+from bsap.runs.make_record import make_records
+from bsap.runs.overlaps import need_one_answer, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
@@ -70,8 +70,8 @@ class BSAPModule(LightningModule):
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
             ``reduce-overhead`` records CUDA graphs. Packs are then filled up to few sizes.
-        region_batch: the most regions that are drawn and encoded at once; bounds the memory, never the result. By
-            default 16 on a CPU and 128 elsewhere.
+        region_batch: how many regions are encoded at once; bounds the memory, and changes last bits only. By
+            default 16 on a CPU, 512 on an H100 or H200 and 128 elsewhere.
         run: where the run folder is written; null writes none.
         store: folder of the feature store, which makes another bank or scorer a matter of seconds; ``auto`` keeps it
             beside the runs (``features`` in the runs' root), null keeps none.
@@ -172,6 +172,7 @@ class BSAPModule(LightningModule):
         self.encoders = nn.ModuleList()
         self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict, sets=answer.several)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
+        self._scored: list[Choices] = []
 
     def __repr__(self) -> str:
         models, views = [config.name for config in self.encoder_configs], [view.name for view in self.views]
@@ -251,6 +252,7 @@ class BSAPModule(LightningModule):
         """Check the precision and the masks, load the bank, forget an earlier test."""
         check_precision(str(self.trainer.precision))
         data = scene_data(self.trainer)
+        self._scored = []
         if self.run is None:
             self.metrics.reset()
             data.skip(())
@@ -302,35 +304,24 @@ class BSAPModule(LightningModule):
 
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
-        similarities: Similarities | None = None
-        if sum(batch.counts) and any(scene.expressions for scene in batch.scenes):
-            similarities = self.similarities(batch)
-        chosen = choices_of(
-            batch.scenes,
+        records = self._records(self._score(batch.scenes, self.similarities(batch) if _to_score(batch) else None))
+        if self.ensemble is not None:
+            self.ensemble.keep()
+        return records
+
+    def _score(self, scenes: Sequence[Scene], similarities: Similarities | None) -> Choices:
+        return Choices(
+            scenes,
             self.scorers,
             similarities,
             aggregate=self.aggregate,
             rule=self.answer,
             all_scores=self.run is not None and self.run.all_scores,
         )
-        if similarities is not None and self.ensemble is not None:
-            self.ensemble.keep()
-        records = []
-        for scene, rows in zip(batch.scenes, chosen, strict=True):
-            ious = referent_ious(scene) if "rec" in self.tasks else {}
-            for expression, choices in zip(scene.expressions, rows, strict=True):
-                records.append(
-                    make_record(
-                        scene,
-                        expression,
-                        choices,
-                        tasks=self.tasks,
-                        missing_mask=self.missing_mask,
-                        ious=ious.get(id(expression.referent)),
-                        text_cut=self.ensemble is not None and self.ensemble.is_cut(expression),
-                    )
-                )
-        return records
+
+    def _records(self, choices: Choices) -> list[Record]:
+        cut = self.ensemble.is_cut if self.ensemble is not None else lambda _: False
+        return make_records(choices, tasks=self.tasks, missing_mask=self.missing_mask, is_cut=cut)
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
@@ -346,10 +337,33 @@ class BSAPModule(LightningModule):
             self.ensemble.fit(self.region_bank)
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
-        """Score a batch and count it."""
-        records = self.predict_scenes(batch)
-        self.metrics.update(records)
-        return {"records": records}
+        """Encode a batch; score and count those that are complete, for packs reach over several batches."""
+        assert self.ensemble is not None, "configure_model has not run"
+        if _to_score(batch):
+            self.ensemble.submit(batch, self.bank)
+        else:
+            self._scored.append(self._score(batch.scenes, None))
+        if self.trainer.test_loop.batch_progress.is_last_batch:
+            return {"records": self.finish()}
+        return {"records": self._collect()}
+
+    def finish(self) -> list[Record]:
+        """Count the scenes that wait for their packs, which are filled up; called at the end, also at an early one."""
+        assert self.ensemble is not None, "configure_model has not run"
+        self.ensemble.finish()
+        return self._collect(wait=True)
+
+    def _collect(self, *, wait: bool = False) -> list[Record]:
+        """The records of batches that are scored; while the device works on one batch, the host goes on to the next."""
+        assert self.ensemble is not None, "configure_model has not run"
+        self._scored += [self._score(*complete) for complete in self.ensemble.ready(self.bank)]
+        records: list[Record] = []
+        while self._scored and (wait or len(self._scored) > 1 or self._scored[0].arrived):
+            records += self._records(self._scored.pop(0))
+        if records:
+            self.metrics.update(records)
+        self.ensemble.keep(wait=wait)
+        return records
 
     def predict_step(self, batch: SceneBatch, batch_idx: int) -> list[Record]:
         """Score a batch of one's own pictures, which have no referents to count."""
@@ -372,6 +386,10 @@ class BSAPModule(LightningModule):
             self.ensemble.flush()
         if self.bank is not None and self.bank.sentences is not None:
             self.bank.sentences.flush()
+
+
+def _to_score(batch: SceneBatch) -> bool:
+    return bool(sum(batch.counts)) and any(scene.expressions for scene in batch.scenes)
 
 
 def _some(what: str, items: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """What a feature depends on: the keys under which region and text features are kept.
 
-Keys are made of content only. A feature that was computed on a GPU serves a run on a CPU and the other way round;
-precision is part of the key, the device is not.
+Keys are made of content only. Precision and the size of packs are part of the key, because they change how features are
+rounded; the device is not: a feature that was computed on a GPU serves a run on a CPU with packs of the same size.
 """
 
 from __future__ import annotations
@@ -57,20 +57,30 @@ class FeatureCache:
         self.hits = self.misses = 0
         self._region_keys: dict[tuple[Any, ...], str] = {}
 
-    def region_key(self, scene: Scene, encoder: CachedModel, view: View) -> str:
-        """Key of the (R, D) features of a scene's regions."""
+    def region_key(self, scene: Scene, encoder: CachedModel, view: View, pack: int) -> str:
+        """Key of the (R, D) features of a scene's regions, encoded in packs of ``pack`` regions."""
         # Asked for twice, by the loader and by the encoder: comparing its parts is cheaper than making the key again.
         masks = tuple(mask["counts"] for mask in scene.proposals.masks or ()) if view.needs_masks else ()
-        parts = (id(encoder), id(view), scene.path, scene.width, scene.height, scene.proposals.boxes.tobytes(), masks)
+        parts = (
+            id(encoder),
+            id(view),
+            pack,
+            scene.path,
+            scene.width,
+            scene.height,
+            scene.proposals.boxes.tobytes(),
+            masks,
+        )
         if parts not in self._region_keys:
-            self._region_keys[parts] = self._region_key(scene, encoder, view)
+            self._region_keys[parts] = self._region_key(scene, encoder, view, pack)
         return self._region_keys[parts]
 
-    def _region_key(self, scene: Scene, encoder: CachedModel, view: View) -> str:
+    def _region_key(self, scene: Scene, encoder: CachedModel, view: View, pack: int) -> str:
         return make_key(
             **_encoder_parts(encoder),
             preprocess=[*encoder.size, *encoder.mean, *encoder.std, encoder.interpolation],
             precision=self.precision,
+            pack=pack,  # kernels round by shape
             resize=self.resize,
             rendering=RENDERING,
             view=json.loads(view.key),

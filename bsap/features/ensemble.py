@@ -17,9 +17,10 @@ from bsap.errors import ConfigError
 from bsap.features.bank_texts import bank_rows, bank_texts, scene_bank_mask
 from bsap.features.cache import FeatureCache
 from bsap.features.member import Member
+from bsap.features.packed_regions import PackedRegions, Submission
 from bsap.features.pairs import count_pairs, pair_similarities
 from bsap.features.region_bank import RegionBank, RegionBankFeatures, encode_region_bank
-from bsap.features.regions import pad, region_features
+from bsap.features.regions import pad
 from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache
 from bsap.models.interface import DualEncoder, PairScorer
@@ -29,6 +30,9 @@ from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Phrases, Templates
 from bsap.scoring import Similarities
 from bsap.views import View
+
+Pairs = Mapping[int, tuple[Tensor, Tensor]]
+"""Of each model that scores pairs, by its place among the members: (B, E, R) and (B, K, R)."""
 
 
 class Ensemble:
@@ -103,7 +107,8 @@ class Ensemble:
         self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
         self.region_bank: RegionBankFeatures | None = None
-        self._pending: list[tuple[str, Tensor]] = []
+        self._regions = PackedRegions(self.members, resize=resize, pack=pack, precision=precision, cache=self.cache)
+        self._waiting: list[tuple[Submission, Pairs]] = []
 
     def fit(self, region_bank: RegionBank | None) -> None:
         """Encode the region bank; from then on similarities hold it.
@@ -128,6 +133,25 @@ class Ensemble:
 
     # --- regions ----------------------------------------------------------------------------------------------------
 
+    def submit(self, batch: SceneBatch, bank: Bank | None = None) -> None:
+        """Draw the regions of a batch, and encode the packs that are full; :meth:`ready` gives what is complete.
+
+        Args:
+            batch: B scenes on the encoders' device.
+            bank: the auxiliary prompts, which models that score pairs read together with the regions.
+        """
+        self._waiting.append((self._regions.submit(batch), self._pairs(batch, bank)))
+
+    def ready(self, bank: Bank | None) -> list[tuple[tuple[Scene, ...], Similarities]]:
+        """The scenes and similarities of the submitted batches of which all packs are encoded, each batch once."""
+        complete = [item for item in self._waiting if item[0].complete]
+        self._waiting = [item for item in self._waiting if not item[0].complete]
+        return [(submission.scenes, self._joined(submission, pairs, bank)) for submission, pairs in complete]
+
+    def finish(self) -> None:
+        """Encode the regions that wait for others to fill their pack, which is filled up."""
+        self._regions.finish()
+
     def regions(self, batch: SceneBatch) -> list[Tensor]:
         """The region features of a batch, from the store where it has them, from the encoder otherwise.
 
@@ -137,56 +161,19 @@ class Ensemble:
         Returns:
             For each member (sum of R, D) float32 unit vectors, scene after scene; D is 0 for a model that scores pairs.
         """
-        return [self._member_regions(batch, member) for member in self.members]
-
-    def _member_regions(self, batch: SceneBatch, member: Member) -> Tensor:
-        if isinstance(member.encoder, PairScorer):
-            return batch.boxes.new_zeros(len(batch.boxes), 0)
-        if isinstance(member.encoder, StoredModel):
-            raise TypeError(f"{member.label} is known from a stored run only and encodes no picture.")
-        encode = partial(region_features, encoder=member.encoder, view=member.view, resize=self.resize, pack=self.pack)
-        if self.cache is None:
-            return encode(batch)
-        keys = [self.cache.region_key(scene, member.encoder, member.view) for scene in batch.scenes]
-        found = [self.cache.get(key) for key in keys]
-        todo = [index for index, features in enumerate(found) if features is None]
-        if todo:
-            rest = batch.select(todo).with_pictures()
-            new = encode(rest)
-            for index, features in zip(todo, new.split(rest.counts), strict=True):
-                found[index] = features
-                self._pending.append((keys[index], features))
-            if len(todo) == len(found):
-                return new
-        return torch.cat([features.to(batch.boxes.device) for features in found if features is not None])
+        return self._regions.join(self._regions.at_once(batch))
 
     def stored_regions(self, scene: Scene) -> list[Tensor] | None:
         """The stored features of a scene's regions, (R, D) for each member; None unless all members' are stored."""
-        if self.cache is None:
-            return None
-        found = [self.cache.get(self.cache.region_key(scene, m.encoder, m.view)) for m in self.members]
-        kept = [features for features in found if features is not None]
-        return kept if len(kept) == len(found) else None
+        return self._regions.stored(scene)
 
     def is_stored(self, scene: Scene) -> bool:
         """Whether a scene's features are stored for all members, so that its picture need not be opened."""
-        # An empty store has none, and no picture needs to be read to know.
-        return (
-            self.cache is not None
-            and len(self.cache.store) > 0
-            and all(
-                not isinstance(m.encoder, PairScorer)
-                and self.cache.region_key(scene, m.encoder, m.view) in self.cache.store
-                for m in self.members
-            )
-        )
+        return self._regions.is_stored(scene)
 
-    def keep(self) -> None:
-        """Hand new features to the store; called once the device has caught up, so that copying waits for nothing."""
-        if self.cache is not None:
-            for key, features in self._pending:
-                self.cache.put(key, features)
-        self._pending = []
+    def keep(self, *, wait: bool = False) -> None:
+        """Hand the new features that have reached the host to the store; with ``wait``, all of them."""
+        self._regions.keep(wait=wait)
 
     def flush(self) -> None:
         """Write what is new in the store to disk."""
@@ -224,14 +211,16 @@ class Ensemble:
             Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members; bank (B, N, E, K, R)
             for a bank of the query.
         """
-        flat = self.regions(batch)
-        with torch.autocast(batch.boxes.device.type, enabled=False):
-            padded = [pad(rows, batch.counts) for rows in flat]
-            regions = [rows for rows, _ in padded]
-            return self.compare(batch.scenes, regions, padded[0][1], bank, pairs=self._pairs(batch, bank))
+        return self._joined(self._regions.at_once(batch), self._pairs(batch, bank), bank)
 
-    def _pairs(self, batch: SceneBatch, bank: Bank | None) -> dict[int, tuple[Tensor, Tensor]]:
-        """Of each model that scores pairs, by its place among the members: (B, E, R) and (B, K, R)."""
+    def _joined(self, submission: Submission, pairs: Pairs, bank: Bank | None) -> Similarities:
+        flat = self._regions.join(submission)
+        with torch.autocast(flat[0].device.type, enabled=False):
+            padded = [pad(rows, submission.counts) for rows in flat]
+            regions = [rows for rows, _ in padded]
+            return self.compare(submission.scenes, regions, padded[0][1], bank, pairs=pairs)
+
+    def _pairs(self, batch: SceneBatch, bank: Bank | None) -> Pairs:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for place, member in enumerate(self.members):
             if not isinstance(member.encoder, PairScorer):
@@ -274,7 +263,7 @@ class Ensemble:
         bank: Bank | None,
         *,
         query: Tensor | None = None,
-        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
+        pairs: Pairs = MappingProxyType({}),
     ) -> Similarities:
         """As :meth:`similarities`, from region features.
 
@@ -331,7 +320,7 @@ class Ensemble:
         self,
         scenes: Sequence[Scene],
         regions: Sequence[Tensor],
-        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
+        pairs: Pairs = MappingProxyType({}),
     ) -> Tensor:
         """Cosines of all expressions with all regions of their scene: (B, N, E, R) float32."""
         counts = [len(scene.expressions) for scene in scenes]
@@ -350,7 +339,7 @@ class Ensemble:
         scenes: Sequence[Scene],
         regions: Sequence[Tensor],
         bank: Bank | None,
-        pairs: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
+        pairs: Pairs = MappingProxyType({}),
     ) -> Tensor:
         """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank.
 

@@ -20,7 +20,7 @@ from bsap.models.interface import PairScorer
 from bsap.models.precision import autocast, not_finite
 from bsap.prompts.banks import Bank
 from bsap.views import View
-from bsap.views.packing import default_pack
+from bsap.views.packing import pack_size
 
 
 def pair_scores(
@@ -59,7 +59,7 @@ def pair_scores(
     keys: list[dict[str, str]] = [{} for _ in batch.scenes]
     if cache is not None:
         for index, scene in enumerate(batch.scenes):
-            regions = cache.region_key(scene, encoder, view)
+            regions = cache.region_key(scene, encoder, view, pack_size(encoder, pack))
             for text in dict.fromkeys(texts[index]):
                 keys[index][text] = make_key(pair=regions, text=text)
                 if (found := cache.get(keys[index][text])) is not None:
@@ -149,7 +149,7 @@ def _all_pairs(
         rows += [start + region for _ in some for region in range(count)]
         sentences += [text for text in some for _ in range(count)]
         start += count
-    size = pack or default_pack(states.device)
+    size = pack_size(encoder, pack)
     scores = [
         encoder.score(states[torch.tensor(rows[at : at + size], device=states.device)], sentences[at : at + size])
         for at in range(0, len(rows), size)

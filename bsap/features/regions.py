@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import RLE, Proposals
+from bsap.features.packs import PackQueue, Promise
 from bsap.views import View
-from bsap.views.packing import ImageEncoder
+from bsap.views.packing import ImageEncoder, within_memory
 
 
 def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[int], list[int]]:
@@ -57,22 +59,63 @@ def region_features(
     Returns:
         (sum of R, D) float32 unit vectors, scene after scene.
     """
+    boxes, masks, places = _distinct(batch, view)
+    return _repeated(view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack), places)
+
+
+class QueuedRegions:
+    """The features of all regions of a batch through one view, known once their packs are encoded.
+
+    Args:
+        batch: B scenes on the encoder's device.
+        queue: of the model.
+        view: how it is shown a region. A view that looks into the model encodes at once, beside the packs.
+        resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
+    """
+
+    def __init__(self, batch: SceneBatch, queue: PackQueue, view: View, *, resize: str = "squash") -> None:
+        boxes, masks, self._places = _distinct(batch, view)
+        counts = [len(regions) for regions in boxes]
+        if view.draws:
+            self._promise = queue.add(counts, view.drawer(queue.encoder, batch.pictures, boxes, masks, resize=resize))
+        else:
+            encode = partial(view.features, queue.encoder, batch.pictures, boxes, masks, resize=resize)
+            self._promise = Promise(sum(counts), queue.size)
+            self._promise.add(within_memory(queue.encoder, queue.size, lambda size: encode(pack=size)), queue.size)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all packs are encoded."""
+        return self._promise.missing == 0
+
+    @property
+    def pack(self) -> int:
+        """The size of the packs, or 0 where not all had the same."""
+        return self._promise.size
+
+    def features(self) -> Tensor:
+        """(sum of R, D) float32 unit vectors, scene after scene."""
+        return _repeated(self._promise.features(), self._places)
+
+
+def _distinct(batch: SceneBatch, view: View) -> tuple[list[Tensor], list[list[RLE] | None], list[int] | None]:
+    """Boxes and masks of each scene's distinct regions, and which of them each proposal is; None: each its own."""
     distinct = [distinct_regions(scene.proposals, with_masks=view.needs_masks) for scene in batch.scenes]
     boxes: list[Tensor] = []
     masks: list[list[RLE] | None] = []
-    for scene, (first, _) in zip(batch.scenes, distinct, strict=True):
+    places, base = [], 0
+    for scene, (first, inverse) in zip(batch.scenes, distinct, strict=True):
         # From the CPU, where views make their windows: nothing waits for the device.
         boxes.append(torch.from_numpy(scene.proposals.boxes[first]))
         known = scene.proposals.masks
         masks.append(None if known is None else [known[i] for i in first])
-    encoded = view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack)
-    if len(encoded) == len(batch.boxes):
-        return encoded
-    places, base = [], 0
-    for first, inverse in distinct:
         places += [base + i for i in inverse]
         base += len(first)
-    return encoded[torch.tensor(places, device=encoded.device)]
+    return boxes, masks, None if base == len(places) else places
+
+
+def _repeated(features: Tensor, places: list[int] | None) -> Tensor:
+    return features if places is None else features[torch.tensor(places, device=features.device)]
 
 
 def pad(flat: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:

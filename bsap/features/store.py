@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bsap.errors import DataError
 
-FORMAT = "bsap-features-3"
+FORMAT = "bsap-features-4"
 """Written into every shard; shards of another format are not read."""
 
 SHARD_BYTES = 32 << 20

@@ -32,7 +32,7 @@ from bsap.runs.startup import StartWatch, watch_start
 class RunCallback(Callback):
     """Writes the run folder of a test, continues one that was killed, and refuses one that ran something else.
 
-    SIGTERM and SIGUSR1 end a run in an orderly way: all processes finish their batch and exit with status 75.
+    SIGTERM and SIGUSR1 end a run in an orderly way: all processes finish what they have begun and exit with status 75.
 
     Args:
         config: where to write.
@@ -141,12 +141,13 @@ class RunCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Put the batch's records on disk at once, and stop here if a process was asked to."""
+        """Put new records on disk at once, and stop here if a process was asked to."""
         if self.folder is None or self._rendezvous is None:
             return
         self.folder.write(outputs["records"])
         self._rendezvous.check_parent_and_children(trainer)
         if self._rendezvous.requested():
+            self.folder.write(_evaluated(pl_module).finish())
             self._leave(trainer, self._rendezvous.wait(State.STOPPED, self._rendezvous.reason()))
 
     def _leave(self, trainer: Trainer, state: State) -> None:

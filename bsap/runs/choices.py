@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.scene import Scene
+from bsap.features.transfer import HostCopy
 from bsap.scoring import AnswerRule, Scorer, Scores, Similarities, answer_values, answered
 from bsap.scoring.answers import WITHOUT_REGION_BANK, Over
 from bsap.scoring.scorers import Aggregate
@@ -34,16 +35,8 @@ class Chosen:
     values: dict[str, list[float]] | None = None
 
 
-def choices_of(
-    scenes: Sequence[Scene],
-    scorers: Mapping[str, Scorer],
-    similarities: Similarities | None,
-    *,
-    aggregate: Aggregate,
-    rule: AnswerRule,
-    all_scores: bool = False,
-) -> list[list[dict[str, Chosen]]]:
-    """The choices of all scorers.
+class Choices:
+    """The choices of all scorers in a batch. The device computes them while the host goes on, to :meth:`rows`.
 
     Args:
         scenes: B scenes.
@@ -52,45 +45,71 @@ def choices_of(
         aggregate: where an ensemble is joined.
         rule: how scores become an answer.
         all_scores: whether the scores of all regions are recorded.
-
-    Returns:
-        For each scene and expression, the choice of each scorer.
     """
-    if similarities is None:
-        none = Chosen(scores=[] if all_scores else None, answer=[] if rule.several else None)
-        return [[dict.fromkeys(scorers, none) for _ in scene.expressions] for scene in scenes]
-    overs: list[Over] = [rule.over] if rule.several else []
-    if rule.several and all_scores:
-        overs = [over for over in get_args(Over) if similarities.region_bank is not None or over in WITHOUT_REGION_BANK]
-    with torch.autocast(similarities.query.device.type, enabled=False):
-        scores = [scorer(similarities, aggregate=aggregate) for scorer in scorers.values()]
-        # One transfer for all scorers: the host waits for the device once per batch.
-        picked = torch.stack([torch.stack(_picked(score)) for score in scores]).cpu()
-        shown = torch.stack([score.value.float() for score in scores]).cpu() if all_scores else None
-        rank = torch.stack([score.rank.float() for score in scores]).cpu() if rule.several else None
-        values: dict[str, Tensor] = {}
-        for over in overs:
-            pairs = zip(scorers.values(), scores, strict=True)
-            found = [answer_values(over, *pair, similarities, aggregate=aggregate) for pair in pairs]
-            values[over] = torch.stack(found).float().cpu()
-    batch: list[list[dict[str, Chosen]]] = []
-    for b, scene in enumerate(scenes):
-        size, boxes = len(scene.proposals), torch.from_numpy(scene.proposals.boxes)
-        rows: list[dict[str, Chosen]] = [{} for _ in scene.expressions]
-        for s, name in enumerate(scorers):
-            part = (s, b, slice(len(rows)), slice(size))
-            answers = None if rank is None else answered(values[rule.over][part], rank[part], boxes, rule)
-            for e, row in enumerate(rows):
-                place = (s, b, e, slice(size))
-                row[name] = Chosen(
-                    region=int(picked[s, 0, b, e]),
-                    score=float(picked[s, 1, b, e]),
-                    scores=None if shown is None else shown[place].tolist(),
-                    answer=None if answers is None else answers[e],
-                    values=_listed(values, place) if answers is not None and all_scores else None,
-                )
-        batch.append(rows)
-    return batch
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        scorers: Mapping[str, Scorer],
+        similarities: Similarities | None,
+        *,
+        aggregate: Aggregate,
+        rule: AnswerRule,
+        all_scores: bool = False,
+    ) -> None:
+        self.scenes, self._scorers, self._rule, self._all_scores = scenes, list(scorers), rule, all_scores
+        self._copies: dict[str, HostCopy] = {}
+        if similarities is None:
+            return
+        overs: list[Over] = [rule.over] if rule.several else []
+        if rule.several and all_scores:
+            known = similarities.region_bank is not None
+            overs = [over for over in get_args(Over) if known or over in WITHOUT_REGION_BANK]
+        with torch.autocast(similarities.query.device.type, enabled=False):
+            scores = [scorer(similarities, aggregate=aggregate) for scorer in scorers.values()]
+            # One transfer for all scorers.
+            self._copies["picked"] = HostCopy(torch.stack([torch.stack(_picked(score)) for score in scores]))
+            if all_scores:
+                self._copies["shown"] = HostCopy(torch.stack([score.value.float() for score in scores]))
+            if rule.several:
+                self._copies["rank"] = HostCopy(torch.stack([score.rank.float() for score in scores]))
+            for over in overs:
+                pairs = zip(scorers.values(), scores, strict=True)
+                found = [answer_values(over, *pair, similarities, aggregate=aggregate) for pair in pairs]
+                self._copies[f"over {over}"] = HostCopy(torch.stack(found).float())
+
+    @property
+    def arrived(self) -> bool:
+        """Whether :meth:`rows` would not wait."""
+        return all(copy.arrived for copy in self._copies.values())
+
+    def rows(self) -> list[list[dict[str, Chosen]]]:
+        """For each scene and expression, the choice of each scorer."""
+        rule, all_scores = self._rule, self._all_scores
+        if not self._copies:
+            none = Chosen(scores=[] if all_scores else None, answer=[] if rule.several else None)
+            return [[dict.fromkeys(self._scorers, none) for _ in scene.expressions] for scene in self.scenes]
+        host = {name: copy.wait() for name, copy in self._copies.items()}
+        picked, shown, rank = host["picked"], host.get("shown"), host.get("rank")
+        values = {name.removeprefix("over "): rows for name, rows in host.items() if name.startswith("over ")}
+        batch: list[list[dict[str, Chosen]]] = []
+        for b, scene in enumerate(self.scenes):
+            size, boxes = len(scene.proposals), torch.from_numpy(scene.proposals.boxes)
+            rows: list[dict[str, Chosen]] = [{} for _ in scene.expressions]
+            for s, name in enumerate(self._scorers):
+                part = (s, b, slice(len(rows)), slice(size))
+                answers = None if rank is None else answered(values[rule.over][part], rank[part], boxes, rule)
+                for e, row in enumerate(rows):
+                    place = (s, b, e, slice(size))
+                    row[name] = Chosen(
+                        region=int(picked[s, 0, b, e]),
+                        score=float(picked[s, 1, b, e]),
+                        scores=None if shown is None else shown[place].tolist(),
+                        answer=None if answers is None else answers[e],
+                        values=_listed(values, place) if answers is not None and all_scores else None,
+                    )
+            batch.append(rows)
+        return batch
 
 
 def _listed(values: Mapping[str, Tensor], place: tuple[int | slice, ...]) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from bsap.features.region_bank import RegionBank
 from bsap.prompts.banks import Bank
-from bsap.runs.schema import Metrics, Task
+from bsap.runs.schema import Metrics, Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
 from bsap.scoring import Scorer
 from bsap.views import View
@@ -44,6 +44,10 @@ class Evaluated(Protocol):
     @property
     def device(self) -> torch.device:
         """The device that the encoders run on."""
+        ...
+
+    def finish(self) -> list[Record]:
+        """The records of the scenes that are not complete yet; called when a test ends early."""
         ...
 
     def keep_features(self) -> None:

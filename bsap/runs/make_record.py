@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -14,8 +14,33 @@ from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError
 from bsap.metrics.functional import best_overlap
 from bsap.runs.answered import CHOOSES_A_MASK, add_answer
-from bsap.runs.choices import Chosen
+from bsap.runs.choices import Choices, Chosen
+from bsap.runs.overlaps import referent_ious
 from bsap.runs.schema import Choice, Record, Task
+
+
+def make_records(
+    choices: Choices,
+    *,
+    tasks: Sequence[Task],
+    missing_mask: Literal["error", "skip"],
+    is_cut: Callable[[Expression], bool],
+) -> list[Record]:
+    """What became of the expressions of several scenes, in order; see :func:`make_record`.
+
+    Args:
+        choices: of all scorers.
+        tasks: what is measured.
+        missing_mask: what to do for RIS when a referent has no mask.
+        is_cut: whether a model lost the end of a sentence.
+    """
+    records = []
+    for scene, rows in zip(choices.scenes, choices.rows(), strict=True):
+        ious = referent_ious(scene) if "rec" in tasks else {}
+        for expression, chosen in zip(scene.expressions, rows, strict=True):
+            options: Any = {"tasks": tasks, "missing_mask": missing_mask, "ious": ious.get(id(expression.referent))}
+            records.append(make_record(scene, expression, chosen, text_cut=is_cut(expression), **options))
+    return records
 
 
 def make_record(

@@ -116,6 +116,7 @@ class Sweep:
             resize=model["resize"],
             templates=Templates(**model["templates"]),
             phrases=Phrases(**model.get("phrases", {})),
+            pack=results["timing"]["attempts"][-1].get("pack"),
             precision=results["precision"]["effective"],
             store=_store_folder(run),
         )

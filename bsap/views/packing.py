@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any, Protocol
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from bsap.errors import ConfigError
 
+T = TypeVar("T")
 Segment = tuple[int, int, int]
 """A scene's index, the first of its regions and the one after the last."""
 
@@ -55,8 +55,8 @@ class ImageEncoder(Protocol):
 
 _PACKS = {"H100": 512, "H200": 512}
 """Regions at once by a part of the device's name: on an H100, ViT-B-32 in bfloat16 gains little beyond 512."""
-_SMALLER: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""The pack that fitted into memory, for encoders that ran out of it."""
+_TOO_LARGE: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""The pack that did not fit into memory, for encoders that ran out of it: theirs is half of it."""
 
 
 def default_pack(device: torch.device) -> int:
@@ -68,6 +68,37 @@ def default_pack(device: torch.device) -> int:
         return 16
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((pack for part, pack in _PACKS.items() if part in name), 128)
+
+
+def pack_size(encoder: ImageEncoder, pack: int | None) -> int:
+    """How many regions an encoder sees at once.
+
+    Args:
+        encoder: the model.
+        pack: the setting; None: :func:`default_pack`.
+    """
+    pack = pack or default_pack(encoder.device)
+    return min(pack, max(1, _TOO_LARGE.get(encoder, 2 * pack) // 2))
+
+
+def too_large(encoder: ImageEncoder) -> int | None:
+    """The pack with which an encoder ran out of memory, or None if it never did."""
+    return _TOO_LARGE.get(encoder)
+
+
+def segments(counts: Sequence[int], start: int, stop: int) -> list[Segment]:
+    """Which regions of which scenes stand from ``start`` to ``stop`` when scenes stand one after the other.
+
+    Example:
+        >>> segments([3, 0, 2], 2, 4)
+        [(0, 2, 3), (2, 0, 1)]
+    """
+    bounds = pairwise(accumulate(counts, initial=0))
+    return [
+        (scene, max(start, begin) - begin, min(stop, end) - begin)
+        for scene, (begin, end) in enumerate(bounds)
+        if max(start, begin) < min(stop, end)
+    ]
 
 
 def packs(counts: Sequence[int], size: int) -> Iterator[list[Segment]]:
@@ -87,31 +118,9 @@ def packs(counts: Sequence[int], size: int) -> Iterator[list[Segment]]:
         [[(0, 0, 2)], [(0, 2, 3), (2, 0, 2)]]
     """
     total = sum(counts)
-    if not total:
-        return
     number = -(-total // size)
-    bounds = [total * i // number for i in range(number + 1)]
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    for low, high in pairwise(bounds):
-        yield [
-            (scene, max(low, begin) - begin, min(high, end) - begin)
-            for scene, (begin, end) in enumerate(pairwise(starts))
-            if max(low, begin) < min(high, end)
-        ]
-
-
-def padded_size(count: int, pack: int) -> int:
-    """To how many regions a compiled tower's pack is filled up: the next power of two, at least 16, at most a pack.
-
-    A tower is compiled again for each new shape, so there should be few, and little should be encoded for nothing.
-
-    Example:
-        >>> [padded_size(count, 128) for count in (3, 16, 17, 40, 100, 128)], padded_size(5, 12)
-        ([16, 16, 32, 64, 128, 128], 12)
-    """
-    return min(pack, max(16, 1 << (count - 1).bit_length()))
+    for low, high in pairwise(total * i // number for i in range(number + 1)) if total else ():
+        yield segments(counts, low, high)
 
 
 def encode_packs(
@@ -133,36 +142,47 @@ def encode_packs(
     Raises:
         ConfigError: packs of half the size do not fit into the device's memory either.
     """
-    pack = min(pack or default_pack(encoder.device), _SMALLER.get(encoder, sys.maxsize))
+
+    def work(size: int) -> Tensor:
+        features = [encode_filled(encoder, draw(some), size if encoder.compiled else 1) for some in packs(counts, size)]
+        return torch.cat(features) if features else torch.zeros(0, encoder.dim, device=encoder.device)
+
+    return within_memory(encoder, pack, work)
+
+
+def encode_filled(encoder: ImageEncoder, pixels: Tensor, size: int) -> Tensor:
+    """Encode N pictures, filled up with black ones to ``size`` where they are fewer: ``(N, D)``."""
+    count = len(pixels)
+    if count < size:
+        pixels = torch.cat([pixels, pixels.new_zeros(size - count, *pixels.shape[1:])])
+    return encoder.encode_image(pixels)[:count]
+
+
+def within_memory(encoder: ImageEncoder, pack: int | None, work: Callable[[int], T]) -> T:
+    """Call ``work`` with the size of a pack, and with half of it where the device runs out of memory.
+
+    The encoder keeps the smaller size from then on.
+
+    Raises:
+        ConfigError: half of it does not fit into the device's memory either.
+    """
+    size = pack_size(encoder, pack)
     try:
-        return _encode(encoder, counts, draw, pack)
+        return work(size)
     except torch.cuda.OutOfMemoryError:
-        half = max(1, pack // 2)
+        half = max(1, size // 2)
     # Outside of the handler, which keeps the tensors of the failed attempt alive.
     torch.cuda.empty_cache()
     warnings.warn(
-        f"The device ran out of memory with packs of {pack} regions; packs of {half} are used from here on. Set "
+        f"The device ran out of memory with packs of {size} regions; packs of {half} are used from here on. Set "
         f"`--model.region_batch {half}` to start with them.",
-        stacklevel=2,
+        stacklevel=3,
     )
-    _SMALLER[encoder] = half
+    _TOO_LARGE[encoder] = size
     try:
-        return _encode(encoder, counts, draw, half)
+        return work(half)
     except torch.cuda.OutOfMemoryError as error:
         raise ConfigError(
-            f"The device ran out of memory with packs of {pack} and of {half} regions. Set `--model.region_batch` to "
+            f"The device ran out of memory with packs of {size} and of {half} regions. Set `--model.region_batch` to "
             f"less than {half}, choose a lower `--trainer.precision` or a smaller model."
         ) from error
-
-
-def _encode(
-    encoder: ImageEncoder, counts: Sequence[int], draw: Callable[[Sequence[Segment]], Tensor], pack: int
-) -> Tensor:
-    features = []
-    for segments in packs(counts, pack):
-        drawn = draw(segments)
-        count = len(drawn)
-        if encoder.compiled and count < (size := padded_size(count, pack)):
-            drawn = torch.cat([drawn, drawn.new_zeros(size - count, *drawn.shape[1:])])
-        features.append(encoder.encode_image(drawn)[:count])
-    return torch.cat(features) if features else torch.zeros(0, encoder.dim, device=encoder.device)

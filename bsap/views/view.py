@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -159,6 +159,28 @@ class View:
         Raises:
             DataError: see :meth:`draw`.
         """
+        draw = self.drawer(encoder, pictures, boxes, masks, resize=resize)
+        return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the encoder sees drawn pictures, so that regions of any scenes and views can be encoded together."""
+        return type(self).features is View.features
+
+    def drawer(
+        self,
+        encoder: ImageEncoder,
+        pictures: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        masks: Sequence[Sequence[RLE] | None],
+        *,
+        resize: str = "squash",
+    ) -> Callable[[Sequence[Segment]], Tensor]:
+        """What draws some regions of several scenes; arguments and errors are those of :meth:`features`.
+
+        Returns:
+            From segments, in the order of scenes, to ``(N, 3, h, w)`` uint8 pixels of the encoder's size.
+        """
         method = choose("auto", encoder.device)
         if method == "native":  # without Triton a GPU's regions are drawn on the CPU, too
             pictures = [picture.cpu() for picture in pictures]
@@ -183,7 +205,7 @@ class View:
                 drawings += self.drawings(layers, boxes[scene][start:stop], encoder.size, masks=part)
             return draw_all(drawings, encoder.size, method=method, **options)
 
-        return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
+        return draw
 
     def figure(self, boxes: Tensor, height: int, width: int) -> Figure | None:
         """The shape of each region where it is a box or an ellipse, which a GPU draws without a mask of pixels.

@@ -191,5 +191,5 @@ def test_the_annotated_size_is_part_of_a_key(planted: Planted, tmp_path: Path) -
     encoder: Any = module(planted, encoders=[EncoderConfig("demo")])
     encoder.configure_model()
     member = encoder.members[0]
-    keys = {cache.region_key(each, member.encoder, member.view) for each in (scene, turned)}
+    keys = {cache.region_key(each, member.encoder, member.view, 16) for each in (scene, turned)}
     assert len(keys) == 2

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from bsap.features.store import FeatureStore
 from bsap.runs.signals import STOPPED
 from support.processes import SUPPORT, Outcome, Ranks
 
@@ -123,6 +125,37 @@ def test_asked_to_stop(
     assert len(pictures) < 30
     ranks.start(named(drawn, tmp_path), tmp_path, world=1).check()
     read_run(folder).check_same(alone)
+
+
+def test_features_have_the_same_bits(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
+    """On 1, 2 and 3 processes, whose shares are unequal, and where one run began what another one continued."""
+    data = drawn["data"] | {"proposals": {"source": "masks", "path": "demo/masks.json", "top_k": 3}}
+
+    def start(name: str, world: int, **options: Any) -> Any:
+        model = drawn["model"] | {"views": ["crop", "dim"], "store": str(tmp_path / name)}
+        return ranks.start(
+            named(drawn | {"data": data, "model": model}, tmp_path, name), tmp_path, world=world, **options
+        )
+
+    for world in (1, 2, 3):
+        start(f"run{world}", world).check()
+    job = start("resumed", 2, hooks=[slow(tmp_path, 0.2, 0.2)])
+    until(lambda: all(on_disk(tmp_path / "resumed", str(rank)) for rank in range(2)))
+    os.kill(job.pids[0], signal.SIGTERM)
+    job.check(STOPPED)
+    start("resumed", 3).check()
+    found = {name: FeatureStore(tmp_path / "features" / name) for name in ("run1", "run2", "run3", "resumed")}
+    keys = set(found["run1"]._where)
+    rows = {key: found["run1"].get(key) for key in keys}
+    assert sum(row is not None and row.dim() == 2 for row in rows.values()) == 60, "two views of 30 scenes"
+    for store in found.values():
+        assert set(store._where) == keys
+        for key, row in rows.items():
+            again = store.get(key)
+            assert again is not None
+            assert row is not None
+            if row.dim() == 2:
+                assert torch.equal(again, row)
 
 
 def test_a_signal_to_the_decoding_processes_too(
