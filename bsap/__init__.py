@@ -31,6 +31,7 @@ _HOME = {
     "RECAccuracy": "bsap.metrics",
     "RISScores": "bsap.metrics",
     "RefCOCODataModule": "bsap.datamodules",
+    "Relations": "bsap.relations.settings",
     "RunConfig": "bsap.runs.settings",
     "SceneDataModule": "bsap.datamodules",
     "Scorer": "bsap.scoring",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from bsap.module import BSAPModule
     from bsap.prompts.banks import Bank
     from bsap.prompts.templates import Templates
+    from bsap.relations.settings import Relations
     from bsap.runs.settings import RunConfig
     from bsap.scoring import BSAP, BSAPH, CLIP, Scorer, Similarities
     from bsap.views import View

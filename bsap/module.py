@@ -15,7 +15,7 @@ from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.files import expanded
 from bsap.datamodules.scene import Scene
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, unknown
 from bsap.features.ensemble import Ensemble
 from bsap.features.member import Member
 from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
@@ -26,15 +26,17 @@ from bsap.models.precision import check_precision
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
+from bsap.relations.reading import RelationReader, asked, parsers_of
+from bsap.relations.settings import Relations, relation_settings
 from bsap.reports.loggers import LogResults
 from bsap.runs.callback import RunCallback
 from bsap.runs.choices import Choices
 from bsap.runs.make_record import make_records
-from bsap.runs.overlaps import need_one_answer, warn_if_unreachable
+from bsap.runs.overlaps import check_masks, need_one_answer, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
-from bsap.runs.settings import RunConfig, plain
+from bsap.runs.settings import RunConfig, plain, some
 from bsap.scoring import Aggregate, AnswerRule, Scorer, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view
 
@@ -55,6 +57,8 @@ class BSAPModule(LightningModule):
         resize: how a region becomes the encoder's square: ``squash``, ``longest`` (pads) or ``shortest`` (cuts).
         templates: the sentence around a query and around an auxiliary prompt.
         phrases: whether queries are ensembled with their noun phrases.
+        relations: whether relations and superlatives in sentences join the scores, as in ReCLIP's full method: true, or
+            settings: ``{parser: en_core_web_sm, between: false, published: false, entities: 9}``.
         bank: the auxiliary prompts: a list of texts, a shipped name (``bsap list banks``), a YAML file, ``captions``,
             ``scene``, ``other_nouns``, ``dropped_words`` or ``learned:PATH``.
         bank_seed: which captions the bank ``captions`` draws.
@@ -93,6 +97,7 @@ class BSAPModule(LightningModule):
         resize: Literal["squash", "longest", "shortest"] = "squash",
         templates: Templates = Templates(),  # noqa: B008 - frozen
         phrases: Phrases = Phrases(),  # noqa: B008 - frozen
+        relations: bool | dict[str, Any] | Relations = False,
         bank: str | Sequence[str] = "coco_categories",
         bank_seed: int = 0,
         region_bank: RegionBankConfig | str | None = None,
@@ -110,8 +115,8 @@ class BSAPModule(LightningModule):
         super().__init__()
         self.region_bank_config = RegionBankConfig.of(region_bank)
         answer = AnswerRule.of(answer)
-        tasks, views, scorers = _some("task", tasks), _some("view", views), _some("scorer", scorers)
-        given = _some("encoder", (OPENAI,) if encoders is None else encoders)
+        tasks, views, scorers = some("task", tasks), some("view", views), some("scorer", scorers)
+        given = some("encoder", (OPENAI,) if encoders is None else encoders)
         self._built = [item if isinstance(item, (DualEncoder, PairScorer)) else None for item in given]
         models = [
             EncoderConfig.of(item if built is None else built.config)
@@ -127,6 +132,7 @@ class BSAPModule(LightningModule):
                 "resize": resize,
                 "templates": templates,
                 "phrases": phrases,
+                "relations": relation_settings(relations) or False,
                 "bank": bank,
                 "bank_seed": bank_seed,
                 "region_bank": self.region_bank_config,
@@ -157,6 +163,8 @@ class BSAPModule(LightningModule):
         self.views: list[View] = [make_view(view) for view in views]
         self.resize, self.templates, self.aggregate = resize, templates, aggregate
         self.phrases = phrases
+        self.relation_settings = relation_settings(relations, several=answer.several)
+        self.relations: RelationReader | None = None
         self.bank_spec, self.bank_seed = bank, bank_seed
         self.scorers: dict[str, Scorer] = {scorer_name(spec): make_scorer(spec) for spec in scorers}
         if len(self.scorers) < len(scorers):
@@ -227,7 +235,9 @@ class BSAPModule(LightningModule):
         if trainer is not None:
             data = scene_data(trainer)
             data.leave_unopened(self.ensemble.is_stored if self.ensemble.cache is not None else None)
-            if (cost := self.ensemble.cost(data.scenes, self.bank)) and trainer.is_global_zero:
+            pairs = any(isinstance(model, PairScorer) for model in self.models)
+            scenes = asked(data.scenes, self.relations) if pairs else ()
+            if (cost := self.ensemble.cost(scenes, self.bank)) and trainer.is_global_zero:
                 print(f"bsap: {cost}.", file=sys.stderr)
 
     @property
@@ -236,6 +246,11 @@ class BSAPModule(LightningModule):
         if self.store == "auto":
             return None if self.run is None else expanded(self.run.root) / "features"
         return None if self.store is None else expanded(self.store)
+
+    @property
+    def parsers(self) -> dict[str, dict[str, str]]:
+        """Name and version of the spaCy pipelines that parse sentences, by what they do it for."""
+        return {name: sentences.pipeline for name, sentences in parsers_of(self.relations, self.bank).items()}
 
     @property
     def models(self) -> list[DualEncoder | PairScorer]:
@@ -253,13 +268,15 @@ class BSAPModule(LightningModule):
         check_precision(str(self.trainer.precision))
         data = scene_data(self.trainer)
         self._scored = []
+        if self.relation_settings is not None and self.relations is None:
+            self.relations = RelationReader(self.relation_settings, self.store_folder)
         if self.run is None:
             self.metrics.reset()
             data.skip(())
         if stage == "test" and not self.answer.several:
             need_one_answer(e for scene in data.scenes for e in scene.expressions)
         if stage == "test" and "ris" in self.tasks:
-            self._check_masks(data.scenes)
+            check_masks(data.scenes, self.missing_mask)
         if stage == "test" and "rec" in self.tasks:
             warn_if_unreachable(data.scenes)
         if any(scorer.needs_bank for scorer in self.scorers.values()):
@@ -267,26 +284,6 @@ class BSAPModule(LightningModule):
             self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
         others = ["the answer's threshold"] if self.answer.needs_region_bank else []
         self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers, others)
-
-    def _check_masks(self, scenes: Sequence[Scene]) -> None:
-        """Say before anything is encoded what RIS lacks."""
-        boxes_only = [scene.path.name for scene in scenes if len(scene.proposals) and scene.proposals.masks is None]
-        referents = {e.referent.id: e.referent for scene in scenes for e in scene.expressions}
-        maskless = [key for key, referent in referents.items() if not (referent.has_mask or referent.nothing)]
-        lacks = []
-        if boxes_only:
-            lacks.append(
-                f"the proposals of {len(boxes_only)} of {len(scenes)} pictures have boxes only, first {boxes_only[0]}: "
-                "give mask proposals (`--data.proposals.path`), or, where only some lack a mask, leave those out with "
-                "`--data.proposals.masked_only true`"
-            )
-        if maskless and self.missing_mask == "error":
-            lacks.append(
-                f"{len(maskless)} of {len(referents)} referents have no mask, first {maskless[0]}: leave them out with "
-                "`--model.missing_mask skip`"
-            )
-        if lacks:
-            raise DataError("RIS needs masks, but " + "; and ".join(lacks) + ". Or evaluate `--model.tasks '[rec]'`.")
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
@@ -304,7 +301,9 @@ class BSAPModule(LightningModule):
 
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
-        records = self._records(self._score(batch.scenes, self.similarities(batch) if _to_score(batch) else None))
+        to_score = replace(batch, scenes=asked(batch.scenes, self.relations))
+        similarities = self.similarities(to_score) if _to_score(batch) else None
+        records = self._records(self._score(to_score.scenes, similarities))
         if self.ensemble is not None:
             self.ensemble.keep()
         return records
@@ -317,18 +316,22 @@ class BSAPModule(LightningModule):
             aggregate=self.aggregate,
             rule=self.answer,
             all_scores=self.run is not None and self.run.all_scores,
+            relations=self.relations,
         )
 
     def _records(self, choices: Choices) -> list[Record]:
         cut = self.ensemble.is_cut if self.ensemble is not None else lambda _: False
-        return make_records(choices, tasks=self.tasks, missing_mask=self.missing_mask, is_cut=cut)
+        understand = None if self.relations is None else self.relations.describe
+        return make_records(
+            choices, tasks=self.tasks, missing_mask=self.missing_mask, is_cut=cut, understand=understand
+        )
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
         """Encode all texts of this process's scenes, each once, and the region bank."""
         if self.ensemble is not None:
-            self.ensemble.prepare(scene_data(self.trainer).assigned, self.bank)
+            self.ensemble.prepare(asked(scene_data(self.trainer).assigned, self.relations), self.bank)
             self.ensemble.fit(self.region_bank)
 
     def on_predict_start(self) -> None:
@@ -340,7 +343,7 @@ class BSAPModule(LightningModule):
         """Encode a batch; score and count those that are complete, for packs reach over several batches."""
         assert self.ensemble is not None, "configure_model has not run"
         if _to_score(batch):
-            self.ensemble.submit(batch, self.bank)
+            self.ensemble.submit(replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank)
         else:
             self._scored.append(self._score(batch.scenes, None))
         if self.trainer.test_loop.batch_progress.is_last_batch:
@@ -384,17 +387,9 @@ class BSAPModule(LightningModule):
         """Put on disk what the feature store holds in memory; called at the end, however a run ends."""
         if self.ensemble is not None:
             self.ensemble.flush()
-        if self.bank is not None and self.bank.sentences is not None:
-            self.bank.sentences.flush()
+        for sentences in parsers_of(self.relations, self.bank).values():
+            sentences.flush()
 
 
 def _to_score(batch: SceneBatch) -> bool:
     return bool(sum(batch.counts)) and any(scene.expressions for scene in batch.scenes)
-
-
-def _some(what: str, items: Any) -> list[Any]:
-    if isinstance(items, (str, Mapping)):  # one alone
-        items = [items]
-    if not isinstance(items, Sequence) or not len(items):
-        raise ConfigError(f"Expected a list of at least one {what}, but got {items!r}.")
-    return list(items)

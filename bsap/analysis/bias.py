@@ -121,7 +121,7 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = Non
         DataError: if features are not stored, or no picture has two regions.
         ConfigError: if the run kept no features.
     """
-    sweep = sweep or Sweep(run)
+    sweep = sweep or Sweep(run, relations=False)
     model = run.settings["model"]
     bank = load_bank(model["bank"], split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)

@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     from bsap.sweep.sweep import Sweep
 
     saved = read_run(options.run)
-    sweep = Sweep(saved)
+    sweep = Sweep(saved, relations=False)
     model = saved.settings["model"]
     spec = options.bank or model["bank"]
     bank, scorer = bank_and_scorer(sweep, spec)

@@ -98,6 +98,7 @@ KINDS = {
     "bool": "true or false",
     "Sequence": "a list",
     "list": "a list",
+    "dict": "settings",
     "NoneType": "null",
 }
 """Types of Python in the words of YAML."""
@@ -175,7 +176,7 @@ class CommandParser(LightningArgumentParser):
             r"(?:- )?Does not validate against.*?Errors:(.*)Given value type:.*?Given value: (.*)", message, re.S
         )
         if union:
-            kinds = dict.fromkeys(re.findall(r"Expected (.*)", union[1]))
+            kinds = dict.fromkeys(re.findall(r"Expected (?!a path but|a dot import)(.*)", union[1]))
             message = f"{message[: union.start()].rstrip()} Expected {' or '.join(kinds)}, but got {union[2]}."
         message = re.sub(r"\. Got value: (.*)$", r", but got \1.", message)
         return message[:1].upper() + message[1:]

@@ -135,6 +135,8 @@ def _write_json(path: Path, records: Sequence[Record], scenes: Sequence[Scene], 
         }
     for record in records:
         answer = {"text": record["text"], "text_cut": record["text_cut"], "scorers": record["scorers"]}
+        if "relations" in record:
+            answer["relations"] = record["relations"]
         pictures[record["image_id"]]["expressions"].append(answer)
     content = {
         "models": [encoder.describe() for encoder in model.models],

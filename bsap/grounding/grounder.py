@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from bsap.models.load import load_model
 from bsap.models.precision import autocast, check_precision
 from bsap.prompts.banks import load_bank
 from bsap.prompts.templates import Templates
+from bsap.relations.reading import RelationReader, asked, join_all
+from bsap.relations.settings import Relations, relation_settings
 from bsap.reports.scene_picture import draw_scene
 from bsap.scoring import make_scorer, scorer_name
 from bsap.scoring.registry import ScorerSpec
@@ -116,6 +118,7 @@ class Grounder:
         views: how regions are shown to the model, as in ``bsap list views``.
         templates: the sentence around a query and around an auxiliary prompt.
         resize: how a region becomes the model's square: ``squash``, ``longest`` or ``shortest``.
+        relations: whether relations and superlatives in a sentence join its scores: true, or settings.
         precision: ``32-true``, ``16-mixed`` or ``bf16-mixed``.
         device: for example ``cuda``; None takes a GPU if there is one.
 
@@ -140,6 +143,7 @@ class Grounder:
         views: Any = ("crop", "blur"),
         templates: Templates = Templates(),  # noqa: B008 - frozen
         resize: str = "squash",
+        relations: bool | dict[str, Any] | Relations = False,
         precision: str = "32-true",
         device: torch.device | str | None = None,
     ) -> None:
@@ -148,6 +152,8 @@ class Grounder:
             raise unknown("resize", resize, ("squash", "longest", "shortest"))
         self.scorer, self.name, self.precision = make_scorer(scorer), scorer_name(scorer), precision
         self.bank = load_bank(bank) if self.scorer.needs_bank else None
+        wanted = relation_settings(relations)
+        self.relations = None if wanted is None else RelationReader(wanted)
         if not isinstance(templates, Templates):
             raise ConfigError(
                 f"`templates` must be a bsap.Templates, for example Templates('a {{}}'), not {templates!r}."
@@ -212,8 +218,10 @@ class Grounder:
         boxes = torch.cat([torch.from_numpy(scene.proposals.boxes) for scene in scenes])
         batch = SceneBatch(tuple(scenes), tuple(pixels), boxes).to(self.device)
         with autocast(self.precision, self.device):
-            similarities = self.ensemble.similarities(batch, self.bank)
-        scores = self.scorer(similarities)
+            similarities = self.ensemble.similarities(
+                replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank
+            )
+        (scores,), _ = join_all(self.relations, batch.scenes, {self.name: self.scorer(similarities)})
         rank, value, choice = (x.cpu() for x in (scores.rank, scores.value, scores.choice))
         found = []
         for b, scene in enumerate(scenes):

@@ -72,6 +72,20 @@ class Sentence:
         """The words whose head is a word, in their order."""
         return self._children.get(word, [])
 
+    def above(self, word: int) -> list[int]:
+        """A word, its head, the head's head and so on up to a root."""
+        found = [word]
+        while (head := self.heads[found[-1]]) != found[-1]:
+            found.append(head)
+        return found
+
+    def below(self, word: int) -> list[int]:
+        """A word and all that depend on it, directly or not."""
+        found = [word]
+        for one in found:
+            found += self.children(one)
+        return found
+
     def root(self, chunk: int) -> int:
         """The first word of a noun phrase whose head is outside of it, or that is a root."""
         start, stop = self.chunks[chunk]

@@ -150,7 +150,22 @@ def notes_of(run: ShownRun, record: Record, looks: Sequence[SeenView]) -> list[s
     return [
         f"{record['id']}   {record['picture']}   {record['n_regions']} proposals   bank: {bank}",
         "text as encoded: " + " | ".join(queries) + cut + (f", and its noun phrase by {phrases:g}" if phrases else ""),
+        *_relation_notes(record),
     ]
+
+
+def _relation_notes(record: Record) -> list[str]:
+    """What was understood of a sentence, and the region that each scorer chose as its parts joined."""
+    if "relations" not in record:
+        return []
+    understood = record["relations"]
+    if not understood["steps"]:
+        return [f"relations: none used ({understood['status'].replace('_', ' ')})"]
+    lines = ["relations: " + " > ".join(understood["steps"])]
+    for name, choice in record["scorers"].items():
+        steps = ("left out" if region is None else str(region) for region in choice.get("steps", ()))
+        lines.append(f"region by {name}: " + " > ".join(steps))
+    return lines
 
 
 def _image(pixels: Tensor) -> Image.Image:

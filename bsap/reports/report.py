@@ -110,7 +110,7 @@ def _measured(
     bias, prompts, without = {}, [], {}
     for name, run in zip(names, runs, strict=True):
         try:
-            sweep = Sweep(run)
+            sweep = Sweep(run, relations=False)
             bias[name] = measure_bias(run, sweep=sweep)
             bank, scorer = bank_and_scorer(sweep, run.settings["model"]["bank"])
             meanings = explain(sweep.split, bank, scorer=make_scorer(scorer))

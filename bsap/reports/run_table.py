@@ -342,6 +342,11 @@ def _bank(results: Mapping[str, Any]) -> Setting | None:
     return Setting([bank["name"], digest, seed], bank["name"] + (f", seed {seed}" if seed else ""), digest[:8])
 
 
+def _relations(results: Mapping[str, Any]) -> Setting:
+    value = results["protocol"].get("relations") or "no"  # runs of earlier versions do not say
+    return Setting(value, "yes" if value is True else short(value))
+
+
 def _hit(results: Mapping[str, Any]) -> Setting | None:
     return Setting(results["protocol"]["hit"], results["protocol"]["hit"]) if "rec" in results["metrics"] else None
 
@@ -371,6 +376,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "resize": _protocol("resize"),
     "templates": _protocol("templates"),
     "phrases": _protocol("phrases"),
+    "relations": _relations,
     "bank": _bank,
     "aggregate": _protocol("aggregate"),
     "hit": _hit,

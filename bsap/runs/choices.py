@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Scene
 from bsap.features.transfer import HostCopy
+from bsap.relations.reading import AllSteps, RelationReader, join_all, sentences_of
 from bsap.scoring import AnswerRule, Scorer, Scores, Similarities, answer_values, answered
 from bsap.scoring.answers import WITHOUT_REGION_BANK, Over
 from bsap.scoring.scorers import Aggregate
@@ -26,6 +27,7 @@ class Chosen:
         scores: of all R regions, where they are to be recorded.
         answer: the regions of the answer, the best first, where it may be none or several.
         values: what a threshold can be set over, of all R regions, where it is to be recorded.
+        steps: the best region as each part of the sentence joined, where parts were scored.
     """
 
     region: int = 0
@@ -33,6 +35,7 @@ class Chosen:
     scores: list[float] | None = None
     answer: list[int] | None = None
     values: dict[str, list[float]] | None = None
+    steps: Sequence[int | None] | None = None
 
 
 class Choices:
@@ -45,6 +48,8 @@ class Choices:
         aggregate: where an ensemble is joined.
         rule: how scores become an answer.
         all_scores: whether the scores of all regions are recorded.
+        relations: joins the scores of sentences with those of their entities, which ``scenes`` and ``similarities``
+            then hold, too; not with answers of several regions.
     """
 
     def __init__(
@@ -56,8 +61,10 @@ class Choices:
         aggregate: Aggregate,
         rule: AnswerRule,
         all_scores: bool = False,
+        relations: RelationReader | None = None,
     ) -> None:
-        self.scenes, self._scorers, self._rule, self._all_scores = scenes, list(scorers), rule, all_scores
+        self.scenes = scenes if relations is None else sentences_of(scenes)
+        self._scorers, self._rule, self._all_scores, self._relations = list(scorers), rule, all_scores, relations
         self._copies: dict[str, HostCopy] = {}
         if similarities is None:
             return
@@ -67,16 +74,24 @@ class Choices:
             overs = [over for over in get_args(Over) if known or over in WITHOUT_REGION_BANK]
         with torch.autocast(similarities.query.device.type, enabled=False):
             scores = [scorer(similarities, aggregate=aggregate) for scorer in scorers.values()]
-            # One transfer for all scorers.
-            self._copies["picked"] = HostCopy(torch.stack([torch.stack(_picked(score)) for score in scores]))
-            if all_scores:
-                self._copies["shown"] = HostCopy(torch.stack([score.value.float() for score in scores]))
-            if rule.several:
-                self._copies["rank"] = HostCopy(torch.stack([score.rank.float() for score in scores]))
+            if relations is None:
+                self._copies = {name: HostCopy(part) for name, part in self._parts(scores).items()}
+            else:  # the scores of parts are joined on the host
+                every = [torch.stack([score.rank.float(), score.value.float()]) for score in scores]
+                self._copies["every"] = HostCopy(torch.stack(every))
             for over in overs:
                 pairs = zip(scorers.values(), scores, strict=True)
                 found = [answer_values(over, *pair, similarities, aggregate=aggregate) for pair in pairs]
                 self._copies[f"over {over}"] = HostCopy(torch.stack(found).float())
+
+    def _parts(self, scores: Sequence[Scores]) -> dict[str, Tensor]:
+        """What is needed of the scores of all scorers, each in one tensor: one transfer for all."""
+        parts = {"picked": torch.stack([torch.stack(_picked(score)) for score in scores])}
+        if self._all_scores:
+            parts["shown"] = torch.stack([score.value.float() for score in scores])
+        if self._rule.several:
+            parts["rank"] = torch.stack([score.rank.float() for score in scores])
+        return parts
 
     @property
     def arrived(self) -> bool:
@@ -90,6 +105,11 @@ class Choices:
             none = Chosen(scores=[] if all_scores else None, answer=[] if rule.several else None)
             return [[dict.fromkeys(self._scorers, none) for _ in scene.expressions] for scene in self.scenes]
         host = {name: copy.wait() for name, copy in self._copies.items()}
+        steps: AllSteps = {}
+        if self._relations is not None:
+            every = {name: Scores(*both) for name, both in zip(self._scorers, host.pop("every"), strict=True)}
+            joined, steps = join_all(self._relations, self.scenes, every)
+            host |= self._parts(joined)
         picked, shown, rank = host["picked"], host.get("shown"), host.get("rank")
         values = {name.removeprefix("over "): rows for name, rows in host.items() if name.startswith("over ")}
         batch: list[list[dict[str, Chosen]]] = []
@@ -107,6 +127,7 @@ class Choices:
                         scores=None if shown is None else shown[place].tolist(),
                         answer=None if answers is None else answers[e],
                         values=_listed(values, place) if answers is not None and all_scores else None,
+                        steps=steps.get((b, e), {}).get(name),
                     )
             batch.append(rows)
         return batch

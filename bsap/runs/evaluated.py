@@ -42,6 +42,11 @@ class Evaluated(Protocol):
     results: Metrics
 
     @property
+    def parsers(self) -> dict[str, dict[str, str]]:
+        """Name and version of the spaCy pipelines that parse sentences, by what they do it for."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """The device that the encoders run on."""
         ...

@@ -40,7 +40,7 @@ def origin(data: SceneDataModule, module: Evaluated) -> dict[str, Any]:
     ]
     bank = module.bank
     models: list[Any] = list(module.encoders)
-    return {
+    found = {
         "data": plain(asdict(data.summary)),
         "expressions": digest(seen),
         "weights": {encoder.label: encoder.weights_sha256 for encoder in models},
@@ -49,6 +49,8 @@ def origin(data: SceneDataModule, module: Evaluated) -> dict[str, Any]:
         "region_bank": None if module.region_bank is None else module.region_bank.describe(),
         "bank": None if bank is None else digest([bank.name, bank.prompts, _features_digest(bank.features)]),
     }
+    # Runs of earlier versions have no such entry.
+    return found | ({"parsers": module.parsers} if module.parsers else {})
 
 
 def _expression(expression: Expression) -> list[Any]:

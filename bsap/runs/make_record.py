@@ -16,7 +16,7 @@ from bsap.metrics.functional import best_overlap
 from bsap.runs.answered import CHOOSES_A_MASK, add_answer
 from bsap.runs.choices import Choices, Chosen
 from bsap.runs.overlaps import referent_ious
-from bsap.runs.schema import Choice, Record, Task
+from bsap.runs.schema import Choice, Record, Task, Understood
 
 
 def make_records(
@@ -25,6 +25,7 @@ def make_records(
     tasks: Sequence[Task],
     missing_mask: Literal["error", "skip"],
     is_cut: Callable[[Expression], bool],
+    understand: Callable[[str], Understood] | None = None,
 ) -> list[Record]:
     """What became of the expressions of several scenes, in order; see :func:`make_record`.
 
@@ -33,12 +34,14 @@ def make_records(
         tasks: what is measured.
         missing_mask: what to do for RIS when a referent has no mask.
         is_cut: whether a model lost the end of a sentence.
+        understand: finds the relations of a sentence, where they are looked for.
     """
     records = []
     for scene, rows in zip(choices.scenes, choices.rows(), strict=True):
         ious = referent_ious(scene) if "rec" in tasks else {}
         for expression, chosen in zip(scene.expressions, rows, strict=True):
             options: Any = {"tasks": tasks, "missing_mask": missing_mask, "ious": ious.get(id(expression.referent))}
+            options["understood"] = None if understand is None else understand(expression.text)
             records.append(make_record(scene, expression, chosen, text_cut=is_cut(expression), **options))
     return records
 
@@ -52,6 +55,7 @@ def make_record(
     missing_mask: Literal["error", "skip"] = "error",
     ious: Tensor | None = None,
     text_cut: bool = False,
+    understood: Understood | None = None,
 ) -> Record:
     """What became of one expression.
 
@@ -62,6 +66,7 @@ def make_record(
         tasks: what is measured.
         ious: (R,) IoU of each proposal with the referent, :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
         text_cut: whether a model lost the end of the sentence at its context length.
+        understood: the sentence's relations, where they are looked for.
         missing_mask: what to do for RIS when the referent has no mask; ``skip`` leaves the expression out of RIS.
 
     Raises:
@@ -111,6 +116,8 @@ def make_record(
             row = {"region": region, "score": chosen.score, "box": scene.proposals.boxes[region].tolist()}
         if chosen.scores is not None:
             row["scores"] = chosen.scores
+        if chosen.steps is not None:
+            row["steps"] = list(chosen.steps)
         if chosen.values is not None:
             row["values"] = chosen.values
         if "rec" in tasks and known:
@@ -121,6 +128,8 @@ def make_record(
         elif segment:
             row["intersection"], row["union"] = best_overlap(_chosen_mask(scene, region) if found else None, targets)
         record["scorers"][name] = row
+    if understood is not None:
+        record["relations"] = understood
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -64,3 +65,32 @@ def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
             f"No proposal of any of the {len(some)} pictures has an IoU of 0.5 with a referent, so that every answer "
             "is wrong. Check that the proposals are [x, y, width, height] in pixels, and are those of these pictures."
         )
+
+
+def check_masks(scenes: Sequence[Scene], missing_mask: Literal["error", "skip"]) -> None:
+    """Say before anything is encoded what RIS lacks.
+
+    Args:
+        scenes: the scenes of a run.
+        missing_mask: what to do with a referent without a mask.
+
+    Raises:
+        DataError: with all that is missing.
+    """
+    boxes_only = [scene.path.name for scene in scenes if len(scene.proposals) and scene.proposals.masks is None]
+    referents = {e.referent.id: e.referent for scene in scenes for e in scene.expressions}
+    maskless = [key for key, referent in referents.items() if not (referent.has_mask or referent.nothing)]
+    lacks = []
+    if boxes_only:
+        lacks.append(
+            f"the proposals of {len(boxes_only)} of {len(scenes)} pictures have boxes only, first {boxes_only[0]}: "
+            "give mask proposals (`--data.proposals.path`), or, where only some lack a mask, leave those out with "
+            "`--data.proposals.masked_only true`"
+        )
+    if maskless and missing_mask == "error":
+        lacks.append(
+            f"{len(maskless)} of {len(referents)} referents have no mask, first {maskless[0]}: leave them out with "
+            "`--model.missing_mask skip`"
+        )
+    if lacks:
+        raise DataError("RIS needs masks, but " + "; and ".join(lacks) + ". Or evaluate `--model.tasks '[rec]'`.")

@@ -12,6 +12,7 @@ import torch
 from bsap.datamodules.scene import SplitSummary
 from bsap.prompts.banks import too_small_for
 from bsap.runs.evaluated import Evaluated
+from bsap.runs.relation_counts import relation_counts
 from bsap.runs.schema import BankInfo, Counts, MadeBy, Precision, Protocol, Record, Results, RunSettings, Timing
 from bsap.runs.settings import SPEED_SETTINGS, digest
 from bsap.views.packing import default_pack
@@ -40,7 +41,7 @@ def make_results(
     whole = summary.published in (None, summary.selected) and len(records) == summary.selected
     partial = found["no_mask"] > 0 or summary.partial
     models: list[Any] = list(module.encoders)
-    return {
+    results: Results = {
         "metrics": module.results,
         "counts": found,
         "complete": whole and not partial,
@@ -54,6 +55,9 @@ def make_results(
         "versions": versions(),
         "timing": timing,
     }
+    if any("relations" in record for record in records):
+        results["relations"] = relation_counts(records)
+    return results
 
 
 def counts(records: Sequence[Record], summary: SplitSummary) -> Counts:
@@ -83,6 +87,8 @@ def protocol(module: Evaluated, summary: SplitSummary) -> Protocol:
     }
     if summary.pictures:
         fixed["pictures"] = summary.pictures
+    if module.parsers:
+        fixed["parsers"] = module.parsers
     rest = {key: value for key, value in module.settings.items() if key not in ("bank", *SPEED_SETTINGS)}
     if module.region_bank is not None:
         rest["region_bank"] = module.region_bank.describe()

@@ -51,9 +51,13 @@ class Choice(ChoiceFields, total=False):
     ``matched`` counts its boxes that match a target, pixels are those of its union, and ``region`` is still the best
     region, whether it is in the answer or not. ``values`` then holds with ``run.all_scores`` what else a
     threshold can be set over, see :class:`~bsap.scoring.answers.AnswerRule`.
+
+    Where parts of the sentence were scored, ``steps`` holds the best region after each of :class:`Understood`'s
+    ``steps``; None where the step left no region.
     """
 
     scores: list[Finite]
+    steps: list[Count | None]
     box_iou: Share
     intersection: Count
     union: Count
@@ -81,8 +85,21 @@ class RecordedReferent(ReferentFields, total=False):
     match: Literal["any", "all"]
 
 
-class Record(TypedDict):
-    """One expression with what every scorer chose: all that the metrics need."""
+class Understood(TypedDict):
+    """What the relations of a sentence are, see :mod:`bsap.relations.entities`.
+
+    ``entities``: the noun phrases that were scored. ``found``: names of relations, and of superlatives as
+    ``most NAME``. ``steps``: what joined, first the sentence itself.
+    """
+
+    status: str
+    entities: list[str]
+    found: list[str]
+    steps: list[str]
+
+
+class RecordFields(TypedDict):
+    """What every version writes of an expression: all that the metrics need."""
 
     id: str
     picture: str
@@ -96,6 +113,12 @@ class Record(TypedDict):
     words: Count
     distractors: Count | None
     scorers: dict[str, Choice]
+
+
+class Record(RecordFields, total=False):
+    """One expression with what every scorer chose, and with ``model.relations`` what was understood of it."""
+
+    relations: Understood
 
 
 # --- results.json -----------------------------------------------------------------------------------------------------
@@ -130,6 +153,14 @@ class BankInfo(BankFields, total=False):
     """The auxiliary prompts; ``prompts`` counts them; ``too_small_for``: scorers that want more, and how many."""
 
     too_small_for: dict[str, Count]
+
+
+class RelationCounts(TypedDict):
+    """How many sentences have which status and which relation, and of how many a relation left no region."""
+
+    sentences: dict[str, Count]
+    found: dict[str, Count]
+    contradictions: Count
 
 
 class EncoderSettings(TypedDict):
@@ -231,12 +262,14 @@ class ResultsFields(TypedDict):
 class Results(ResultsFields, total=False):
     """Results with the tables of ``run.breakdown`` and the SHA-256s of ``predictions.jsonl`` and of :data:`NUMBERS`.
 
+    ``relations``: with ``model.relations``, how many sentences have which.
     ``breakdown`` is ``{field: {value: metrics}}``. Runs of version 0.1.0 have no SHA-256s.
     """
 
     predictions_sha256: str
     numbers_sha256: str
     breakdown: dict[str, dict[str, Metrics]]
+    relations: RelationCounts
 
 
 NUMBERS = ("metrics", "counts", "breakdown", "complete", "partial", "transductive")

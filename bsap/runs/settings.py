@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike, fspath
 from pathlib import Path, PurePath
@@ -136,3 +136,20 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
             lines += differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
         return lines
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
+
+
+def some(what: str, items: Any) -> list[Any]:
+    """A setting that takes several values, of which one may stand alone.
+
+    Raises:
+        ConfigError: anything else, or none.
+
+    Example:
+        >>> some("view", "crop")
+        ['crop']
+    """
+    if isinstance(items, (str, Mapping)):
+        items = [items]
+    if not isinstance(items, Sequence) or not len(items):
+        raise ConfigError(f"Expected a list of at least one {what}, but got {items!r}.")
+    return list(items)

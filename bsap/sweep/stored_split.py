@@ -17,6 +17,7 @@ from bsap.features.regions import pad
 from bsap.features.store import make_key
 from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
 from bsap.prompts.banks import Bank
+from bsap.relations.reading import RelationReader
 from bsap.runs.overlaps import need_one_answer, referent_ious
 from bsap.runs.schema import Task
 from bsap.scoring import Scorer, Similarities
@@ -31,6 +32,7 @@ class _Part:
     """Scenes that are scored at once."""
 
     scenes: list[Scene]
+    asked: Sequence[Scene]
     regions: list[Tensor]
     query: Tensor
     valid: Tensor
@@ -49,15 +51,22 @@ class StoredSplit:
         tasks: what is measured.
         sets: whether expressions may mean nothing or several objects; then :meth:`evaluate` has no meaning, and
             :mod:`bsap.sweep.thresholds` measures.
+        relations: joins the scores of sentences with those of their entities, or None.
 
     Raises:
         DataError: if features are missing, or an expression means nothing or a set; says what to do.
     """
 
     def __init__(
-        self, scenes: Sequence[Scene], ensemble: Ensemble, tasks: Sequence[Task], *, sets: bool = False
+        self,
+        scenes: Sequence[Scene],
+        ensemble: Ensemble,
+        tasks: Sequence[Task],
+        *,
+        sets: bool = False,
+        relations: RelationReader | None = None,
     ) -> None:
-        self.ensemble, self.tasks, self.sets = ensemble, list(tasks), sets
+        self.ensemble, self.tasks, self.sets, self.relations = ensemble, list(tasks), sets, relations
         if not sets:
             need_one_answer(expression for scene in scenes for expression in scene.expressions)
         ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
@@ -105,8 +114,9 @@ class StoredSplit:
                         )
                     scored[i, j] = True
                     overlap[:, i, j, : max(counts[i], 1)] = pairs[id(referent)]
-        query = self.ensemble.queries(scenes, regions)
-        return _Part(scenes, regions, query, valid, real, iou, overlap, scored)
+        asked = scenes if self.relations is None else self.relations.asked(scenes)
+        query = self.ensemble.queries(asked, regions)
+        return _Part(scenes, asked, regions, query, valid, real, iou, overlap, scored)
 
     def _overlaps(self, scene: Scene, targets: list[RLE]) -> Tensor:
         """(2, R) intersection and union of each proposal with the referent's best mask; kept in the store.
@@ -131,9 +141,9 @@ class StoredSplit:
         return found
 
     def similarities(self, bank: Bank | None) -> Iterator[tuple[_Part, Similarities]]:
-        """The split's similarities, part by part."""
+        """The split's similarities, part by part; those of the sentences' entities follow those of the sentences."""
         for part in self.parts:
-            yield part, self.ensemble.compare(part.scenes, part.regions, part.valid, bank, query=part.query)
+            yield part, self.ensemble.compare(part.asked, part.regions, part.valid, bank, query=part.query)
 
     def evaluate(
         self, scorers: dict[str, Scorer], bank: Bank | None, *, aggregate: Aggregate = "before", strict: bool = False
@@ -142,8 +152,10 @@ class StoredSplit:
         chosen: dict[str, list[Tensor]] = {name: [] for name in scorers}
         for part, similarities in self.similarities(bank):
             for name, scorer in scorers.items():
-                choice = scorer(similarities, aggregate=aggregate).choice.clamp(min=0)[..., None]
-                chosen[name].append(self._outcome(part, choice))
+                scores = scorer(similarities, aggregate=aggregate)
+                if self.relations is not None:
+                    scores, _ = self.relations.join(part.scenes, scores)
+                chosen[name].append(self._outcome(part, scores.choice.clamp(min=0)[..., None]))
         found: dict[str, dict[str, dict[str, float | int]]] = {task: {} for task in self.tasks}
         for name, parts in chosen.items():
             missing, iou, intersection, union, scored = torch.cat(parts, dim=1)

@@ -18,6 +18,8 @@ from bsap.features.stored_model import StoredModel
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
+from bsap.relations.reading import RelationReader
+from bsap.relations.settings import relation_settings
 from bsap.runs.saved import SavedRun
 from bsap.runs.settings import plain
 from bsap.scoring import SCORERS, Scorer, make_scorer, scorer_name
@@ -89,13 +91,14 @@ class Sweep:
         run: a finished run: its data, models, views and templates are swept over.
         split: a split other than the run's own; its features must be stored too.
         sets: whether answers are sets, see :mod:`bsap.sweep.thresholds`; by default each is one region.
+        relations: whether relations join scores where they do in the run; otherwise sentences are scored as they are.
 
     Raises:
         DataError: if features are missing; says how to make them.
         ConfigError: if the other split is the run's own under another name.
     """
 
-    def __init__(self, run: SavedRun, *, split: str | None = None, sets: bool = False) -> None:
+    def __init__(self, run: SavedRun, *, split: str | None = None, sets: bool = False, relations: bool = True) -> None:
         results = run.finished()
         self.settings = run.settings
         model = run.settings["model"]
@@ -110,6 +113,7 @@ class Sweep:
             )
         described = zip(results["models"], model["encoders"], strict=True)
         self.models = [StoredModel.of(description, config) for description, config in described]
+        store = _store_folder(run)
         ensemble = Ensemble(
             self.models,
             [make_view(view) for view in model["views"]],
@@ -118,9 +122,11 @@ class Sweep:
             phrases=Phrases(**model.get("phrases", {})),
             pack=results["timing"]["attempts"][-1].get("pack"),
             precision=results["precision"]["effective"],
-            store=_store_folder(run),
+            store=store,
         )
-        self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets)
+        wanted = relation_settings(model.get("relations", False)) if relations else None
+        self.relations = None if wanted is None else RelationReader(wanted, store)
+        self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets, relations=self.relations)
         self._region_bank = RegionBankConfig.of(model.get("region_bank"))
 
     def fit(self, scorers: Mapping[str, Scorer], others: Sequence[str] = ()) -> None:
@@ -150,6 +156,8 @@ class Sweep:
                         key, scorer_spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics
                     )
         self.split.ensemble.flush()
+        if self.relations is not None:
+            self.relations.sentences.flush()
 
     def bank(self, name: str, scorers: Mapping[str, Scorer], *, seed: int = 0) -> Bank:
         """A bank of auxiliary prompts, checked against the run's models."""

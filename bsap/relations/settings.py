@@ -1,0 +1,71 @@
+"""What a configuration says of relations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from bsap.errors import ConfigError, unknown
+from bsap.prompts.sentences import ENGLISH
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Relations and superlatives join the scores of a sentence, as in ReCLIP's full method.
+
+    Args:
+        parser: the spaCy pipeline that parses sentences, an English one.
+        between: whether "between A and B" is a relation, which it is not in ReCLIP's code.
+        published: do what ReCLIP's code does and its paper does not say: a sentence with a word of place or size that
+            leads to no relation is also scored by its noun phrase; a noun phrase is scored with what hangs on it by no
+            known relation ("ear of the dog"); relations that contradict each other choose the first region; and no
+            sentence has too many entities.
+        entities: the most noun phrases of a sentence that are scored; a sentence with more is scored as a whole.
+
+    Raises:
+        ConfigError: a setting of another type, or no entity at all.
+    """
+
+    parser: str = ENGLISH
+    between: bool = False
+    published: bool = False
+    entities: int = 9
+
+    def __post_init__(self) -> None:
+        for name, kind, what in (
+            ("parser", str, "the name of a spaCy pipeline"),
+            ("between", bool, "true or false"),
+            ("published", bool, "true or false"),
+            ("entities", int, "a whole number, at least 1"),
+        ):
+            value = getattr(self, name)
+            if type(value) is not kind or (kind is not bool and not value) or (kind is int and value < 1):
+                raise ConfigError(f"`relations.{name}` must be {what}, but got {value!r}.")
+
+
+def relation_settings(value: object, *, several: bool = False) -> Relations | None:
+    """What ``relations`` of a configuration means: the settings, or None where no relation is looked for.
+
+    Args:
+        value: true, false, settings, or a mapping of them as ``config.yaml`` holds it.
+        several: whether an answer may hold no region or several.
+
+    Raises:
+        ConfigError: anything else; or relations where answers may hold several regions.
+    """
+    if value and several:
+        raise ConfigError(
+            "`relations` multiply distributions over regions, for which no threshold of `answer` makes sense. Set "
+            "`--model.relations false`, or let every answer be one region."
+        )
+    if isinstance(value, Mapping):
+        names = [field.name for field in fields(Relations)]
+        for name in value:
+            if name not in names:
+                raise unknown("setting of `relations`", str(name), names)
+        return Relations(**value)
+    if isinstance(value, Relations):
+        return value
+    if not isinstance(value, bool):
+        raise ConfigError(f"`relations` must be true, false or settings, but got {value!r}.")
+    return Relations() if value else None
