@@ -48,7 +48,8 @@ def print_report(report: RootReport) -> None:
 def _state(split: SplitReport) -> str:
     if split.ok:
         return "ok"
-    return "[red]faulty[/red]" if split.faults else "[yellow]differs[/yellow]"
+    other = "differs" if split.found.expressions else "absent"
+    return "[red]faulty[/red]" if split.faults else f"[yellow]{other}[/yellow]"
 
 
 def _of(found: int, known: int | None) -> str:
@@ -58,7 +59,9 @@ def _of(found: int, known: int | None) -> str:
 def _complaints(split: SplitReport) -> list[str]:
     name = f"{split.dataset} {split.split_by} {split.split}"
     lines = []
-    if split.known is not None and not split.known.fit(split.found):
+    if not split.found.expressions:
+        lines.append(f"{name}: not there; the published split has {split.known}.")
+    elif split.known is not None and not split.known.fit(split.found):
         lines.append(
             f"{name}: it has {split.found}, but the published split has {split.known}. It can be evaluated, but its "
             "numbers are not those of papers."

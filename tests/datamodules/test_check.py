@@ -138,6 +138,8 @@ def test_other_counts_are_no_fault(
     assert main(["data", "check", str(root)]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "refcoco unc val 5/10834 4/3811 3 0 differs" in out
+    assert "refcoco unc train 0/120624 0/42404 0 0 absent" in out
+    assert "refcoco unc train: not there; the published split has 120624 expressions of 42404 referents." in out
     assert "refcoco unc val: it has 5 expressions of 4 referents, but the published split has 10834 expressions" in out
     (root / "images" / "train2014" / "p_7.png").unlink()
     assert main(["data", "check", str(root)]) == 1

@@ -302,6 +302,15 @@ def test_a_hub_file_without_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyP
         forms.hub_referents(job)
 
 
+def test_copies_that_mix_partitions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The columns of lmms-lab's copies, whose val has the referents of two partitions and no id to tell them apart."""
+    names = ("question_id", "image", "question", "answer", "segmentation", "bbox", "iscrowd", "file_name")
+    files = {"val.parquet": parquet([dict.fromkeys(names, "x")])}
+    for form in ("hub_referents", "hub_samples"):
+        with pytest.raises(DataError, match="is missing; it has question_id, image, question, answer"):
+            forms.FORMS[form](hub_job(monkeypatch, files, tmp_path / "root", form))
+
+
 def test_no_hub(tmp_path: Path) -> None:
     """The hub's library would try again for half a minute; it is told that there is no network."""
     sources = tmp_path / "own.yaml"
