@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from bsap.cli import report
 from bsap.cli.arguments import Arguments, path
 from bsap.cli.recipe import Cell, Recipe, Run, compare, plan_runs, read_recipe, shipped_recipes
 from bsap.errors import BSAPError, ConfigError, DataError
@@ -53,6 +54,7 @@ def _run(argv: list[str]) -> int:
         type=int,
         help="run only the run of this number, from 0, and write no table: for the jobs of an array",
     )
+    parser.add_argument("--report", action="store_true", help="also write report.html about the runs, as bsap report")
     parser.add_argument("--list", action="store_true", help="print the numbers and names of the runs, and run nothing")
     options = parser.parse_args(argv[1:])
     recipe = read_recipe(options.recipe)
@@ -72,6 +74,8 @@ def _run(argv: list[str]) -> int:
         results[planned.name] = json.loads((output / planned.name / "results.json").read_text(encoding="utf-8"))
     cells = compare(runs, results)
     _write(recipe, cells, None if options.index is not None else output)
+    if options.report:
+        report.run(["report", *(str(output / name) for name in results), "--output", str(output / "report.html")])
     return DIFFERENT if any(cell.verdict == "differs" for cell in cells) else 0
 
 

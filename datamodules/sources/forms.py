@@ -178,6 +178,7 @@ def hub_samples(job: Job) -> None:
         line_of_samples(row, size, f"{job.source.address}, picture {n}", form=form)
         for n, (row, size) in enumerate(rows, start=1)
     ]
+    _check_counts(job, lines)
     _write_lines(job, job.dataset.splits[0], lines)
 
 
@@ -185,11 +186,16 @@ def ref_l4(job: Job) -> None:
     """Ref-L4: a parquet file for each split and a tar file of pictures."""
     files = hub_files(job.source.address, (".parquet", "images.tar.gz"))
     images = job.folder / "images"
+    found = {}
     for split in job.splits:
         file = next((file for file in files if file.name == f"ref-l4-{split}.parquet"), None)
         if file is None:
             raise DataError(f"{job.source.address}: the split {split} is not in it.")
-        _write_lines(job, split, lines_of_captions(list(parquet_rows(file, CAPTION_COLUMNS)), file.name))
+        found[split] = lines_of_captions(list(parquet_rows(file, CAPTION_COLUMNS)), file.name)
+    if len(found) == len(job.dataset.splits):
+        _check_counts(job, [line for lines in found.values() for line in lines])
+    for split, lines in found.items():
+        _write_lines(job, split, lines)
     for archive in (file for file in files if file.suffix == ".gz"):
         each_member(
             archive,
@@ -211,16 +217,19 @@ def reclip(job: Job) -> None:
         raise DataError(f"{job.source.address}: it holds no JSON file.")
 
 
-def _write_lines(job: Job, split: str, lines: Sequence[dict[str, Any]]) -> None:
+def _check_counts(job: Job, lines: Sequence[dict[str, Any]]) -> None:
+    """Compare all lines of a dataset with its published counts."""
     found = {
         "pictures": len(lines),
         "referents": sum(len(line["objects"]) for line in lines),
         "expressions": sum(len(line["expressions"]) for line in lines),
     }
-    known = job.dataset.counts if len(job.dataset.splits) == 1 else {}
-    for name, count in known.items():
+    for name, count in job.dataset.counts.items():
         if found[name] != count:
             raise DataError(f"{job.source.address}: it has {found[name]} {name}, but {count} are published.")
+
+
+def _write_lines(job: Job, split: str, lines: Sequence[dict[str, Any]]) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     part = job.folder / f"{split}.jsonl.part"
     part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

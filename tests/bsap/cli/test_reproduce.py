@@ -27,8 +27,12 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     results = json.loads((tmp_path / "detections" / "results.json").read_text())
     assert results["counts"]["seen"] == 400
     monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a finished run was started again"))
-    assert main(flags) == 0
+    asked: list[list[str]] = []
+    monkeypatch.setattr("bsap.cli.report.run", asked.append)
+    assert main([*flags, "--report"]) == 0
     assert capsys.readouterr().out == first
+    runs = [str(tmp_path / name) for name in ("ground_truth", "detections")]
+    assert asked == [["report", *runs, "--output", str(tmp_path / "report.html")]]
     assert (tmp_path / "table.md").read_text() == first
     change_results(tmp_path / "detections", lambda r: r["metrics"]["rec"]["clip"].update({"acc@0.5": 0.5}))
     assert main(flags) == 1

@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,28 @@ def test_sets_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     del files["instances.json"]
     with pytest.raises(DataError, match=r"someone/tiny: it does not hold instances\.json"):
         forms.hub_sets(hub_job(monkeypatch, files, tmp_path / "other", "hub_sets"))
+
+
+def test_the_sum_of_ref_l4s_splits_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(count: int) -> list[dict[str, Any]]:
+        return [
+            {"id": n, "caption": f"thing {n}", "bbox": [1.0, 1.0, 3.0, 3.0], "bbox_id": n, "ori_category_id": "o365_1",
+             "image_id": "7", "height": 9, "width": 9, "file_name": "a/7.jpg"}
+            for n in range(count)
+        ]  # fmt: skip
+
+    files = {"ref-l4-val.parquet": parquet(rows(2)), "ref-l4-test.parquet": parquet(rows(3))}
+    job = hub_job(monkeypatch, files, tmp_path / "root", "ref_l4")
+    for count, splits in [(5, ("val", "test")), (6, ("val",)), (6, ("val", "test"))]:
+        dataset = replace(job.dataset, splits=("val", "test"), counts={"expressions": count})
+        trial = replace(job, dataset=dataset, splits=splits)
+        if (count, len(splits)) == (6, 2):
+            with pytest.raises(DataError, match="it has 5 expressions, but 6 are published"):
+                forms.ref_l4(trial)
+        else:
+            forms.ref_l4(trial)
+    lines = {split: (tmp_path / "root" / "tiny" / f"{split}.jsonl").read_text() for split in ("val", "test")}
+    assert [len(json.loads(lines[split])["expressions"]) for split in ("val", "test")] == [2, 3]
 
 
 def test_reviews_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
