@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bsap.analysis.paired import bootstrap, cluster_index
 
@@ -63,3 +63,37 @@ def bootstrap_interval(
     )
     low, high = bootstrap(np.asarray(sums, np.float64)[:, None], resamples=n, seed=seed, level=level)
     return Interval(float((b - a).mean()), float(low[0]), float(high[0]))
+
+
+def bootstrap_statistic(
+    statistic: Callable[[NDArray[np.float64]], float],
+    scene_ids: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    n: int = 500,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """A statistic with its percentile bootstrap interval, clustered by scene.
+
+    Args:
+        statistic: takes (N,) how often each expression counts.
+        scene_ids: N names of the scenes that the expressions belong to.
+        seed: of the draws.
+        n: number of draws.
+        level: share of the draws inside the interval; draws for which the statistic is NaN are left out.
+
+    Returns:
+        The statistic, and the ends of the interval; NaN where no draw has one.
+
+    Example:
+        >>> bootstrap_statistic(lambda weights: weights[:2].sum() / weights.sum(), ["x", "y"])
+        (1.0, 1.0, 1.0)
+    """
+    index, count = cluster_index(scene_ids)
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(count, np.full(count, 1 / count), size=n)
+    values = np.array([statistic(draw[index].astype(np.float64)) for draw in draws])
+    values = values[~np.isnan(values)]
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, (tail, 1 - tail)) if len(values) else (np.nan, np.nan)
+    return float(statistic(np.ones(len(index)))), float(low), float(high)

@@ -20,6 +20,7 @@ from rich.table import Table
 from bsap.analysis.bootstrap import Interval, bootstrap_interval
 from bsap.datamodules import ProposalConfig, RefCOCODataModule
 from bsap.demo.dataset import DATASET, SPLIT_BY, make_demo_root
+from bsap.demo.rejecting import BANK, rejection_table, rejections
 from bsap.demo.vocabulary import unseen_words
 from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
@@ -173,6 +174,7 @@ def run_demo(output: Path, *, limit: int | None = None, cache: Path | None = Non
     torch.set_num_threads(1)
     try:
         runs = [evaluate(root, proposals, bank, runs=output, limit=limit) for proposals, bank in progress]
+        rejected = rejections(root, output / "features", limit=limit)
     finally:
         torch.set_num_threads(threads)
     console = Console()
@@ -185,6 +187,15 @@ def run_demo(output: Path, *, limit: int | None = None, cache: Path | None = Non
         highlight=False,
     )
     console.print(f"Prompts with words that the tiny model never saw: {_unseen()}.", soft_wrap=True, highlight=False)
+    if rejected:
+        none, known = rejected[0].expressions
+        console.print(rejection_table(rejected))
+        console.print(
+            f"Rejecting {none} sentences that mean nothing in their picture among {known} that mean one or several "
+            f"objects; ground truth, bank {BANK}, thresholds chosen on val, bootstrap over scenes.",
+            soft_wrap=True,
+            highlight=False,
+        )
     sheet = disagreements(next(run for run in runs if run.proposals == "detections"), root)
     if sheet is not None:
         sheet.save(output / "disagreements.png")

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import bsap.demo.run as demo
+from bsap.cli import main
+from bsap.demo.rejecting import rejections
 from bsap.demo.run import BANKS, PROPOSALS, SCORERS, Run, gain, run_demo
 
 
@@ -56,6 +59,28 @@ def test_the_gain_is_the_difference_of_the_metrics(done: tuple[Path, list[Run], 
 def test_the_demos_ground_truth_is_easier_than_its_detections(done: tuple[Path, list[Run], str]) -> None:
     rec = {run.proposals: run.results["metrics"].get("rec", {}) for run in done[1]}
     assert rec["ground truth"]["clip"]["acc@0.5"] > rec["detections"]["clip"]["acc@0.5"] > 0.3
+
+
+@pytest.mark.parametrize("place", [1, 4])
+def test_rejecting_is_what_a_run_with_that_threshold_gives(
+    done: tuple[Path, list[Run], str], demo_root: Path, tmp_path: Path, place: int
+) -> None:
+    row = rejections(demo_root, done[0] / "features")[place]
+    flags = {
+        "data.root": demo_root, "data.dataset": "demo", "data.split_by": "sets", "data.split": "test",
+        "data.proposals.source": "ground_truth", "data.num_workers": 0, "model.encoders": "demo", "model.views": "crop",
+        "model.scorers": row.scorer, "model.answer.rule": "threshold", "model.answer.value": row.threshold,
+        "model.answer.over": row.over, "model.region_bank.split": "train", "model.region_bank.size": 400,
+        "run.root": tmp_path, "run.name": "run", "trainer.accelerator": "cpu",
+    }  # fmt: skip
+    assert main(["test", *(f"--{key}={value}" for key, value in flags.items())]) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]["rec"][row.scorer]
+    for name in ("N-acc", "T-acc"):
+        value, low, high = row.measures[name]
+        assert value == pytest.approx(found[name], abs=1e-12)
+        assert low <= value <= high
+    assert sum(row.expressions) == found["n"]
+    assert f"Rejecting {row.expressions[0]} sentences" in done[2]
 
 
 def test_the_table_fits_a_terminal_and_says_what_it_is(done: tuple[Path, list[Run], str]) -> None:
