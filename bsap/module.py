@@ -19,6 +19,7 @@ from bsap.errors import ConfigError, unknown
 from bsap.features.ensemble import Ensemble
 from bsap.features.member import Member
 from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
+from bsap.features.transforms import make_transform
 from bsap.models.config import EncoderConfig
 from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.load import load_model
@@ -62,8 +63,10 @@ class BSAPModule(LightningModule):
         bank: the auxiliary prompts: a list of texts, a shipped name (``bsap list banks``), a YAML file, ``captions``,
             ``scene``, ``other_nouns``, ``dropped_words`` or ``learned:PATH``.
         bank_seed: which captions the bank ``captions`` draws.
-        region_bank: regions of other pictures, for the scorers that need them: the split they are drawn from, or
-            ``split``, ``size`` and ``seed``; by default none.
+        region_bank: regions of other pictures, for the scorers and transforms that need them: the split they are drawn
+            from, or ``split``, ``size`` and ``seed``; by default none.
+        transform: what changes the features before they are compared: a name (``bsap list transforms``) or
+            ``class_path`` with ``init_args``; by default nothing. Most need a region bank, some need the bank.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
             as ``max`` (sum over models, largest over views: ReCLIP's), or ``after`` (mean of the members' distributions
@@ -101,6 +104,7 @@ class BSAPModule(LightningModule):
         bank: str | Sequence[str] = "coco_categories",
         bank_seed: int = 0,
         region_bank: RegionBankConfig | str | None = None,
+        transform: str | dict[str, Any] | None = None,
         scorers: Sequence[str | dict[str, Any]] | str = ("clip", "bsap", "bsap_h"),
         aggregate: Aggregate = "before",
         answer: AnswerRule = AnswerRule(),  # noqa: B008 - frozen
@@ -136,6 +140,7 @@ class BSAPModule(LightningModule):
                 "bank": bank,
                 "bank_seed": bank_seed,
                 "region_bank": self.region_bank_config,
+                "transform": transform,
                 "scorers": scorers,
                 "aggregate": aggregate,
                 "answer": answer,
@@ -161,6 +166,7 @@ class BSAPModule(LightningModule):
             )
         self.encoder_configs = models
         self.views: list[View] = [make_view(view) for view in views]
+        self.transform = None if transform is None else make_transform(transform)
         self.resize, self.templates, self.aggregate = resize, templates, aggregate
         self.phrases = phrases
         self.relation_settings = relation_settings(relations, several=answer.several)
@@ -231,6 +237,7 @@ class BSAPModule(LightningModule):
             precision="32-true" if trainer is None else str(trainer.precision),
             store=self.store_folder,
             check_pictures=self.check_pictures,
+            transform=self.transform,
         )
         if trainer is not None:
             data = scene_data(trainer)
@@ -279,10 +286,12 @@ class BSAPModule(LightningModule):
             check_masks(data.scenes, self.missing_mask)
         if stage == "test" and "rec" in self.tasks:
             warn_if_unreachable(data.scenes)
-        if any(scorer.needs_bank for scorer in self.scorers.values()):
+        transforms = [] if self.transform is None else [self.transform]
+        if any(scorer.needs_bank for scorer in self.scorers.values()) or any(t.least_prompts for t in transforms):
             store = self.store_folder
             self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
         others = ["the answer's threshold"] if self.answer.needs_region_bank else []
+        others += [t.name for t in transforms if t.least_regions]
         self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers, others)
 
     # --- the forward pass -------------------------------------------------------------------------------------------
@@ -329,15 +338,16 @@ class BSAPModule(LightningModule):
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Encode all texts of this process's scenes, each once, and the region bank."""
+        """Encode all texts of this process's scenes, each once, and the region bank; fit the transform."""
         if self.ensemble is not None:
             self.ensemble.prepare(asked(scene_data(self.trainer).assigned, self.relations), self.bank)
-            self.ensemble.fit(self.region_bank)
+        self.on_predict_start()
 
     def on_predict_start(self) -> None:
-        """Encode the region bank."""
+        """Encode the region bank and fit the transform."""
         if self.ensemble is not None:
-            self.ensemble.fit(self.region_bank)
+            compare = self.answer.needs_region_bank or any(s.needs_region_bank for s in self.scorers.values())
+            self.ensemble.fit(self.bank, self.region_bank, compare=compare)
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Encode a batch; score and count those that are complete, for packs reach over several batches."""

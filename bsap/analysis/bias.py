@@ -126,7 +126,7 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = Non
     bank = load_bank(model["bank"], split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)
     scorers = {BEFORE: CLIP(), **{scorer_name(spec): make_scorer(spec) for spec in model["scorers"]}}
-    sweep.fit(scorers)
+    sweep.fit(scorers, bank)
     records: dict[str, list[Record]] = {}
     for record in read_records(run):
         records.setdefault(record["image_id"], []).append(record)
@@ -161,7 +161,7 @@ def _similarities(
         for number, scene in enumerate(part.scenes):
             count = len(scene.proposals)
             regions = [flat[number : number + 1, :count] for flat in part.regions]
-            query = torch.stack([texts @ flat.mT for texts, flat in zip(rows, regions, strict=True)], dim=1)
+            query = torch.stack([m.cosines(*x) for m, *x in zip(ensemble.members, rows, regions, strict=True)], dim=1)
             asked = replace(scene, expressions=tuple(probe))
             valid = torch.ones(1, count, dtype=torch.bool)
             yield scene, ensemble.compare([asked], regions, valid, bank, query=query)

@@ -56,6 +56,7 @@ def bank_and_scorer(sweep: Sweep, spec: str) -> tuple[Bank, Any]:
     """
     bank = load_bank(spec, split_texts=sweep.data.texts, seed=sweep.settings["model"]["bank_seed"])
     check_learned_bank(bank, sweep.models)
+    sweep.fit({}, bank)
     scorer = "bsap" if bank.features is None else learned_scorer(bank.meta)
     if not is_known(scorer):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""``bsap list banks|views|scorers|models``: the names that a configuration may use."""
+"""``bsap list banks|views|scorers|transforms|models``: the names that a configuration may use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from rich.table import Table
 
 from bsap.cli.arguments import Arguments
 from bsap.errors import ConfigError, unknown
+from bsap.registry import first_line
 from bsap.reports.text import cell, visible
 
 if TYPE_CHECKING:
+    from bsap.features.transforms import Transform
     from bsap.models.transformers_families import Family
     from bsap.views import View
 
-KINDS = ("banks", "views", "scorers", "models")
+KINDS = ("banks", "views", "scorers", "transforms", "models")
 
 
 def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -38,6 +40,12 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         from bsap.scoring import NAMED_SCORERS
 
         return ("scorer", "what it is", "source"), [(s.name, s.description, s.source) for s in NAMED_SCORERS]
+    if kind == "transforms":
+        from bsap.features.transforms import TRANSFORMS
+
+        return ("transform", "needs", "class and parameters", "what it does", "source"), [
+            (name, t.needs, _parameters(t), first_line(t), t.source) for name, t in TRANSFORMS.items()
+        ]
     import open_clip
 
     from bsap.models.transformers_families import FAMILIES, OTHER
@@ -58,11 +66,11 @@ def _settings_of(family: Family) -> str:
     return f"state `mode: {' or '.join(family.modes)}`" if family.modes else "its name is enough"
 
 
-def _parameters(view: View) -> str:
-    """A view as ``class_path`` and ``init_args`` would make it, for changing them."""
-    values = [(f.name, getattr(view, f.name)) for f in dataclasses.fields(view)]
+def _parameters(part: View | Transform) -> str:
+    """A view or a transform as ``class_path`` and ``init_args`` would make it, for changing them."""
+    values = [(f.name, getattr(part, f.name)) for f in dataclasses.fields(part)]
     texts = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values]
-    return f"{type(view).__name__}({', '.join(texts)})"
+    return f"{type(part).__name__}({', '.join(texts)})"
 
 
 def run(argv: list[str]) -> int:

@@ -80,8 +80,9 @@ def _scorers(options: argparse.Namespace, model: dict[str, Any]) -> dict[str, Sc
 def _outcomes(sweep: Sweep, options: argparse.Namespace, bank: str, aggregate: Any) -> dict[Any, SetOutcomes]:
     model = sweep.settings["model"]
     scorers = _scorers(options, model)
-    sweep.fit(scorers, [f"--threshold {over}" for over in options.threshold if over not in WITHOUT_REGION_BANK])
     loaded = sweep.bank(bank, scorers, seed=model["bank_seed"])
+    others = [f"--threshold {over}" for over in options.threshold if over not in WITHOUT_REGION_BANK]
+    sweep.fit(scorers, loaded, others)
     nms = AnswerRule.of(model.get("answer", "top")).nms
     found = set_outcomes(sweep.split, scorers, loaded, options.threshold, aggregate=aggregate, nms=nms)
     sweep.split.ensemble.flush()

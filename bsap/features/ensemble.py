@@ -23,6 +23,7 @@ from bsap.features.region_bank import RegionBank, RegionBankFeatures, encode_reg
 from bsap.features.regions import pad
 from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache
+from bsap.features.transforms import Transform
 from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.precision import not_finite
 from bsap.prompts.banks import Bank
@@ -50,6 +51,7 @@ class Ensemble:
         precision: Lightning's name of the encoders' precision.
         store: folder of the feature store, or None to keep no features.
         check_pictures: read every picture to find its stored features, instead of trusting its file's size and times.
+        transform: what changes the features of regions and texts before they are compared; fitted by :meth:`fit`.
 
     Attributes:
         members: the N members, models outside, views inside.
@@ -80,6 +82,7 @@ class Ensemble:
         precision: str = "32-true",
         store: Path | None = None,
         check_pictures: bool = False,
+        transform: Transform | None = None,
     ) -> None:
         self.resize, self.pack, self.precision = resize, pack, precision
         self.cache = None
@@ -97,7 +100,7 @@ class Ensemble:
             for view in views:
                 # A view that draws on the picture may speak of what it drew.
                 own = templates if view.template is None else Templates(view.template, view.template)
-                self.members.append(Member(encoder, view, texts, own, wording))
+                self.members.append(Member(encoder, view, texts, own, wording, transform))
         labels = [member.label for member in self.members]
         if len(set(labels)) < len(labels):
             raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
@@ -106,30 +109,34 @@ class Ensemble:
                 member.view.check(member.encoder, resize=resize)
         self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
+        self.transform = transform
         self.region_bank: RegionBankFeatures | None = None
         self._regions = PackedRegions(self.members, resize=resize, pack=pack, precision=precision, cache=self.cache)
         self._waiting: list[tuple[Submission, Pairs]] = []
 
-    def fit(self, region_bank: RegionBank | None) -> None:
-        """Encode the region bank; from then on similarities hold it.
+    def fit(self, bank: Bank | None, region_bank: RegionBank | None, *, compare: bool = True) -> None:
+        """Encode the region bank, and fit the transform.
 
         Args:
+            bank: the auxiliary prompts, or None.
             region_bank: regions of other pictures, or None.
+            compare: whether similarities hold the region bank from now on; a transform alone does not need that.
 
         Raises:
-            ConfigError: a model scores pairs, and has no features.
+            ConfigError: a model scores pairs, and has no features; or the transform cannot be fitted.
             DataError: a model is known from a stored run only, and the features are not stored.
         """
         pairs = [member.label for member in self.members if isinstance(member.encoder, PairScorer)]
-        if pairs and region_bank is not None:
+        if pairs and (region_bank is not None or self.transform is not None):
             raise ConfigError(
-                f"{', '.join(pairs)} scores pairs of regions and texts and has no features to compare with a region "
-                "bank. Remove the scorers that need one, or use another model."
+                f"{', '.join(pairs)} scores pairs of regions and texts and has no features, which region banks and "
+                "transforms need. Remove the transform and the scorers that need a region bank, or use another model."
             )
         device, stored = self.members[0].encoder.device, isinstance(self.members[0].encoder, StoredModel)
-        self.region_bank = (
-            None if region_bank is None else encode_region_bank(region_bank, self, device, stored_only=stored)
-        )
+        others = None if region_bank is None else encode_region_bank(region_bank, self, device, stored_only=stored)
+        rows = [None for _ in self.members] if others is None else others.rows
+        self.members = [member.fit(bank, few) for member, few in zip(self.members, rows, strict=True)]
+        self.region_bank = others if compare else None
 
     # --- regions ----------------------------------------------------------------------------------------------------
 
@@ -331,7 +338,7 @@ class Ensemble:
                 found.append(pairs[place][0])
                 continue
             rows, _ = pad(member.queries(expressions), counts)
-            found.append(rows @ flat.mT)
+            found.append(member.cosines(rows, flat))
         return torch.stack(found, dim=1)
 
     def prompts(
@@ -356,7 +363,7 @@ class Ensemble:
                 rows = bank.features.to(flat)
             else:
                 rows = bank_rows(scenes, bank, partial(member.prompts, template=bank.template))
-            found.append(rows @ (flat.mT if rows.dim() < 4 else flat.mT.unsqueeze(1)))
+            found.append(member.cosines(rows, flat if rows.dim() < 4 else flat.unsqueeze(1)))
         return torch.stack(found, dim=1)
 
     def is_cut(self, expression: Expression) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from bsap.datamodules.scene import Expression
+from bsap.errors import ConfigError
 from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache, text_features
+from bsap.features.transforms import Fitted, Transform
 from bsap.models.interface import DualEncoder, PairScorer
+from bsap.prompts.banks import Bank
 from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Templates
 from bsap.views import View
@@ -26,6 +29,11 @@ class Member:
         texts: the model's text features.
         templates: the sentences around queries and auxiliary prompts.
         wording: how expressions are put to the model.
+        transform: what changes features before they are compared, or None.
+        fitted: the transform with this model's statistics, from :meth:`fit`.
+
+    Raises:
+        ConfigError: the statistics are those of another model.
     """
 
     encoder: DualEncoder | PairScorer | StoredModel
@@ -33,11 +41,20 @@ class Member:
     texts: TextCache
     templates: Templates
     wording: Wording
+    transform: Transform | None = None
+    fitted: Fitted | None = None
+
+    def __post_init__(self) -> None:
+        if self.fitted is not None and self.fitted.model != self.encoder.weights_sha256:
+            raise ConfigError(
+                f"The transform {self.fitted.name!r} was fitted with another model's features, not with those of "
+                f"{self.label!r}: its statistics mean nothing here. Fit it with this model."
+            )
 
     @property
     def label(self) -> str:
         """Name for messages."""
-        return f"{self.encoder.label}/{self.view.name}"
+        return "/".join([self.encoder.label, self.view.name, *([self.transform.name] if self.transform else [])])
 
     def queries(self, expressions: Sequence[Expression]) -> Tensor:
         """(N, D) features of N expressions."""
@@ -46,6 +63,36 @@ class Member:
             return self.texts.features(sentences)
         phrases = [self.templates.query.format(self.wording.phrase(expression)) for expression in expressions]
         return text_features(self.texts, sentences, phrases, weight=1 - self.wording.weight)
+
+    def cosines(self, texts: Tensor, regions: Tensor) -> Tensor:
+        """Cosines of texts ``(..., K, D)`` with regions ``(..., R, D)``, or what the transform makes of them."""
+        if self.transform is not None:
+            assert self.fitted is not None, "Ensemble.fit has not run"
+            regions, texts = self.fitted.apply(regions, texts)
+        return texts @ regions.mT
+
+    def fit(self, bank: Bank | None, region_bank: Tensor | None) -> Member:
+        """The same member with its transform fitted.
+
+        Args:
+            bank: the auxiliary prompts, or None.
+            region_bank: (G, D) features of the region bank, or None.
+
+        Raises:
+            ConfigError: the transform needs prompts that are the same for all pictures, or more prompts or regions.
+        """
+        if self.transform is None:
+            return self
+        texts = None
+        if bank is not None and self.transform.least_prompts:
+            if bank.per_scene or bank.of_query is not None:
+                raise ConfigError(
+                    f"The transform {self.transform.name!r} learns from prompts that are the same for all pictures, "
+                    f"but those of the bank {bank.name!r} are not. Choose another bank."
+                )
+            texts = self.prompts(bank.prompts, bank.template) if bank.features is None else bank.features
+        fitted = self.transform.fit(texts, region_bank, model=self.encoder.weights_sha256)
+        return replace(self, fitted=fitted)
 
     def sentence(self, expression: Expression) -> str:
         """What the text tower reads of an expression."""

@@ -147,7 +147,7 @@ class RegionEncoder(Protocol):
     def is_stored(self, scene: Scene) -> bool:
         """Whether they are stored."""
 
-    def keep(self) -> None:
+    def keep(self, *, wait: bool = False) -> None:
         """Hand new features to the store."""
 
 
@@ -244,7 +244,7 @@ def encode_region_bank(
             batch = collate([(scene, unopened) for _, scene in some]).to(device).with_pictures()
             split = [features.split(batch.counts) for features in encoder.regions(batch)]
             rows.update({number: list(parts) for (number, _), *parts in zip(some, *split, strict=True)})
-            encoder.keep()
+            encoder.keep(wait=True)
     joined = tuple(torch.cat(parts) for parts in zip(*(rows[n] for n in range(len(bank.scenes))), strict=True))
     ids = [scene.image_id for scene, places in zip(bank.scenes, bank.drawn, strict=True) for _ in places]
     return RegionBankFeatures(joined, tuple(ids))

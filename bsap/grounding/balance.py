@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bsap.errors import check_number
+from bsap.errors import ConfigError, check_number
+from bsap.features.transforms import Fitted, Transform, make_transform
 from bsap.scoring import Similarities, make_scorer
 from bsap.scoring.registry import ScorerSpec
 
@@ -36,7 +39,16 @@ class Balanced:
         return f"Balanced(scores of shape {tuple(self.scores.shape)}, choice={choice.tolist()})"
 
 
-def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: ScorerSpec = "bsap") -> Balanced:
+def balance(
+    query: Any,
+    bank: Any,
+    *,
+    regions: Any = None,
+    tau: float,
+    scorer: ScorerSpec = "bsap",
+    region_bank: Any = None,
+    transform: str | Mapping[str, Any] | Transform | Fitted | None = None,
+) -> Balanced:
     """Choose regions for sentences from embeddings, or from cosines, of any model.
 
     Args:
@@ -48,12 +60,16 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
         regions: ``(..., R, D)`` embeddings of R regions. Embeddings are normalised here.
         tau: the model's logit scale, for example 100 for OpenAI's CLIP: a number, or an array or tensor of one.
         scorer: as in ``bsap list scorers``, or a scorer.
+        region_bank: ``(G, D)`` embeddings of regions of other pictures, for scorers and transforms that need them; only
+            with ``regions``.
+        transform: as in ``bsap list transforms``, a transform, or one that is fitted already; only with ``regions``.
 
     Returns:
         Scores, choices and probabilities. Gradients flow through the scores of torch tensors.
 
     Raises:
-        ConfigError: an unknown scorer, or a ``tau`` that is not positive.
+        ConfigError: an unknown scorer or transform, a ``tau`` that is not positive, or a transform or a region bank
+            where only similarities were given.
         ValueError: an argument of another type or shape, or values that are no cosines.
 
     Example:
@@ -66,6 +82,10 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
     tau = _plain(tau)
     check_number("tau", tau, above=True)
     made = make_scorer(scorer)
+    given = {"transform": transform, "region_bank": region_bank}
+    if regions is None and any(value is not None for value in given.values()):
+        name = next(name for name, value in given.items() if value is not None)
+        raise ConfigError(f"`{name}` works on features, but similarities were given: pass embeddings and `regions`.")
     found = {"query": _tensor("query", query), "bank": _tensor("bank", bank)}
     if regions is not None:
         found["regions"] = _tensor("regions", regions)
@@ -91,25 +111,58 @@ def balance(query: Any, bank: Any, *, regions: Any = None, tau: float, scorer: S
     found = {name: rows.to(dtype) for name, rows in found.items()}
     q, b = found["query"], found["bank"].to(device)
     b = b if own else b.expand(*q.shape[:-2], *b.shape[-2:])
+    beyond: dict[str, Any] = {}
     if regions is not None:
-        towards = F.normalize(found["regions"].to(device), dim=-1).mT
-        q = F.normalize(q, dim=-1) @ towards
-        b = F.normalize(b, dim=-1) @ (towards.unsqueeze(-3) if own else towards)
+        x, q, b = (F.normalize(rows, dim=-1) for rows in (found["regions"].to(device), q, b))
+        x = x.expand(*q.shape[:-2], *x.shape[-2:])
+        others = None
+        if region_bank is not None:
+            others = F.normalize(_region_bank(region_bank, width).to(q), dim=-1)
+            beyond["region_pairs"] = (others @ x.mT).unsqueeze(-3)
+        fitted: Fitted | None = None
+        if isinstance(transform, Fitted):
+            fitted = transform
+        elif transform is not None:
+            prompts = F.normalize(found["bank"].to(device), dim=-1).flatten(0, -2)
+            fitted = make_transform(transform).fit(prompts, others)
+        compare = partial(_compared, fitted)
+        texts = (q, b)
+        q, b = compare(q, x), compare(b, x.unsqueeze(-3) if own else x)
+        if others is not None:
+            beyond["region_bank"] = tuple(compare(rows, others) for rows in texts)
     for name, values in (("query", q), ("bank", b)):
-        if values.numel() and float(values.detach().abs().max()) > 1 + _ROUNDING:
+        if transform is None and values.numel() and float(values.detach().abs().max()) > 1 + _ROUNDING:
             low, high = float(values.detach().min()), float(values.detach().max())
             raise ValueError(
                 f"Expected argument `{name}` to hold cosines in [-1, 1], but got values from {low:.4g} to {high:.4g}. "
                 "Divide logits by the logit scale, or pass embeddings and `regions`."
             )
-    similarities = Similarities(
-        query=q.unsqueeze(-3), bank=b.unsqueeze(q.ndim - 2), tau=torch.tensor([float(tau)], device=device)
-    )
+    scale = torch.tensor([float(tau)], device=device)
+    if "region_bank" in beyond:
+        far_query, far_bank = beyond["region_bank"]
+        beyond["region_bank"] = Similarities(far_query.unsqueeze(-3), far_bank.unsqueeze(q.ndim - 2), scale)
+    similarities = Similarities(q.unsqueeze(-3), b.unsqueeze(q.ndim - 2), scale, **beyond)
     scores = made(similarities)
     parts = (scores.rank, scores.choice, scores.value)
     if not isinstance(query, Tensor):
         return Balanced(*(part.numpy() for part in parts))
     return Balanced(*parts)
+
+
+def _compared(fitted: Fitted | None, texts: Tensor, regions: Tensor) -> Tensor:
+    if fitted is not None:
+        regions, texts = fitted.apply(regions, texts)
+    return texts @ regions.mT
+
+
+def _region_bank(value: Any, width: int) -> Tensor:
+    rows = _tensor("region_bank", value)
+    if rows.ndim != 2 or rows.shape[1] != width or not len(rows):
+        raise ValueError(
+            f"Expected argument `region_bank` to be of shape (G, {width}) with at least one region, but got "
+            f"{tuple(rows.shape)}."
+        )
+    return rows
 
 
 def _plain(value: Any) -> Any:

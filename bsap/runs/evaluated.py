@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bsap.features.region_bank import RegionBank
+from bsap.features.transforms import Transform
 from bsap.prompts.banks import Bank
 from bsap.runs.schema import Metrics, Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
@@ -26,6 +27,7 @@ class Evaluated(Protocol):
         views: how regions are shown to them.
         bank: the auxiliary prompts, where a scorer needs them; set in ``setup``.
         region_bank: regions of other pictures, where something needs them; set in ``setup``.
+        transform: what changes features before they are compared, or None.
         scorers: by name.
         metrics: is fed with records: by the module with new ones, by the run folder with those of earlier attempts.
         results: the metrics at the end of a test.
@@ -37,6 +39,7 @@ class Evaluated(Protocol):
     views: Sequence[View]
     bank: Bank | None
     region_bank: RegionBank | None
+    transform: Transform | None
     scorers: Mapping[str, Scorer]
     metrics: ScorerMetrics
     results: Metrics

@@ -100,13 +100,14 @@ def bank_info(module: Evaluated) -> BankInfo | None:
     bank = module.bank
     if bank is None:
         return None
+    learnt = [module.transform.name] if module.transform is not None and module.transform.least_prompts else []
     return {
         "name": bank.name,
         "prompts": len(bank.prompts) or None,
         "prompts_digest": digest(bank.prompts) if bank.prompts else None,
         "transductive": bank.transductive,
         "source": bank.source,
-        "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank],
+        "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank] + learnt,
         "too_small_for": too_small_for(bank, module.scorers),
     }
 

@@ -34,7 +34,7 @@ class _Part:
     scenes: list[Scene]
     asked: Sequence[Scene]
     regions: list[Tensor]
-    query: Tensor
+    query: Tensor | None
     valid: Tensor
     real: Tensor
     iou: Tensor
@@ -115,7 +115,8 @@ class StoredSplit:
                     scored[i, j] = True
                     overlap[:, i, j, : max(counts[i], 1)] = pairs[id(referent)]
         asked = scenes if self.relations is None else self.relations.asked(scenes)
-        query = self.ensemble.queries(asked, regions)
+        # A transform is fitted later, and for each bank again.
+        query = None if self.ensemble.transform is not None else self.ensemble.queries(asked, regions)
         return _Part(scenes, asked, regions, query, valid, real, iou, overlap, scored)
 
     def _overlaps(self, scene: Scene, targets: list[RLE]) -> Tensor:

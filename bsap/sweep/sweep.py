@@ -15,6 +15,7 @@ from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
 from bsap.features.region_bank import RegionBankConfig, load_region_bank
 from bsap.features.stored_model import StoredModel
+from bsap.features.transforms import make_transform
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import warn_of_few_prompts, warn_of_other_use
 from bsap.prompts.templates import Phrases, Templates
@@ -123,35 +124,42 @@ class Sweep:
             pack=results["timing"]["attempts"][-1].get("pack"),
             precision=results["precision"]["effective"],
             store=store,
+            transform=None if model.get("transform") is None else make_transform(model["transform"]),
         )
         wanted = relation_settings(model.get("relations", False)) if relations else None
         self.relations = None if wanted is None else RelationReader(wanted, store)
         self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets, relations=self.relations)
         self._region_bank = RegionBankConfig.of(model.get("region_bank"))
 
-    def fit(self, scorers: Mapping[str, Scorer], others: Sequence[str] = ()) -> None:
-        """Take what scorers, and others, need besides the bank from the store.
+    def fit(self, scorers: Mapping[str, Scorer], bank: Bank, others: Sequence[str] = ()) -> None:
+        """Take what scorers, the transform and others need besides the bank from the store.
 
         Raises:
-            ConfigError: a scorer needs a region bank, and the run had none.
+            ConfigError: something needs a region bank, and the run had none.
             DataError: its features are not stored.
         """
-        self.split.ensemble.fit(load_region_bank(self.data, self._region_bank, scorers, others))
+        transform = self.split.ensemble.transform
+        compare = bool(others) or any(scorer.needs_region_bank for scorer in scorers.values())
+        others = [*others, *([transform.name] if transform is not None and transform.least_regions else [])]
+        region_bank = load_region_bank(self.data, self._region_bank, scorers, others)
+        self.split.ensemble.fit(bank, region_bank, compare=compare)
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
     ) -> Iterator[Row]:
         """Evaluate all settings; a scorer without a bank is evaluated once."""
         strict = bool(self.settings["model"]["strict"])
-        self.fit(scorers)
+        transform = self.split.ensemble.transform
+        always = transform is not None and transform.least_prompts > 0  # then every scorer depends on the bank
         for aggregate in aggregates:
             for number, name in enumerate(banks):
                 bank = self.bank(name, scorers, seed=bank_seed)
-                todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or not number}
+                todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or always or not number}
+                self.fit(todo, bank)
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():
                     metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
-                    used = name if scorer.needs_bank else None
+                    used = name if scorer.needs_bank or always else None
                     yield Row(
                         key, scorer_spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics
                     )

@@ -182,10 +182,16 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'test'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["banks", "views", "scorers", "models"])
+@pytest.mark.parametrize("kind", ["banks", "views", "scorers", "transforms", "models"])
 def test_lists(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
-    expected = {"banks": "coco_categories", "views": "crop", "scorers": "bsap_h", "models": "ViT-B-32"}
+    expected = {
+        "banks": "coco_categories",
+        "views": "crop",
+        "scorers": "bsap_h",
+        "transforms": "i0t",
+        "models": "ViT-B-32",
+    }
     assert expected[kind] in capsys.readouterr().out
 
 

@@ -112,12 +112,12 @@ def test_similarities_hold_the_cosines_of_the_drawn_regions(
         if stored == "pictures":
             earlier.regions(collate([(scene, scene_picture(scene)) for scene in scenes]))
         else:
-            earlier.fit(region_bank)
+            earlier.fit(None, region_bank)
         earlier.keep()
         earlier.flush()
         monkeypatch.setattr("bsap.datamodules.batch.scene_picture", lambda scene: pytest.fail("opened"))
     ensemble = Ensemble([encoder], [make_view("crop"), make_view("gray")], **settings)
-    ensemble.fit(region_bank)
+    ensemble.fit(None, region_bank)
     batch = collate([(scene, scene_picture(scene)) for scene in found.scenes[:2]])
     s = ensemble.similarities(batch, bank)
     assert s.region_bank is not None
@@ -147,7 +147,7 @@ def test_regions_of_the_own_picture_do_not_count(world: Path, encoder: Encoder) 
     region_bank = load_region_bank(found, RegionBankConfig("test", size=None), SCORERS)
     assert region_bank is not None
     assert region_bank.transductive
-    ensemble.fit(region_bank)
+    ensemble.fit(None, region_bank)
     s = ensemble.similarities(collate([(scene, scene_picture(scene)) for scene in found.scenes]), None)
     assert s.region_bank is not None
     assert s.region_bank.valid is not None
