@@ -65,8 +65,7 @@ class BSAPModule(LightningModule):
         bank_seed: which captions the bank ``captions`` draws.
         region_bank: regions of other pictures, for the scorers and transforms that need them: the split they are drawn
             from, or ``split``, ``size`` and ``seed``; by default none.
-        transform: what changes the features before they are compared: a name (``bsap list transforms``) or
-            ``class_path`` with ``init_args``; by default nothing. Most need a region bank, some need the bank.
+        transform: changes features before they are compared: a name (``bsap list transforms``) or ``class_path``.
         scorers: names (``bsap list scorers``) or ``class_path`` with ``init_args``.
         aggregate: where an ensemble is joined: ``before`` the scores (mean of scaled similarities), as their ``sum``,
             as ``max`` (sum over models, largest over views: ReCLIP's), or ``after`` (mean of the members' distributions
@@ -286,13 +285,10 @@ class BSAPModule(LightningModule):
             check_masks(data.scenes, self.missing_mask)
         if stage == "test" and "rec" in self.tasks:
             warn_if_unreachable(data.scenes)
-        transforms = [] if self.transform is None else [self.transform]
-        if any(scorer.needs_bank for scorer in self.scorers.values()) or any(t.least_prompts for t in transforms):
-            store = self.store_folder
-            self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=store)
+        if any(part is not None and part.needs_bank for part in (*self.scorers.values(), self.transform)):
+            self.bank = load_bank(self.bank_spec, split_texts=data.texts, seed=self.bank_seed, store=self.store_folder)
         others = ["the answer's threshold"] if self.answer.needs_region_bank else []
-        others += [t.name for t in transforms if t.least_regions]
-        self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers, others)
+        self.region_bank = load_region_bank(data, self.region_bank_config, self.scorers, others, self.transform)
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
@@ -346,8 +342,7 @@ class BSAPModule(LightningModule):
     def on_predict_start(self) -> None:
         """Encode the region bank and fit the transform."""
         if self.ensemble is not None:
-            compare = self.answer.needs_region_bank or any(s.needs_region_bank for s in self.scorers.values())
-            self.ensemble.fit(self.bank, self.region_bank, compare=compare)
+            self.ensemble.fit(self.bank, self.region_bank)
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Encode a batch; score and count those that are complete, for packs reach over several batches."""

@@ -44,7 +44,14 @@ def _rows(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         from bsap.features.transforms import TRANSFORMS
 
         return ("transform", "needs", "class and parameters", "what it does", "source"), [
-            (name, t.needs, _parameters(t), first_line(t), t.source) for name, t in TRANSFORMS.items()
+            (
+                name,
+                ", ".join(["bank"] * t.needs_bank + ["region bank"] * t.needs_region_bank),
+                _parameters(t),
+                first_line(t),
+                t.source,
+            )
+            for name, t in TRANSFORMS.items()
         ]
     import open_clip
 

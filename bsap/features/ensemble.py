@@ -114,13 +114,12 @@ class Ensemble:
         self._regions = PackedRegions(self.members, resize=resize, pack=pack, precision=precision, cache=self.cache)
         self._waiting: list[tuple[Submission, Pairs]] = []
 
-    def fit(self, bank: Bank | None, region_bank: RegionBank | None, *, compare: bool = True) -> None:
+    def fit(self, bank: Bank | None, region_bank: RegionBank | None) -> None:
         """Encode the region bank, and fit the transform.
 
         Args:
             bank: the auxiliary prompts, or None.
-            region_bank: regions of other pictures, or None.
-            compare: whether similarities hold the region bank from now on; a transform alone does not need that.
+            region_bank: regions of other pictures, or None. From now on similarities hold those that are ``compared``.
 
         Raises:
             ConfigError: a model scores pairs, and has no features; or the transform cannot be fitted.
@@ -136,7 +135,7 @@ class Ensemble:
         others = None if region_bank is None else encode_region_bank(region_bank, self, device, stored_only=stored)
         rows = [None for _ in self.members] if others is None else others.rows
         self.members = [member.fit(bank, few) for member, few in zip(self.members, rows, strict=True)]
-        self.region_bank = others if compare else None
+        self.region_bank = others if region_bank is not None and region_bank.compared else None
 
     # --- regions ----------------------------------------------------------------------------------------------------
 

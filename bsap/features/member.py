@@ -84,7 +84,7 @@ class Member:
         if self.transform is None:
             return self
         texts = None
-        if bank is not None and self.transform.least_prompts:
+        if bank is not None and self.transform.needs_bank:
             if bank.per_scene or bank.of_query is not None:
                 raise ConfigError(
                     f"The transform {self.transform.name!r} learns from prompts that are the same for all pictures, "

@@ -17,6 +17,7 @@ from bsap.datamodules.batch import SceneBatch, collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, check_number
 from bsap.features.cache import regions_digest
+from bsap.features.transforms import Transform
 from bsap.models.precision import autocast
 from bsap.scoring import Scorer
 
@@ -66,6 +67,7 @@ class RegionBank:
         drawn: for each of them the indices of its drawn regions.
         available: how many regions the split has.
         transductive: whether pictures under test are among them.
+        compared: whether expressions and prompts are compared with them; a transform alone does not need that.
     """
 
     config: RegionBankConfig
@@ -73,6 +75,7 @@ class RegionBank:
     drawn: tuple[tuple[int, ...], ...]
     available: int
     transductive: bool
+    compared: bool = True
 
     def __len__(self) -> int:
         return sum(map(len, self.drawn))
@@ -172,7 +175,11 @@ class RegionBankFeatures:
 
 
 def load_region_bank(
-    data: SceneDataModule, config: RegionBankConfig | None, scorers: Mapping[str, Scorer], others: Sequence[str] = ()
+    data: SceneDataModule,
+    config: RegionBankConfig | None,
+    scorers: Mapping[str, Scorer],
+    others: Sequence[str] = (),
+    transform: Transform | None = None,
 ) -> RegionBank | None:
     """The region bank of a run, or None where nothing needs one.
 
@@ -180,12 +187,15 @@ def load_region_bank(
         data: after ``setup``.
         config: which regions, or None.
         scorers: by name.
-        others: what else needs a region bank.
+        others: what else is compared with a region bank.
+        transform: may learn from it.
 
     Raises:
         ConfigError: something needs a region bank and there is none, or not the one it needs.
     """
     needed_by = [*others, *(name for name, scorer in scorers.items() if scorer.needs_region_bank)]
+    compared = bool(needed_by)
+    needed_by += [transform.name] if transform is not None and transform.needs_region_bank else []
     whole = [name for name, scorer in scorers.items() if scorer.needs_whole_split]
     if not needed_by:
         return None
@@ -202,7 +212,7 @@ def load_region_bank(
             f"All regions of the split under test are needed for {', '.join(whole)}: set `--model.region_bank.split "
             f"{own}` and `--model.region_bank.size null`."
         )
-    return bank
+    return replace(bank, compared=compared)
 
 
 @torch.no_grad()

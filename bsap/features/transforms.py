@@ -83,9 +83,14 @@ class Transform:
         return self.kind + (f"({', '.join(changed)})" if changed else "")
 
     @property
-    def needs(self) -> str:
-        """What it learns from, in words."""
-        return ", ".join(["bank"] * bool(self.least_prompts) + ["region bank"] * bool(self.least_regions))
+    def needs_bank(self) -> bool:
+        """Whether it learns from the auxiliary prompts."""
+        return self.least_prompts > 0
+
+    @property
+    def needs_region_bank(self) -> bool:
+        """Whether it learns from regions of other pictures."""
+        return self.least_regions > 0
 
     def fit(self, bank: Tensor | None, region_bank: Tensor | None, *, model: str = "") -> Fitted:
         """Learn the statistics.

@@ -100,7 +100,7 @@ def bank_info(module: Evaluated) -> BankInfo | None:
     bank = module.bank
     if bank is None:
         return None
-    learnt = [module.transform.name] if module.transform is not None and module.transform.least_prompts else []
+    learnt = [module.transform.name] if module.transform is not None and module.transform.needs_bank else []
     return {
         "name": bank.name,
         "prompts": len(bank.prompts) or None,

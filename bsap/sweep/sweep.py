@@ -138,11 +138,8 @@ class Sweep:
             ConfigError: something needs a region bank, and the run had none.
             DataError: its features are not stored.
         """
-        transform = self.split.ensemble.transform
-        compare = bool(others) or any(scorer.needs_region_bank for scorer in scorers.values())
-        others = [*others, *([transform.name] if transform is not None and transform.least_regions else [])]
-        region_bank = load_region_bank(self.data, self._region_bank, scorers, others)
-        self.split.ensemble.fit(bank, region_bank, compare=compare)
+        ensemble = self.split.ensemble
+        ensemble.fit(bank, load_region_bank(self.data, self._region_bank, scorers, others, ensemble.transform))
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
@@ -150,7 +147,7 @@ class Sweep:
         """Evaluate all settings; a scorer without a bank is evaluated once."""
         strict = bool(self.settings["model"]["strict"])
         transform = self.split.ensemble.transform
-        always = transform is not None and transform.least_prompts > 0  # then every scorer depends on the bank
+        always = transform is not None and transform.needs_bank  # then every scorer depends on the bank
         for aggregate in aggregates:
             for number, name in enumerate(banks):
                 bank = self.bank(name, scorers, seed=bank_seed)

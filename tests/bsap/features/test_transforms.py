@@ -214,7 +214,7 @@ def test_an_ensemble_compares_transformed_features(world: Path) -> None:
     texts = encoder.encode_text(["a photo of a dog", "a photo of a cat", "a photo of a car"])
     for transform in TRANSFORMS.values():
         ensemble = Ensemble([encoder], [make_view("crop")], transform=transform)
-        ensemble.fit(bank, region_bank, compare=False)
+        ensemble.fit(bank, replace(region_bank, compared=False))
         s = ensemble.similarities(batch, bank)
         assert s.region_bank is None
         fitted = transform.fit(texts, others)
