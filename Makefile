@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types help-text demo-model clean
+.PHONY: demo test lowest docs dist lint format types help-text demo-model clean
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -14,6 +14,17 @@ demo: .venv/.installed  ## install, then run the main job on the embedded drawn 
 
 test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
+
+lowest: .venv/.installed  ## a fast part of the tests on the lowest versions promised, in an environment of its own
+	.ci/lowest
+
+docs: .venv/.installed  ## build the documentation in site/, strictly; open site/index.html
+	$(BIN)/python docs/build.py
+
+dist: .venv/.installed  ## build the sdist and the wheel in dist/ and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -34,4 +45,4 @@ demo-model: .venv/.installed  ## train the demo's tiny CLIP from scratch (up to 
 	$(BIN)/python -m bsap.demo.train
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-lowest .venv-lowest.cache build dist site *.egg-info

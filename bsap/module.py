@@ -271,7 +271,7 @@ class BSAPModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the precision and the masks, load the bank, forget an earlier test."""
-        check_precision(str(self.trainer.precision))
+        check_precision(str(self.trainer.precision), self.trainer.strategy.root_device)
         data = scene_data(self.trainer)
         self._scored = []
         if self.relation_settings is not None and self.relations is None:

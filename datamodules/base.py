@@ -141,6 +141,6 @@ def scene_data(trainer: Trainer) -> SceneDataModule:
         given = "loaders without a data module" if data is None else f"a {type(data).__name__}"
         raise ConfigError(
             f"Expected the Trainer's `datamodule` to be a bsap.SceneDataModule, but got {given}. Use "
-            "RefCOCODataModule, or write a subclass of SceneDataModule as docs/extending.md shows."
+            "RefCOCODataModule, or write a subclass of SceneDataModule as `bsap docs extending` shows."
         )
     return data

@@ -79,7 +79,7 @@ def read_jsonl(
     else:
         raise DataError(
             f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor "
-            "bsap's own (picture, width, height, objects, expressions). docs/data.md describes both."
+            "bsap's own (picture, width, height, objects, expressions). `bsap docs data` describes both."
         )
     if not expressions.expressions:
         raise DataError(f"{file}: no line holds an expression.")

@@ -28,7 +28,7 @@ from bsap.datamodules.scene import Match
 from bsap.datamodules.unpickle import load_plain_pickle
 from bsap.errors import DataError, unknown
 
-WHERE_TO_GET = "docs/data.md says where to get the annotations and how the folder must look."
+WHERE_TO_GET = "`bsap docs data` says where to get the annotations and how the folder must look."
 
 
 def read_refer(

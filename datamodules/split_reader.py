@@ -23,7 +23,7 @@ class SplitReader:
     """The settings of :class:`~bsap.datamodules.refcoco.RefCOCODataModule`, and what they read.
 
     Args:
-        root: the folder that holds the annotations and ``images``, see docs/data.md.
+        root: the folder that holds the annotations and ``images``, see `bsap docs data`.
         proposals: which regions the model chooses from; a mapping of the fields of
             :class:`~bsap.datamodules.proposals.ProposalConfig` will do.
         dataset: ``refcoco``, ``refcoco+``, ``refcocog`` or another folder of the same layout.
@@ -50,7 +50,7 @@ class SplitReader:
         masks: whether masks are encoded. False saves time and memory where only boxes matter, most on ``train``.
         batch_size: scenes per batch.
         size_tolerance: how many pixels the width and the height of a picture may differ from the annotated ones. The
-            picture then loses or repeats columns at the right and rows at the bottom; see docs/data.md. 0 allows none.
+            picture then loses or repeats columns at the right and rows at the bottom (`bsap docs data`). 0 allows none.
         allow_outside: whether annotations may name pictures outside the root, by absolute names or ``..``.
         num_workers: processes that decode pictures; None chooses by the cores at hand.
     """
@@ -121,7 +121,7 @@ class SplitReader:
         if not self.root.is_dir():
             raise DataError(
                 f"The data's root {self.root} is not a folder. Set `data.root` to the folder that holds the "
-                "annotations; docs/data.md says where to get them."
+                "annotations; `bsap docs data` says where to get them."
             )
         which = self.dataset, self.split_by, split
         texts: dict[str, Any] = {"text": self.text, "lowercase": self.lowercase}

@@ -134,4 +134,4 @@ def test_every_package_is_in_the_wheel() -> None:
         found |= {
             ".".join(("bsap", *path.parent.relative_to(ROOT).parts)) for path in (ROOT / room).rglob("__init__.py")
         }
-    assert found == listed
+    assert listed == found | {"bsap.docs"}  # pages without a module

@@ -16,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     code = code.replace('"refer"', repr(str(planted.root))).replace('split="testA"', 'split="val"')
     code = code.replace('"ViT-B-32-quickgelu", pretrained="openai"', repr(f"local-dir:{planted.model}"))
@@ -29,7 +29,7 @@ def test_the_python_example_runs(planted: Planted, tmp_path: Path, monkeypatch: 
 def test_the_few_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (240, 180), "green").save("street.jpg")
@@ -43,7 +43,7 @@ def test_the_few_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_command_named_exists() -> None:
     named = set(re.findall(r"`bsap ([a-z]+)", README)) | set(re.findall(r"^    bsap ([a-z]+)", README, flags=re.M))
     assert named <= set(COMMANDS)
-    assert set(COMMANDS) <= named | {"demo"}
+    assert set(COMMANDS) <= named
 
 
 def test_no_placeholder_is_left() -> None:
@@ -51,5 +51,5 @@ def test_no_placeholder_is_left() -> None:
 
 
 def test_every_linked_page_exists() -> None:
-    for page in re.findall(r"\]\((docs/[^)]+)\)", README):
+    for page in re.findall(r"\]\(((?:docs|examples)/[^)]+)\)", README):
         assert (Path(__file__).parents[1] / page).exists(), page

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("bsap.cli.data", "download datasets, or check a folder: bsap data get refcoco --root ROOT"),
     "reproduce": ("bsap.cli.reproduce", "run a recipe and compare with the numbers that a paper printed"),
     "explain": ("bsap.cli.explain", "show what the auxiliary prompts of a bank mean"),
+    "docs": ("bsap.cli.docs", "read the documentation, without a network"),
     "list": ("bsap.cli.list", "list the names of banks, views, scorers or models"),
 }
 """Command: module with ``run(argv) -> int``, and one line of help."""

@@ -105,7 +105,7 @@ def _finish(dataset: Dataset, got: Got, options: argparse.Namespace) -> bool:
         if pictures.failed:
             _say(f"{dataset.name}: {len(pictures.failed)} pictures are missing. Run the same command again.")
     if dataset.pictures is None:
-        _say(f"{dataset.name}: complete in {options.root / dataset.name}. docs/data.md says how to use it.")
+        _say(f"{dataset.name}: complete in {options.root / dataset.name}. `bsap docs data` says how to use it.")
         return True
     if options.pictures == "none":
         return True

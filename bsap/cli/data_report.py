@@ -41,7 +41,7 @@ def print_report(report: RootReport) -> None:
     console.print(
         "Complete and sound."
         if report.ok
-        else "Not complete, faulty, or not the published data: see above. docs/data.md says where to get the files."
+        else "Not complete, faulty, or not the published data: see above. `bsap docs data` says where to get the files."
     )
 
 

@@ -107,7 +107,7 @@ class PromptLearner(LightningModule):
         if configs[0].name.startswith(PREFIX):
             raise ConfigError(
                 f"Prompts are learned for models of open_clip, but {configs[0].name!r} is in the format of "
-                "transformers. Name the same weights in open_clip's format; docs/models.md says which there are."
+                "transformers. Name the same weights in open_clip's format; `bsap docs models` says which there are."
             )
         check_number("model.lr", lr, above=True)
         check_number("model.weight_decay", weight_decay)
@@ -160,7 +160,7 @@ class PromptLearner(LightningModule):
     def configure_model(self) -> None:
         """Load the frozen model once in every process, and read the examples of the trainer's stage."""
         trainer = self.trainer
-        check_precision(str(trainer.precision))
+        check_precision(str(trainer.precision), trainer.strategy.root_device)
         loaded = bool(self._frozen)
         if not loaded:
             self._load(str(trainer.precision))

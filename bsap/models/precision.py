@@ -1,4 +1,4 @@
-"""The precisions that encoders run in. Everything after them is float32."""
+"""The precisions that encoders run in, and the devices that can. Everything after them is float32."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 """Lightning's name -> type of autocast, None for none."""
 
 
-def check_precision(precision: str) -> None:
-    """Refuse a precision in which Lightning would cast the batch itself.
+def check_precision(precision: str, device: torch.device | None = None) -> None:
+    """Refuse a precision in which Lightning would cast the batch itself, and a device that metrics cannot run on.
 
     Raises:
-        ConfigError: for any other than :data:`PRECISIONS`.
+        ConfigError: for a precision other than :data:`PRECISIONS`, and for Apple's GPU, which has no float64.
     """
+    if device is not None and device.type == "mps":
+        raise ConfigError("Metrics need float64, which Apple's GPU does not have; set `--trainer.accelerator cpu`.")
     if precision not in PRECISIONS:
         raise ConfigError(
             f"Precision {precision!r} would round the boxes themselves; use one of {', '.join(PRECISIONS)}."

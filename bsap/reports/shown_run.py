@@ -152,7 +152,9 @@ def key_of(id: str) -> str:
 
 
 def file_name(id: str) -> str:
-    """A file's name for an expression: its key; where that holds other than plain characters, with a digest of the id.
+    """A file's name for an expression: its key; where that is not of plain small characters, with a digest of the id.
+
+    Capitals need one, too: there are file systems for which ``A.png`` is ``a.png``.
 
     Example:
         >>> file_name("refcoco/unc/val/12")
@@ -160,4 +162,4 @@ def file_name(id: str) -> str:
     """
     key = key_of(id)
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", key)[:80].lstrip(".")
-    return f"{plain}.png" if plain == key else f"{plain}-{sha256(id.encode()).hexdigest()[:8]}.png"
+    return f"{plain}.png" if plain == key.lower() else f"{plain}-{sha256(id.encode()).hexdigest()[:8]}.png"

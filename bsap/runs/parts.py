@@ -182,11 +182,16 @@ def try_lock(descriptor: int) -> bool:
 
     It is a lock of the operating system and ends with its process, however that ends: there are no stale lock files, no
     host names, no clocks. Where the file system has no locks, nothing is locked.
+
+    Raises:
+        ConfigError: on Windows, whose locks keep other processes from reading, too.
     """
     try:
         import fcntl
-    except ImportError:  # not on Windows
-        return True
+    except ImportError as error:
+        raise ConfigError(
+            "bsap writes runs on Linux and macOS only; on Windows, use the Subsystem for Linux."
+        ) from error
     try:
         # lockf, not flock: worker processes must not inherit it and hold it after this process is gone
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,12 +207,17 @@ class FolderLock:
         folder: a run folder.
 
     Raises:
-        ConfigError: if another process holds the lock.
+        ConfigError: if another process holds the lock, and on Windows.
     """
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        if not try_lock(self._descriptor):
+        try:
+            locked = try_lock(self._descriptor)
+        except ConfigError:
+            self.release()
+            raise
+        if not locked:
             self.release()
             raise ConfigError(f"Another process is writing {folder}. Wait for it, or choose another `--run.name`.")
 

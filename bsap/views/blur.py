@@ -109,8 +109,9 @@ def _box_blur(lines: Tensor, lengths: Tensor, radius: float) -> Tensor:
 
 def _box_radius(std: float) -> float:
     """Radius of the extended box filter that, three times applied, has the given standard deviation."""
-    one = np.float32(1)  # PIL computes in single precision here, too
+    # PIL computes in single precision here, too; NumPy 1 would leave it for a number of Python's.
+    one, two, three, six = np.array([1, 2, 3, 6], np.float32)
     variance = np.float32(std) * np.float32(std) / np.float32(_PASSES)
-    whole = np.float32(math.floor((np.float32(math.sqrt(12.0 * float(variance) + 1.0)) - one) / 2))
-    part = (2 * whole + one) * (whole * (whole + one) - 3 * variance)
-    return float(whole + part / (6 * (variance - (whole + one) * (whole + one))))
+    whole = np.float32(math.floor((np.float32(math.sqrt(12.0 * float(variance) + 1.0)) - one) / two))
+    part = (two * whole + one) * (whole * (whole + one) - three * variance)
+    return float(whole + part / (six * (variance - (whole + one) * (whole + one))))

@@ -6,7 +6,7 @@
 # Leave `run.name` out of the configuration, so that each job has a folder of its own. `data.proposals.path` may contain
 # {dataset}, {split_by} and {split}: one file of detections for each.
 #
-# Activate the Python environment first: the job inherits it. See docs/cluster.md.
+# Activate the Python environment first: the job inherits it. See `bsap docs cluster`.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=1

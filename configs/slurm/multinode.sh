@@ -3,7 +3,7 @@
 #
 #   sbatch --account=LAB --partition=GPU --nodes=4 --gpus-per-node=8 multinode.sh CONFIG.yaml [--data.split testA ...]
 #
-# Activate the Python environment first: the job inherits it. See docs/cluster.md.
+# Activate the Python environment first: the job inherits it. See `bsap docs cluster`.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=2
 #SBATCH --gpus-per-node=4

@@ -7,7 +7,7 @@
 #
 # The data, --output and the features below it must be on a disk that all nodes see.
 #
-# Activate the Python environment first: the job inherits it. See docs/cluster.md.
+# Activate the Python environment first: the job inherits it. See `bsap docs cluster`.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=1

@@ -3,7 +3,7 @@
 #
 #   sbatch --account=LAB --partition=GPU --time=02:00:00 single.sh CONFIG.yaml [--data.split testA ...]
 #
-# Activate the Python environment first: the job inherits it. See docs/cluster.md.
+# Activate the Python environment first: the job inherits it. See `bsap docs cluster`.
 #SBATCH --job-name=bsap
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=1

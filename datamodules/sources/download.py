@@ -15,7 +15,7 @@ import httpx
 
 from bsap.errors import DataError
 
-MANUAL = "docs/data.md describes how to get the files by hand."
+MANUAL = "`bsap docs data` describes how to get the files by hand."
 _ATTEMPTS = 5
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # errors of a server that may be gone at the next attempt
 _LONGEST_WAIT = 60.0

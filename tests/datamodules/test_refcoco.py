@@ -201,7 +201,7 @@ def test_a_selection_of_what_the_file_lacks(root: Path, empty: str, proposals: i
 
 
 def test_missing_parts_are_named_at_setup(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere is not a folder. Set `data.root`.*docs/data\.md"):
+    with pytest.raises(DataError, match=r"nowhere is not a folder. Set `data.root`.*bsap docs data"):
         make(tmp_path / "nowhere")
     (root / "images/train2014/p_8.png").unlink()
     with pytest.raises(DataError, match=r"1 of 3 pictures are missing, first p_8\.png; expected in .*data\.images"):

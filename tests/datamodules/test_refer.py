@@ -73,10 +73,10 @@ def test_the_usual_partition_is_taken(content: dict[str, Any], write_root: Write
 
 
 def test_missing_files_say_what_was_expected_where(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"No annotations in the REFER layout .*data\.md"):
+    with pytest.raises(DataError, match=r"No annotations in the REFER layout .*bsap docs data"):
         read_refer(tmp_path / "nowhere", "tiny", None, "val")
     (root / "tiny" / "instances.json").unlink()
-    with pytest.raises(DataError, match=r"No COCO annotations at .*tiny/instances\.json.*data\.md"):
+    with pytest.raises(DataError, match=r"No COCO annotations at .*tiny/instances\.json.*bsap docs data"):
         read_refer(root, "tiny", None, "val")
 
 
@@ -99,7 +99,7 @@ def tamper(content: dict[str, Any], path: list[Any], value: object) -> dict[str,
         (["refs", 0], 5, "record 1: expected an object"),
         (["refs", 0, "split"], KeyError, "record 1: the field 'split' is missing"),
         (["refs", 3, "split"], 3, "record 4: 'split' must be a text"),
-        (["refs"], [], r"the list of referents is empty.*data\.md"),
+        (["refs"], [], r"the list of referents is empty.*bsap docs data"),
         (["refs", 0, "image_id"], 99, r"record 1: the picture 99 is not in .*different datasets"),
         (["refs", 0, "image_id"], True, "record 1, 'image_id': expected an id"),
         (["refs", 0, "ann_id"], 77, r"record 1: the picture 7 has no annotation 77.*different datasets"),

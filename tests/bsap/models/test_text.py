@@ -128,9 +128,9 @@ def test_gradients_reach_the_embeddings_of_a_frozen_tower(tower):
 
 def test_hugging_face_towers_run_whole(tmp_path):
     transformers = pytest.importorskip("transformers")
-    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "dog": 5, "red": 6}
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    transformers.BertTokenizerFast(vocab=words).save_pretrained(tmp_path)
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog", "red"]))
+    transformers.BertTokenizerFast(str(vocabulary)).save_pretrained(tmp_path)
     transformers.BertConfig(
         vocab_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
     ).save_pretrained(tmp_path)

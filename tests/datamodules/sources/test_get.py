@@ -124,6 +124,7 @@ def test_counts_decide_whether_a_source_is_the_published_data(
         (zipped({"tiny/refs(unc).p": b"cos\nsystem\n(S'true'\ntR.", "x/instances.json": INSTANCES}), "refused at byte"),
         (zipped({"../refs(unc).p": REFS, "x/instances.json": INSTANCES}), "leads out of the folder"),
     ],
+    ids=["page", "incomplete", "code", "outside"],
 )
 def test_sources_that_are_refused(
     served: Any, world: Path, downloader: Downloader, tmp_path: Path, content: bytes, message: str
@@ -323,7 +324,7 @@ def test_no_hub(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "Cannot download someone/tiny from the hub" in err
-    assert "docs/data.md" in err
+    assert "`bsap docs data`" in err
     assert "Traceback" not in err
 
 
