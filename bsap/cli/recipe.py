@@ -10,6 +10,7 @@ from typing import Any
 
 from bsap.datamodules.fields import from_mapping
 from bsap.datamodules.files import parse_yaml, read_bytes
+from bsap.datamodules.refer import refs_files
 from bsap.errors import ConfigError, unknown
 
 
@@ -33,7 +34,7 @@ class Need:
         """What to do about it, if something is not there."""
         splits = f" --splits {' '.join(self.splits)}" if self.splits else ""
         lost = next((file for file in self.files if not (root / file).exists()), None)
-        if lost is None and (self.get is None or self.files or any((root / self.get).glob("refs(*).p"))):
+        if lost is None and (self.get is None or self.files or any(name == self.get for name, _ in refs_files(root))):
             return None
         if self.get is not None:
             return f"bsap data get {self.get} --root {root}{splits}"

@@ -194,14 +194,14 @@ def ref_l4(job: Job) -> None:
         found[split] = lines_of_captions(list(parquet_rows(file, CAPTION_COLUMNS)), file.name)
     if len(found) == len(job.dataset.splits):
         _check_counts(job, [line for lines in found.values() for line in lines])
-    for split, lines in found.items():
-        _write_lines(job, split, lines)
     for archive in (file for file in files if file.suffix == ".gz"):
         each_member(
             archive,
             lambda name: name.suffix.lower() in _PICTURES and not (images / name).exists(),
             lambda name, stream: unpack(stream, images / name),
         )
+    for split, lines in found.items():  # these files mark the split as complete
+        _write_lines(job, split, lines)
 
 
 def reclip(job: Job) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from bsap.datamodules.records import PictureRecord
 from bsap.datamodules.refer import read_instances, read_refer, refs_files
-from bsap.datamodules.sources.catalogue import Catalogue, Dataset, Source
+from bsap.datamodules.sources.catalogue import Catalogue, Dataset
 from bsap.datamodules.sources.download import Downloader, full_disk
 from bsap.datamodules.sources.forms import FORMS, Job
 from bsap.datamodules.sources.pictures import Fetched, fetch_pictures
@@ -72,7 +72,8 @@ def get_dataset(
     used, refused = None, []
     if not _is_there(dataset, root, wanted):
         candidates = dataset.chosen(source)
-        _check_space(dataset, root, candidates, pictures)
+        # Twice as large when it is unpacked; how many pictures there are is known only afterwards.
+        _check_space(dataset, root, 3 * min(each.about_mb for each in candidates))
         for candidate in candidates:
             say(f"{dataset.name}: annotations from {candidate.name} ({candidate.address})")
             job = Job(dataset, candidate, catalogue, root, wanted, downloader, progress(f"{dataset.name} annotations"))
@@ -92,6 +93,7 @@ def get_dataset(
     shared = catalogue.files[dataset.pictures]
     folder = root / PICTURE_FOLDER
     say(f"{dataset.name}: {len(needed)} pictures into {folder}")
+    _check_space(dataset, root, _PICTURE_MB * sum(not (folder / picture.file_name).exists() for picture in needed))
     step = progress(f"{dataset.name} pictures ({len(needed)})")
     return Got(used, tuple(refused), fetch_pictures(needed, folder, shared.address, downloader, progress=step))
 
@@ -102,7 +104,8 @@ def _is_there(dataset: Dataset, root: Path, splits: Sequence[str]) -> bool:
         return (dataset.name, dataset.split_by) in refs_files(root) and (folder / "instances.json").exists()
     if splits:
         return all((folder / f"{split}.jsonl").exists() for split in splits)
-    return any(folder.glob("*.json*"))
+    unfinished = any((root / ".downloads").glob(f"{dataset.name}-*"))  # an archive stays until all of it is unpacked
+    return any(folder.glob("*.json*")) and not unfinished
 
 
 def _pictures(dataset: Dataset, root: Path, splits: Sequence[str]) -> list[PictureRecord]:
@@ -114,11 +117,9 @@ def _pictures(dataset: Dataset, root: Path, splits: Sequence[str]) -> list[Pictu
     return list(found.values())
 
 
-def _check_space(dataset: Dataset, root: Path, sources: Sequence[Source], pictures: Pictures) -> None:
-    """Raise before anything starts if the disk cannot hold the download and, twice as large, what is unpacked."""
+def _check_space(dataset: Dataset, root: Path, needed: float) -> None:
+    """Raise before a download starts if the disk cannot hold so many megabytes."""
     root.mkdir(parents=True, exist_ok=True)
-    counts = 20_000 if dataset.pictures is not None and pictures == "all" else 0
-    needed = 3 * min(source.about_mb for source in sources) + _PICTURE_MB * counts
     free = shutil.disk_usage(root).free / 2**20
     if needed > free:
         raise DataError(

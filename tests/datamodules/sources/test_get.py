@@ -7,11 +7,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +42,16 @@ def zipped(files: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
 
 
@@ -176,6 +188,33 @@ def test_not_enough_disk(world: Path, downloader: Downloader, tmp_path: Path, mo
     world.write_text(yaml.safe_dump(content))
     with pytest.raises(DataError, match=r"tiny needs about 3000000000 MB, but .* MB free"):
         get(world, tmp_path / "root", downloader)
+
+
+def test_not_enough_disk_for_the_pictures(
+    served: Any, world: Path, downloader: Downloader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once the annotations are there, and before a picture is asked for."""
+    half = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=2**19))
+    monkeypatch.setattr("bsap.datamodules.sources.get.shutil", half)
+    with pytest.raises(DataError, match=r"tiny needs about 1 MB, but .* has 0 MB free"):
+        get(world, tmp_path / "root", downloader)
+    assert not any(path.startswith("/train2014") for path, _ in served.asked)
+
+
+def test_a_kill_while_unpacking(tmp_path: Path, served: Any, downloader: Downloader) -> None:
+    """Some files are there, and the archive too: the same command goes on."""
+    served.files["/r.tar.gz"] = tarred({"reclip/a.jsonl": b"{}", "reclip/b.json": b"[]"})
+    source = Source(name="bucket", form="reclip", address=f"{served.address}/r.tar.gz")
+    dataset = Dataset(name="reclip", about="", licence="", sources=(source,))
+    (tmp_path / "reclip").mkdir()
+    (tmp_path / "reclip" / "a.jsonl").write_bytes(b"{}")
+    archive = tmp_path / ".downloads" / "reclip-r.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(served.files["/r.tar.gz"])
+    assert get_dataset(dataset, read_catalogue(), tmp_path, downloader).source == "bucket"
+    assert sorted(file.name for file in (tmp_path / "reclip").iterdir()) == ["a.jsonl", "b.json"]
+    assert not archive.exists()
+    assert get_dataset(dataset, read_catalogue(), tmp_path, downloader).source is None
 
 
 def test_the_shipped_catalogue() -> None:
