@@ -78,7 +78,7 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
     scenes = [module.load_split(module.split) for module in data]
     for part in scenes:
         encode_region_bank(draw_region_bank(part, RegionBankConfig(size=None)), ensemble, model.device)
-    ensemble.fit(draw_region_bank(data[0].load_split(OTHERS.split, unfiltered=True), OTHERS))
+    ensemble.fit(None, draw_region_bank(data[0].load_split(OTHERS.split, unfiltered=True), OTHERS))
     ensemble.flush()
     val, test = (_outcomes(part, ensemble) for part in scenes)
     found = []
