@@ -63,7 +63,8 @@ class Side:
     def metrics(self) -> list[str]:
         """The names ``task/metric`` in the order of ``results.json``."""
         tables = self.run.finished()["metrics"]
-        return [f"{task}/{name}" for task, scorers in tables.items() for name in scorers[self.scorer]]
+        names = [f"{task}/{name}" for task, scorers in tables.items() for name in scorers[self.scorer]]
+        return [name for name in names if not name.endswith(("/n", "/missing"))]
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ def compare_sides(
     for name in metrics:
         if name not in both:
             raise unknown("metric", name, both)
+    if not both:
+        raise ConfigError(
+            f"{a.label} and {b.label} have no metric in common: {', '.join(a.metrics)}; {', '.join(b.metrics)}. "
+            "Compare runs of one task, with answers of one kind (`model.answer`)."
+        )
     for name in by:
         if name not in FIELDS:
             raise unknown("field to compare by", name, FIELDS)

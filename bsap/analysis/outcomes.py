@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bsap.analysis.paired import Outcomes
+from bsap.runs.records import target_count
 from bsap.runs.schema import Choice, Record, Task
 
 
@@ -31,6 +32,8 @@ def task_outcomes(
         Outcomes whose metrics are named ``task/metric``.
     """
     rows = [record["scorers"][scorer] for record in records]
+    if any("regions" in row for row in rows):
+        return _set_outcomes(records, rows, task, metrics)
     found = np.array([row["region"] is not None for row in rows])
     ones = np.ones(len(rows))
     part, whole = _overlaps(rows, task)
@@ -50,8 +53,34 @@ def task_outcomes(
         names.append(f"{task}/{name}")
         parts.append(values)
         wholes.append(of)
-    shape = (len(names), len(rows))
-    return Outcomes(tuple(names), np.array(parts).reshape(shape), np.array(wholes).reshape(shape))
+    return _outcomes(names, parts, wholes, len(rows))
+
+
+def _set_outcomes(records: Sequence[Record], rows: Sequence[Choice], task: Task, metrics: Sequence[str]) -> Outcomes:
+    """The same for answers that may be none or several regions; see :mod:`bsap.metrics.functional.sets`."""
+    answered = np.array([len(row["regions"]) for row in rows])
+    targets = np.array([target_count(record) for record in records])
+    none, one = targets == 0, np.ones(len(rows))
+    found = {
+        "N-acc": (none & (answered == 0), none),
+        "T-acc": (~none & (answered > 0), ~none),
+    }
+    if task == "rec":
+        matched = np.array([row["matched"] for row in rows])
+        found["Pr@F1"] = (matched == answered) & (matched == targets), one
+    else:
+        part, whole = _overlaps(rows, task)
+        found["cIoU"] = part, whole
+        found["gIoU"] = np.where(whole > 0, part / np.maximum(whole, 1), 1.0), one
+    names = [name for name in metrics if name in found]
+    labels = [f"{task}/{name}" for name in names]
+    return _outcomes(labels, [found[name][0] for name in names], [found[name][1] for name in names], len(rows))
+
+
+def _outcomes(names: Sequence[str], parts: Sequence[np.ndarray], wholes: Sequence[np.ndarray], count: int) -> Outcomes:
+    shape = (len(names), count)
+    a, b = (np.array(values, np.float64).reshape(shape) for values in (parts, wholes))
+    return Outcomes(tuple(names), a, b)
 
 
 def _overlaps(rows: Sequence[Choice], task: Task) -> tuple[np.ndarray, np.ndarray]:

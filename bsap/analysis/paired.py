@@ -25,7 +25,7 @@ class Outcomes:
     Attributes:
         metrics: M names.
         parts: (M, N) numerators, for example hits or intersections.
-        wholes: (M, N) denominators, for example ones or unions.
+        wholes: (M, N) denominators, for example ones or unions; 0 with a part of 0 where an expression does not count.
     """
 
     metrics: tuple[str, ...]
@@ -46,7 +46,7 @@ class Gain:
         a: the metric of A, a share.
         b: the metric of B.
         difference: b - a.
-        low: lower end of the bootstrap interval; None if all expressions are of one picture.
+        low: lower end of the bootstrap interval; None if all expressions that count are of one picture.
         high: upper end.
         wins: expressions for which B is better.
         losses: expressions for which A is better.
@@ -54,8 +54,8 @@ class Gain:
         p_holm: ``p`` after Holm's correction for all comparisons made together.
         mcnemar: exact two-sided McNemar test, which assumes independent expressions; None unless the metric counts
             hits.
-        expressions: number of expressions.
-        pictures: number of pictures.
+        expressions: number of expressions that count.
+        pictures: number of their pictures.
     """
 
     metric: str
@@ -82,7 +82,7 @@ def compare_outcomes(
     seed: int = 0,
     level: float = 0.95,
 ) -> list[Gain]:
-    """Compare two scorers on the same expressions in every metric.
+    """Compare two scorers on the same expressions in every metric that counts any of them.
 
     The interval is the percentile interval of a paired bootstrap over pictures. See Cameron, Gelbach and Miller,
     "Bootstrap-Based Improvements for Inference with Clustered Errors", Review of Economics and Statistics 90 (2008).
@@ -113,6 +113,10 @@ def compare_outcomes(
             "Expected arguments `a`, `b` and `pictures` to be of the same metrics and expressions, at least one, but "
             f"got {a.parts.shape}, {b.parts.shape} and {len(pictures)} pictures."
         )
+    counted = np.flatnonzero(a.wholes.any(1) & b.wholes.any(1))
+    a, b = (Outcomes(tuple(o.metrics[m] for m in counted), o.parts[counted], o.wholes[counted]) for o in (a, b))
+    if not len(counted):
+        return []
     index, count = cluster_index(pictures)
     sums = np.stack([_by_cluster(values, index, count) for values in (a.parts, a.wholes, b.parts, b.wholes)])
     found = _difference(*sums.sum(2))
@@ -122,26 +126,28 @@ def compare_outcomes(
         p = _sign_flips(sums, found, resamples=resamples, seed=seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_a, mean_b = sums[0].sum(1) / sums[1].sum(1), sums[2].sum(1) / sums[3].sum(1)
-        better = np.nan_to_num(b.parts / b.wholes) - np.nan_to_num(a.parts / a.wholes)
+        better = np.nan_to_num(b.parts / b.wholes, nan=1.0) - np.nan_to_num(a.parts / a.wholes, nan=1.0)
     gains = []
+    counts = (a.wholes + b.wholes) > 0
     for m, name in enumerate(a.metrics):
+        seen = len(np.unique(index[counts[m]]))
         wins, losses = int((better[m] > 0).sum()), int((better[m] < 0).sum())
-        hits = all(np.isin(o.parts[m], (0, 1)).all() and (o.wholes[m] == 1).all() for o in (a, b))
+        hits = all(np.isin((o.parts[m], o.wholes[m]), (0, 1)).all() for o in (a, b))
         gains.append(
             Gain(
                 metric=name,
                 a=float(mean_a[m]),
                 b=float(mean_b[m]),
                 difference=float(found[m]),
-                low=None if low is None else float(low[m]),
-                high=None if high is None else float(high[m]),
+                low=None if low is None or seen < 2 else float(low[m]),
+                high=None if high is None or seen < 2 else float(high[m]),
                 wins=wins,
                 losses=losses,
-                p=None if p is None else float(p[m]),
-                p_holm=None if p is None else float(p[m]),
+                p=None if p is None or seen < 2 else float(p[m]),
+                p_holm=None if p is None or seen < 2 else float(p[m]),
                 mcnemar=mcnemar(wins, losses) if hits else None,
-                expressions=len(pictures),
-                pictures=count,
+                expressions=int(counts[m].sum()),
+                pictures=seen,
             )
         )
     return gains

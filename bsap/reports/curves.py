@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bsap.analysis.comparison import FIELDS, SIZES
-from bsap.reports.gallery import hit_table
 from bsap.reports.plots import Points, line_plot
-from bsap.reports.shown_run import ShownRun
-from bsap.runs.schema import Choice, Record
+from bsap.reports.shown_run import ShownRun, overlap_of
+from bsap.runs.schema import Record
 
 BINS = 10
 """Bins of the calibration curve."""
@@ -65,13 +64,15 @@ def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
     return found
 
 
-def _overlap(row: Choice) -> float:
-    return row["box_iou"] if "box_iou" in row else row["intersection"] / row["union"]
+def hit_table(run: ShownRun, scorer: str) -> tuple[Sequence[Record], np.ndarray]:
+    """The records whose outcome is known, and whether the scorer is right: (N,) bool."""
+    known = [record for record in run.records if run.hit(record, scorer) is not None]
+    return known, np.array([bool(run.hit(record, scorer)) for record in known], bool)
 
 
 def _over_threshold(run: ShownRun, scorer: str) -> Points:
-    rows = [record["scorers"][scorer] for record in run.records]
-    values = np.array([_overlap(row) for row in rows if "box_iou" in row or "union" in row])
+    found = (overlap_of(record["scorers"][scorer]) for record in run.records)
+    values = np.array([value for value in found if value is not None])
     return [(t / 20, float((values >= t / 20).mean())) for t in range(1, 20)] if len(values) else []
 
 

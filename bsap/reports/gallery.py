@@ -13,7 +13,7 @@ from PIL import Image
 from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import DataError
-from bsap.reports.shown_run import ShownRun, spread
+from bsap.reports.shown_run import ShownRun, answer_of, overlap_of, spread
 from bsap.runs.schema import Record
 
 LONGEST = 480
@@ -106,18 +106,16 @@ def _choice(
 ) -> dict[str, Any]:
     """A scorer's choice; with the scores of all regions, if they are recorded and the regions are those of the page."""
     row = record["scorers"][scorer]
-    iou = row.get("box_iou")
-    if iou is None and "union" in row:
-        iou = row["intersection"] / row["union"]
+    answer = answer_of(row)
     masks = found[0].proposals.masks if found is not None and "ris" in run.tasks else None
     own = found is not None and main is not None and np.array_equal(found[0].proposals.boxes, main.proposals.boxes)
     return {
         "hit": run.hit(record, scorer),
-        "region": row["region"],
-        "box": row["box"],
+        "regions": answer,
+        "boxes": row["boxes"] if "boxes" in row else [] if row["box"] is None else [row["box"]],
         "score": row["score"],
-        "iou": iou,
-        "mask": None if masks is None or row["region"] is None else _text(masks[row["region"]]),
+        "iou": overlap_of(row),
+        "masks": [] if masks is None else [_text(masks[region]) for region in answer],
         "own": own,
         "scores": [float(f"{score:.3g}") for score in row["scores"]] if own and "scores" in row else None,
     }
@@ -145,9 +143,3 @@ def _picture(record: Record, scene: Scene | None, *, masks: bool) -> dict[str, A
 
 def _text(mask: RLE) -> str:
     return mask["counts"].decode()
-
-
-def hit_table(run: ShownRun, scorer: str) -> tuple[Sequence[Record], np.ndarray]:
-    """The records whose outcome is known, and whether the scorer is right: (N,) bool."""
-    known = [record for record in run.records if run.hit(record, scorer) is not None]
-    return known, np.array([bool(run.hit(record, scorer)) for record in known], bool)

@@ -12,9 +12,9 @@ from typing import Any
 from bsap.datamodules.scene import Expression, Scene
 from bsap.datamodules.split_reader import SplitReader
 from bsap.errors import ConfigError, DataError, unknown
-from bsap.runs.records import read_predictions
+from bsap.runs.records import read_predictions, target_count
 from bsap.runs.saved import read_run, unfinished
-from bsap.runs.schema import Record
+from bsap.runs.schema import Choice, Record
 
 
 class ShownRun:
@@ -78,7 +78,7 @@ class ShownRun:
         """
         chosen = self.records
         if disagree:
-            chosen = [r for r in chosen if len({row["region"] for row in r["scorers"].values()}) > 1]
+            chosen = [r for r in chosen if len({tuple(sorted(answer_of(row))) for row in r["scorers"].values()}) > 1]
         if wrong is not None:
             scorers = list(self.records[0]["scorers"]) if self.records else []
             if wrong not in scorers:
@@ -89,9 +89,12 @@ class ShownRun:
     def hit(self, record: Record, scorer: str) -> bool | None:
         """Whether a scorer chose right: by the run's own rule for boxes, else by masks with I/U of at least 0.5.
 
-        None where the referent, or for masks its mask, is not known.
+        Where answers are sets, all of their boxes match all targets, or nothing is answered and nothing is meant. None
+        where the referent, or for masks its mask, is not known.
         """
         row = record["scorers"][scorer]
+        if "matched" in row:
+            return row["matched"] == len(row["regions"]) == target_count(record)
         if "box_iou" in row:
             return bool(row["box_iou"] > 0.5 if self.model["strict"] else row["box_iou"] >= 0.5)
         return bool(2 * row["intersection"] >= row["union"]) if "union" in row else None
@@ -133,6 +136,18 @@ class ShownRun:
         except TypeError as error:
             raise ConfigError(f"{self.folder} was not evaluated on a RefCOCODataModule: {error}.") from error
         return data.load_split(data.split)
+
+
+def overlap_of(row: Choice) -> float | None:
+    """IoU of a choice with the referent, of boxes if they were measured; None where the referent is not known."""
+    if "union" not in row or "box_iou" in row:
+        return row.get("box_iou")
+    return row["intersection"] / row["union"] if row["union"] else 1.0  # nothing is answered, and nothing is meant
+
+
+def answer_of(row: Choice) -> list[int]:
+    """The regions of an answer: the chosen one, or all where answers are sets."""
+    return row["regions"] if "regions" in row else [] if row["region"] is None else [row["region"]]
 
 
 def spread(records: Sequence[Record], count: int) -> list[Record]:

@@ -10,7 +10,7 @@ from bsap.errors import DataError, unknown
 from bsap.reports.run_table import RunTable, metric_column, metric_name
 from bsap.runs.saved import read_run
 
-MAIN = ("rec/acc@0.5", "ris/oIoU", "ris/mIoU")
+MAIN = ("rec/acc@0.5", "rec/Pr@F1", "ris/oIoU", "ris/mIoU", "ris/gIoU", "ris/cIoU")
 """The metrics whose gains are shown in a table of all metrics."""
 RESAMPLES = 10_000
 

@@ -104,6 +104,12 @@ def _differs(record: Record, first: Record, tasks: Sequence[Task]) -> str | None
     return None
 
 
+def target_count(record: Record) -> int:
+    """How many regions the right answer to a record's expression has; of alternatives one is enough."""
+    count = len(record["referent"]["ann_ids"])
+    return count if record["referent"].get("match") == "all" else min(1, count)
+
+
 def parse_record(line: bytes, where: str) -> Record:
     """Read one line.
 
