@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from pycocotools import mask as coco_mask
 
-from bsap.datamodules.scene import Match, Referent, Scene
+from bsap.datamodules.scene import Referent, Scene
 from bsap.errors import DataError
 from bsap.metrics.functional import best_overlap, mask_union, match_boxes
 from bsap.runs.schema import Choice, Task
@@ -26,16 +26,6 @@ class Worth(NamedTuple):
     matched: int
     intersection: int
     union: int
-
-
-def targets_of(match: Match, annotations: int) -> int:
-    """How many regions the right answer has: of alternatives one is enough.
-
-    Example:
-        >>> targets_of("all", 3), targets_of("any", 3), targets_of("all", 0)
-        (3, 1, 0)
-    """
-    return annotations if match == "all" else min(1, annotations)
 
 
 def add_answer(row: Choice, scene: Scene, referent: Referent, regions: Sequence[int], *, tasks: Sequence[Task]) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bsap.metrics.functional import match_boxes, rec_accuracy, rec_set_scores, ris_scores, ris_set_scores
 from bsap.metrics.functional.sets import SetVariant
-from bsap.runs.answered import targets_of
 from bsap.runs.buckets import bucket, check_fields
+from bsap.runs.records import target_count
 from bsap.runs.schema import Choice, Metrics, Record, Task
 
 Variant = Literal["paper", "rela_code", "grec_code"]
@@ -75,21 +75,16 @@ def set_inputs(records: Sequence[Record], scorer: str, task: Task, *, generalize
                 for row, record in zip(rows, records, strict=True)
             ]
         ]
-    columns += [[len(row["regions"]) for row in rows], [_targets(record) for record in records]]
+    columns += [[len(row["regions"]) for row in rows], [target_count(record) for record in records]]
     missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
     return *(torch.tensor(column, dtype=torch.int64) for column in columns), missing
-
-
-def _targets(record: Record) -> int:
-    referent = record["referent"]
-    return targets_of(referent.get("match", "any"), len(referent["ann_ids"]))
 
 
 def _matched(row: Choice, record: Record) -> int:
     sizes = [
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) for boxes in (row["boxes"], record["referent"]["boxes"])
     ]
-    return min(match_boxes(*sizes, generalized=True), _targets(record))
+    return min(match_boxes(*sizes, generalized=True), target_count(record))
 
 
 def recompute(

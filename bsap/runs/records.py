@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from bsap.datamodules.files import parse_json, read_bytes
 from bsap.errors import DataError
@@ -104,10 +104,19 @@ def _differs(record: Record, first: Record, tasks: Sequence[Task]) -> str | None
     return None
 
 
+def targets_of(match: Literal["any", "all"], annotations: int) -> int:
+    """How many regions the right answer has: of alternatives one is enough.
+
+    Example:
+        >>> targets_of("all", 3), targets_of("any", 3), targets_of("all", 0)
+        (3, 1, 0)
+    """
+    return annotations if match == "all" else min(1, annotations)
+
+
 def target_count(record: Record) -> int:
-    """How many regions the right answer to a record's expression has; of alternatives one is enough."""
-    count = len(record["referent"]["ann_ids"])
-    return count if record["referent"].get("match") == "all" else min(1, count)
+    """The same for a record's expression."""
+    return targets_of(record["referent"].get("match", "any"), len(record["referent"]["ann_ids"]))
 
 
 def parse_record(line: bytes, where: str) -> Record:

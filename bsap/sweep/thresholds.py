@@ -16,8 +16,9 @@ from bsap.errors import ConfigError
 from bsap.metrics.functional import rec_set_scores, ris_set_scores
 from bsap.metrics.functional.rejection import auroc, average_precision, coverage_accuracy
 from bsap.prompts.banks import Bank
-from bsap.runs.answered import Worth, targets_of, worth_of
+from bsap.runs.answered import Worth, worth_of
 from bsap.runs.recompute import as_numbers, quiet_about_classes
+from bsap.runs.records import targets_of
 from bsap.scoring import AnswerRule, Scorer, answer_values, ordered, suppress
 from bsap.scoring.answers import Over
 from bsap.scoring.scorers import Aggregate
