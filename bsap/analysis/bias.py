@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bsap.analysis.comparison import read_records
+from bsap.analysis.explain import stored_features
 from bsap.analysis.measures import (
     modality_gap,
     popularity,
@@ -40,7 +41,7 @@ TEXTS = 1000
 
 @dataclass(frozen=True)
 class ScorerBias:
-    """What one scorer makes of the bias.
+    """What one scorer makes of the bias. Where answers are sets, its choice is the best region.
 
     Attributes:
         popularity_share: share of the differences between regions of a picture that is the same for every text, the
@@ -121,7 +122,7 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = Non
         DataError: if features are not stored, or no picture has two regions.
         ConfigError: if the run kept no features.
     """
-    sweep = sweep or Sweep(run, relations=False)
+    sweep = sweep or stored_features(run)
     model = run.settings["model"]
     bank = load_bank(model["bank"], split_texts=sweep.data.texts, seed=model["bank_seed"])
     check_learned_bank(bank, sweep.models)

@@ -23,7 +23,9 @@ SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
 
 def _size(record: Record) -> str:
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in record["referent"]["boxes"]]
-    return [name for name, least in SIZES.items() if least <= max(areas)][-1] if areas else "unknown"
+    if not areas:
+        return "no target" if record["referent"].get("match") == "all" else "unknown"
+    return [name for name, least in SIZES.items() if least <= max(areas)][-1]
 
 
 FIELDS: dict[str, Callable[[Record], str]] = {
@@ -225,7 +227,7 @@ def _order(name: str) -> tuple[float, str]:
     """Buckets of numbers in ascending order, sizes from small to large, names by the alphabet, ``unknown`` last."""
     digits = name.rstrip("+").partition("-")[0]
     number = float(digits) if digits.isdigit() else SIZES.get(name, 0.0)
-    return (float("inf") if name == "unknown" else number, name)
+    return (float("inf") if name in ("no target", "unknown") else number, name)
 
 
 def _paired(a: Side, b: Side, *, common: bool) -> tuple[list[Record], list[Record], int]:

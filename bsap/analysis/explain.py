@@ -13,7 +13,8 @@ from torch import Tensor
 from bsap.errors import ConfigError
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.prompts.learned import is_known, learned_scorer
-from bsap.scoring import BSAP, CLIP, Scorer, Similarities
+from bsap.runs.saved import SavedRun
+from bsap.scoring import BSAP, CLIP, AnswerRule, Scorer, Similarities
 from bsap.scoring.functional import clip_logits
 from bsap.sweep.stored_split import StoredSplit
 from bsap.sweep.sweep import Sweep
@@ -39,6 +40,16 @@ class PromptMeaning:
     explains: float
     fixed: float
     broken: float
+
+
+def stored_features(run: SavedRun) -> Sweep:
+    """The stored features of a finished run, of whole sentences, whether its answers are single regions or sets.
+
+    Raises:
+        DataError: if features are missing; says how to make them.
+        ConfigError: if the run kept none.
+    """
+    return Sweep(run, sets=AnswerRule.of(run.settings["model"].get("answer", "top")).several, relations=False)
 
 
 def bank_and_scorer(sweep: Sweep, spec: str) -> tuple[Bank, Any]:
@@ -85,10 +96,12 @@ def explain(
         nearest: number of expressions to list.
 
     Raises:
-        ConfigError: for a bank whose prompts differ between expressions.
+        ConfigError: for a bank whose prompts differ between expressions, and for answers that are sets.
     """
     if bank.per_scene or bank.transductive or bank.of_query is not None:
         raise ConfigError(f"Bank {bank.name!r} differs from expression to expression. Choose another bank.")
+    if split.sets:
+        raise ConfigError("The run answers with sets. What prompts explain away is known for single answers only.")
     member = split.ensemble.members[0]
     features = member.prompts(bank.prompts, bank.template) if bank.features is None else bank.features
     names = bank.prompts or tuple(f"#{index}" for index in range(len(features)))

@@ -45,17 +45,16 @@ def run(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv[1:])
 
-    from bsap.analysis.explain import bank_and_scorer, explain
+    from bsap.analysis.explain import bank_and_scorer, explain, stored_features
     from bsap.learning.context import FrozenTower
     from bsap.learning.words import learned_file, nearest_words
     from bsap.models.encoder import Encoder, EncoderConfig
     from bsap.prompts.learned import warn_of_other_use
     from bsap.runs.saved import read_run
     from bsap.scoring import make_scorer, scorer_name
-    from bsap.sweep.sweep import Sweep
 
     saved = read_run(options.run)
-    sweep = Sweep(saved, relations=False)
+    sweep = stored_features(saved)
     model = saved.settings["model"]
     spec = options.bank or model["bank"]
     bank, scorer = bank_and_scorer(sweep, spec)

@@ -88,6 +88,7 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
                 "words": record["words"],
                 "picture": record["image_id"],
                 "reason": reason,
+                "nothing": record["referent"].get("match") == "all" and not record["referent"]["boxes"],
                 "referent": [list(map(float, box)) for box in record["referent"]["boxes"]],
                 "referent_masks": [_text(mask) for mask in masks if mask is not None],
                 "choices": [

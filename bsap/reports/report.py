@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bsap.analysis.bias import Bias, measure_bias
 from bsap.analysis.comparison import FIELDS, Side
-from bsap.analysis.explain import bank_and_scorer, explain
+from bsap.analysis.explain import bank_and_scorer, explain, stored_features
 from bsap.errors import BSAPError
 from bsap.reports.bias_table import SCORER_COLUMNS, bias_tables
 from bsap.reports.curves import figures
@@ -28,7 +28,6 @@ from bsap.reports.shown_run import ShownRun
 from bsap.reports.table_gains import with_gains
 from bsap.runs.saved import SavedRun, read_run
 from bsap.scoring import make_scorer, scorer_name
-from bsap.sweep.sweep import Sweep
 
 
 def write_report(
@@ -110,7 +109,7 @@ def _measured(
     bias, prompts, without = {}, [], {}
     for name, run in zip(names, runs, strict=True):
         try:
-            sweep = Sweep(run, relations=False)
+            sweep = stored_features(run)
             bias[name] = measure_bias(run, sweep=sweep)
             bank, scorer = bank_and_scorer(sweep, run.settings["model"]["bank"])
             meanings = explain(sweep.split, bank, scorer=make_scorer(scorer))

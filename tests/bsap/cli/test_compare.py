@@ -30,6 +30,7 @@ def runs(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "boxes": planted.config(model={"tasks": ["rec"], "scorers": ["bsap"]}),
         "one": planted.config(data={"limit": 2}),
         "masks": planted.config(model={"tasks": ["ris"]}),
+        "sets": planted.config(model={"answer": {"rule": "threshold", "value": 0.5}}),
     }
     for name, config in configs.items():
         config["run"] = {"root": str(root), "name": name}
@@ -74,6 +75,16 @@ def test_two_scorers_of_a_run(runs: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (hits["wins"], hits["losses"], hits["mcnemar"], hits["pictures"]) == (1, 0, 1.0, 4)
     assert set(found) == {"rec/acc@0.5", "ris/oIoU", "ris/mIoU", *(f"ris/Pr@{x}" for x in (0.5, 0.6, 0.7, 0.8, 0.9))}
     assert found["ris/mIoU"]["mcnemar"] is None
+
+
+def test_answers_that_are_sets(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The difference is that of the metrics of the run; nothing can be said of expressions without a target."""
+    saved = read_run(runs / "sets").finished()["metrics"]
+    rows = compared(capsys, f"{runs}/sets:clip", f"{runs}/sets:bsap")
+    assert [row["gain"]["metric"] for row in rows] == ["rec/Pr@F1", "rec/T-acc", "ris/gIoU", "ris/cIoU", "ris/T-acc"]
+    for gain in (row["gain"] for row in rows):
+        task, name = gain["metric"].split("/")
+        assert gain["difference"] == pytest.approx(saved[task]["bsap"][name] - saved[task]["clip"][name])
 
 
 def test_holm_counts_all_comparisons(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +142,8 @@ def test_runs_without_scorers_are_compared_scorer_by_scorer(runs: Path, capsys: 
         (["{runs}/whole:clip", "{runs}/strict:clip"], "count a hit by different rules"),
         (["{runs}/whole:clip", "{runs}/whole:bsap", "--by", "colour"], "Unknown field to compare by 'colour'"),
         (["{runs}/whole:clip", "{runs}/whole:bsap", "--metrics", "rec/acc"], "Unknown metric 'rec/acc'"),
+        (["{runs}/boxes:bsap", "{runs}/masks:bsap"], "have no metric in common: rec/acc@0.5; ris/oIoU, "),
+        (["{runs}/whole:clip", "{runs}/sets:clip"], "with answers of one kind (`model.answer`)"),
         (["{runs}/whole:clip", "{runs}/nothing:bsap"], "nothing is no run folder"),
     ],
 )

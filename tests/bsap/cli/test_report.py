@@ -319,6 +319,26 @@ def test_a_run_that_recorded_less(planted: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_plots")
+def test_answers_that_are_sets(planted: Any, tmp_path: Path, browser: Any) -> None:
+    """An answer of two regions has two frames; one of none has none, and is right where nothing is meant."""
+    config = planted.config(
+        run={"root": str(tmp_path), "name": "run"},
+        model={"scorers": ["clip"], "answer": {"rule": "threshold", "value": -0.5, "over": "cosine", "nms": None}},
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    (tmp_path / "page.html").write_text(write_report([tmp_path / "run"]))
+    browser.get((tmp_path / "page.html").as_uri())
+    fill(browser, "search", "green")
+    (choice,) = texts(browser, "article .choices li")
+    assert choice.startswith("clip: regions 1, 0, 2, wrong"), "the cosines of red and blue with green are -1/3"
+    frames = browser.find_elements("css selector", "article rect:not(.region):not([stroke-dasharray])")
+    assert len(frames) == len(browser.find_elements("css selector", "article path.mask")) - 1 == 3
+    fill(browser, "search", "pink")
+    assert texts(browser, "article .choices li") == ["clip: no region, wrong"], "a picture without proposals"
+
+
+@pytest.mark.usefixtures("without_plots")
 def test_missing_data_keep_the_text(run: Path, tmp_path: Path) -> None:
     world = Path(shutil.copytree(run.parent, tmp_path / "world"))
     results = world / "run" / "results.json"
