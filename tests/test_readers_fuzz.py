@@ -32,6 +32,7 @@ from bsap.datamodules.picture_files import load_picture, picture_size
 from bsap.datamodules.proposal_readers import read_proposals
 from bsap.datamodules.proposals import make_proposals
 from bsap.datamodules.refer import read_instances, read_refs
+from bsap.datamodules.reviewed import Reviewed, label_errors
 from bsap.errors import BSAPError
 from bsap.prompts.banks import load_bank
 from bsap.runs.records import read_predictions
@@ -120,6 +121,13 @@ SEEDS: dict[str, tuple[Reader, Callable[[], list[bytes]]]] = {
     "refs": (
         from_file(read_refs, ".p"),
         lambda: [case("base/refer/refcoco/refs(unc).p"), *(pickle.dumps([{"a": [1, (2,)]}], p) for p in range(6))],
+    ),
+    "sets of referents": (from_file(read_refs, ".json"), lambda: [b'[{"ann_id": [-1], "split": "val", "ref_id": 1}]']),
+    "review": (
+        from_file(lambda file: label_errors(file, [Reviewed("a", "1", "a cup", (1.0, 2.0))]), ".json"),
+        lambda: [
+            b'{"annotation": [{"image_id": 1, "caption": "A cup.", "bbox": [1, 2, 3, 4], "caption_quality": 0}]}'
+        ],
     ),
     "boxes of one picture": (own_picture, lambda: [b'[[1, 2, 30, 40], {"bbox": [1, 2, 3, 4]}]']),
     "pictures": (picture, pictures),

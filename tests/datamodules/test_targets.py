@@ -134,6 +134,7 @@ def test_the_check_reads_sets_and_says_what_the_release_has(groot: Path) -> None
     assert (split.known.expressions, split.known.referents, split.ok) == (16_870, None, False)
 
 
+@pytest.mark.parametrize("groot", ["grefs(unc).json"], indirect=True)
 def test_one_region_cannot_answer_a_set(groot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
         "test", "--data.root", str(groot), "--data.dataset", "grefcoco", "--data.proposals.source", "ground_truth",
