@@ -169,7 +169,7 @@ def _read_own(lines: Lines, expressions: ExpressionList, match: Match) -> dict[s
         _only(line, _LINE)
         picture = _own_picture(line)
         if picture.image_id in pictures:
-            raise DataError(f"{line.where}: the picture {picture.image_id} occurs twice; write one line per picture.")
+            raise DataError(f"{line.where}: the picture {picture.image_id} occurs twice. Write one line per picture.")
         pictures[picture.image_id] = picture
         for m, item in enumerate(line.items("expressions"), start=1):
             expression = Record(item, f"{line.where}, expression {m}")

@@ -1,4 +1,4 @@
-"""From scenes to batches: decoding by worker processes."""
+"""Loaders that make batches of scenes; worker processes decode the pictures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SceneLoader(DataLoader[Any]):
     """A loader that always gives at least one batch, which may have no scene.
 
     Lightning leaves out the whole test, hooks and collectives with it, on a process whose loader is empty; the others
-    would wait for it without end.
+    would wait for it for ever.
     """
 
     def __len__(self) -> int:
@@ -57,21 +57,21 @@ class SceneLoader(DataLoader[Any]):
 
 
 def _end_workers() -> None:
-    """At exit, end decoders that a loop left before its end.
+    """At exit, end the worker processes of a loop that stopped early.
 
-    The interpreter would ask them with the very signal that they leave to the main process, and wait for ever.
+    The interpreter would send them SIGTERM, which they ignore (:func:`leave_signals`), and wait for ever.
     """
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
-# Registered after multiprocessing's own, hence run before it.
+# Registered after multiprocessing's own function, so that it runs before that.
 atexit.register(_end_workers)
 
 
 def leave_signals(worker: int) -> None:
-    """Signals that ask a job to stop go to all its processes; the one that evaluates decides what becomes of them."""
+    """Ignore the signals that ask a job to stop: they go to all its processes, and the main process acts on them."""
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -124,7 +124,7 @@ def sensible_workers(batches: int, processes: int = 1) -> int:
         processes: how many processes share this machine's cores.
 
     Returns:
-        At most 8, and the cores that the system grants leave one to the process itself.
+        At most 8, and at most one less than the cores that the process may use.
     """
     if batches < 4:
         return 0

@@ -1,4 +1,4 @@
-"""Sharing scenes among processes: every scene once, none twice, none left out."""
+"""Shares scenes among processes: each scene goes to exactly one of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import DistributedSampler
 
 
 def balanced_shards(weights: Sequence[int], shards: int) -> list[list[int]]:
-    """Share items out so that the heaviest shard is light: heaviest item first, always to the lightest shard.
+    """Divide items into shards of similar weight: the heaviest item first, each to the lightest shard so far.
 
     Args:
         weights: the work of each item.
@@ -27,7 +27,7 @@ def balanced_shards(weights: Sequence[int], shards: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(shards)]
     loads = [0] * shards
     for index in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
-        # among equal loads the shortest, so that scenes without proposals are spread as well
+        # Among equal loads take the shortest shard, so that scenes without proposals are spread as well
         lightest = min(range(shards), key=lambda s: (loads[s], len(shares[s]), s))
         shares[lightest].append(index)
         loads[lightest] += weights[index]
@@ -37,9 +37,9 @@ def balanced_shards(weights: Sequence[int], shards: int) -> list[list[int]]:
 class SceneSampler(DistributedSampler[Any]):
     """The scenes of one process, in annotation order, balanced by their number of regions.
 
-    torch's own sampler repeats items until all shards are equally long, which changes a metric; Lightning puts that one
-    in unless the loader's sampler already is a :class:`~torch.utils.data.DistributedSampler`. This one is, and neither
-    repeats nor drops. Shards may differ in length and may be empty: for evaluation only.
+    torch's own sampler repeats items until all shards have the same length, which changes a metric. Lightning inserts
+    it unless the loader's sampler is already a :class:`~torch.utils.data.DistributedSampler`. This class is one, and
+    neither repeats nor drops items. Shards may differ in length and may be empty, so use it for evaluation only.
 
     Args:
         counts: R of each scene.

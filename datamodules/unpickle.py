@@ -277,5 +277,5 @@ class _Machine:
         raise UnsafePickleError(
             f"{self.name}: refused at byte {self.position - 1}: the pickle instruction {known.name} is not one of "
             "plain data (lists, dictionaries, strings and numbers). Nothing was executed. Do not open this file with "
-            "Python's own pickle; download it from a source you trust."
+            "Python's own pickle. Download it from a source you trust."
         )

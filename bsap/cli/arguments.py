@@ -30,11 +30,11 @@ def unrecognized(arguments: str, known: Iterable[str]) -> str:
         >>> unrecognized("--modle.bank x", ["--model.bank", "--data.root"])
         "Unknown option '--modle.bank'. Did you mean '--model.bank'?"
         >>> unrecognized("stray", ["--model.bank"])
-        "Unexpected argument 'stray'. Every option starts with `--`; write its value right after it."
+        "Unexpected argument 'stray'. Every option starts with `--`. Write its value right after it."
     """
     name = arguments.split()[0].partition("=")[0]
     if not name.startswith("-"):
-        return f"Unexpected argument {name!r}. Every option starts with `--`; write its value right after it."
+        return f"Unexpected argument {name!r}. Every option starts with `--`. Write its value right after it."
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.8)
     return f"Unknown option {name!r}." + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
 

@@ -87,7 +87,7 @@ def read_texts(file: Path) -> list[TextScene]:
         raise DataError(f"{file}: cannot be read as UTF-8 text ({error}).") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise DataError(f"{file}, line {number}: empty; remove it. Every line must be one sentence.")
+            raise DataError(f"{file}, line {number}: empty. Remove it. Every line must be one sentence.")
     if len({normalise_text(line) for line in lines}) < 2:
         raise DataError(f"{file}: needs at least two different sentences, but holds {len(lines)} lines.")
     return [TextScene(f"{file.name}:{number}", ((line.strip(),),)) for number, line in enumerate(lines, 1)]

@@ -1,4 +1,4 @@
-"""What a model's JSON files may say: known keys, plain values, sizes that a computer can hold.
+"""The keys, values and sizes that a model's JSON files may have.
 
 A model folder comes from the network. open_clip, timm and transformers follow some settings to other files, to other
 servers and to Python code, so everything outside the tables below is refused before any of them sees it.
@@ -94,7 +94,7 @@ def check_architecture(model: Mapping[str, Any], path: Path) -> None:
     _check(model, _MODEL, "model_cfg", path)
     towers = [model.get(key) or {} for key in ("vision_cfg", "text_cfg", "multimodal_cfg")]
     if sum(_parameters(tower, model["embed_dim"]) for tower in towers) > _PARAMETERS:
-        raise ModelError(f"{path} describes a model of more than {_PARAMETERS:,} parameters; correct its sizes.")
+        raise ModelError(f"{path} describes a model of more than {_PARAMETERS:,} parameters. Correct its sizes.")
 
 
 def _check(given: Mapping[str, Any], known: Mapping[str, Any], where: str, path: Path) -> None:
@@ -102,18 +102,18 @@ def _check(given: Mapping[str, Any], known: Mapping[str, Any], where: str, path:
         kind = known.get(key)
         if kind is None:
             raise ModelError(
-                f"{path} has an unknown key {key!r:.80} in `{where}`; remove it. Known: {', '.join(sorted(known))}."
+                f"{path} has an unknown key {key!r:.80} in `{where}`. Remove it. Known: {', '.join(sorted(known))}."
             )
         if isinstance(kind, dict):
             if value is not None and not isinstance(value, dict):
-                raise ModelError(f"`{key}` in `{where}` of {path} is a mapping, but is {value!r:.80}.")
+                raise ModelError(f"`{key}` in `{where}` of {path} must be a mapping, but is {value!r:.80}.")
             _check(value or {}, kind, key, path)
         elif not kind[0](value) and (value is not None or kind in _NEEDED):
-            raise ModelError(f"`{key}` in `{where}` of {path} is {kind[1]}, but is {value!r:.80}.")
+            raise ModelError(f"`{key}` in `{where}` of {path} must be {kind[1]}, but is {value!r:.80}.")
 
 
 def _parameters(tower: Mapping[str, Any], embed: int) -> float:
-    """About as many as a tower has; enough to tell a large model from an absurd one."""
+    """Roughly how many parameters a tower has, to refuse sizes that no computer can hold."""
 
     def size(key: str, usual: int) -> int:
         value = tower.get(key, usual)
@@ -130,7 +130,7 @@ def _parameters(tower: Mapping[str, Any], embed: int) -> float:
 def plain_text_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The harmless part of a Hugging Face model's ``config.json``: the fields that its kind of model has.
 
-    The rest can name Python files (``auto_map``) and downloaded kernels (``attn_implementation``).
+    Other fields can name Python files (``auto_map``) and downloaded kernels (``attn_implementation``).
 
     Args:
         config: what the file holds.

@@ -1,4 +1,4 @@
-"""Building a model from an architecture and a weight file: strictly, quietly, and with the file's identity."""
+"""Builds a model from an architecture and a weight file, which must fit each other key by key."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def build(located: Located, *, seed: int = 0) -> Any:
 
 
 def _towers(located: Located, folder: Path) -> dict[str, Any]:
-    # What was checked, not what the file says when open_clip opens it again. A Hugging Face text tower is built from a
-    # plain copy of its configuration, because `transformers` takes code from some.
+    # open_clip gets the settings that were checked, and does not read the file again. A Hugging Face text tower is
+    # built from a plain copy of its configuration, because some configurations make `transformers` run code.
     keys = ("vision_cfg", "text_cfg", "multimodal_cfg")
     towers = {key: dict(located.architecture[key]) for key in keys if key in located.architecture}
     if "timm_model_name" in towers["vision_cfg"]:
@@ -107,23 +107,23 @@ def check_finite_weights(model: nn.Module, file: Path | None, label: str) -> Non
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(
-                f"Weights {file} of model {label!r} hold numbers that are not finite, first in {name}; fetch the file "
-                "again, or train without overflows."
+                f"Weights {file} of model {label!r} hold numbers that are not finite, first in {name}. Download the "
+                "file again, or train the model without overflows."
             )
 
 
 def _unreadable(file: Path) -> ModelError:
     # torch's own message advises to unpickle whatever the file holds.
     return ModelError(
-        f"Weight file {file} is not a state dictionary, or is damaged; save `model.state_dict()` as safetensors, or "
-        "fetch the file again."
+        f"Weight file {file} is not a state dictionary, or is damaged. Save `model.state_dict()` as safetensors, or "
+        "download the file again."
     )
 
 
 def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> None:
-    """What ``open_clip.load_checkpoint`` does with a state dictionary.
+    """Load a state dictionary as ``open_clip.load_checkpoint`` does.
 
-    That function reads the file, too, and falls back to unpickling all of it.
+    That function also reads the file itself, and falls back to unpickling everything in it.
     """
     from open_clip import model as towers
     from open_clip.convert import convert_state_dict
@@ -147,7 +147,7 @@ def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> 
 
 
 def read_plain(file: Path) -> Any:
-    """What a file of safetensors or of :func:`torch.save` holds, tensors and plain values; nothing in it is executed.
+    """The tensors and plain values in a file of safetensors or :func:`torch.save`; nothing in the file is executed.
 
     Raises:
         ModelError: the file is damaged, holds anything else, or is a TorchScript archive.
@@ -162,7 +162,7 @@ def read_plain(file: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on archives and protocols that are refused in a moment
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip archives and safetensors raise what they like
+    except Exception as error:  # torch, pickle, zip archives and safetensors raise errors of many types
         if "TorchScript" in str(error):
             raise ModelError(
                 f"Weight file {file} is a TorchScript archive, which is a program. Only OpenAI's own files are read in "
@@ -184,7 +184,7 @@ def _read_state(located: Located, file: Path) -> dict[str, Tensor]:
     if located.openai and file.suffix != ".safetensors":
         data = file.read_bytes()  # once, so that what is loaded is what was hashed
         if hashlib.sha256(data).hexdigest() != located.sha256:
-            raise ModelError(f"Weight file {file} changed while it was read; start again.")
+            raise ModelError(f"Weight file {file} changed while it was read. Start again.")
         state: Any = torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict()
         return {name: state[name] for name in state if name not in _OPENAI_EXTRA}
     state = read_plain(file)
@@ -199,8 +199,8 @@ def _read_state(located: Located, file: Path) -> dict[str, Tensor]:
 
 
 def _check_positions(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
-    # open_clip stretches position embeddings to the model's grid without a word: a file for another picture size or
-    # context length would load, and give other numbers.
+    # open_clip stretches position embeddings to the model's grid without a warning: a file for another picture
+    # size or context length would load and give other numbers.
     own = model.state_dict()
     for name in _POSITIONS:
         expected = own.get(name, own.get(f"text.{name}"))
@@ -255,7 +255,7 @@ def check_tokenizer_files(folder: Path) -> None:
         path = folder / name
         if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8-sig")):
             raise ModelError(
-                f"{path} names Python code by `auto_map`, which is not executed; remove the key if a class of "
+                f"{path} names Python code by `auto_map`, which is not executed. Remove the key if a class of "
                 "`transformers` reads this tokenizer."
             )
 
@@ -288,7 +288,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Within the context, the libraries log no advice on what is checked here anyway."""
+    """Silence the libraries' warnings about what is checked here anyway."""
     # open_clip logs "initialized randomly" on the root logger before our own strict loading, and the first message on
     # an unconfigured root logger installs a handler for the whole program.
     before = logging.root.manager.disable
@@ -296,7 +296,7 @@ def quiet_loading() -> Iterator[None]:
     shown = _hide_progress()
     try:
         with warnings.catch_warnings():
-            # OpenAI's weights come as TorchScript archives, whatever becomes of the rest of TorchScript.
+            # OpenAI's weights are TorchScript archives, which torch will no longer develop.
             warnings.filterwarnings("ignore", message=".*(TorchScript archive|torch.jit.load).*")
             yield
     finally:
@@ -306,7 +306,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _hide_progress() -> bool:
-    """Hide the bars of `transformers`, where it is imported at all; whether they were shown."""
+    """Hide the progress bars of `transformers` if it is imported; returns whether they were shown."""
     library = sys.modules.get("transformers")
     shown = library is not None and bool(library.utils.logging.is_progress_bar_enabled())
     if library is not None and shown:

@@ -1,4 +1,4 @@
-"""Which model an encoder is, as a configuration states it."""
+"""The settings of an encoder: its model and its weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SETTINGS: tuple[tuple[str, Any, str], ...] = (
     ("channels_last", bool, "true or false"),
     ("compile", bool | str, f"true, false, or one of {', '.join(COMPILE_MODES)}"),
 )
-"""Of :class:`EncoderConfig`: what each setting may be. Python's own callers pass no parser that would say so."""
+"""The type of each setting of :class:`EncoderConfig`, and its name in errors: no parser checks calls from Python."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class EncoderConfig:
             (``hf:ORGANISATION/REPOSITORY`` or ``hf:/FOLDER``), or ``demo``, the model in this package.
         pretrained: a published tag (``openai``) or a weight file, for architectures only.
         random_init: seeded random weights, for benchmarks.
-        quickgelu: whether a weight file was trained with QuickGELU; needed only where that cannot be known.
+        quickgelu: whether a weight file was trained with QuickGELU; needed only if the file does not tell.
         preprocess: ``mean`` and ``std`` (of red, green, blue, in 0..1) or ``interpolation`` (``bicubic`` or
             ``bilinear``) instead of the model's own.
         label: name in results instead of one made of model and weights.
         mode: for BLIP only: ``itc`` compares features, ``itm`` scores each pair of region and text by cross-attention,
             which is much slower.
-        tau: the factor of the cosines, for models without a learned temperature only, such as BLIP's ``itc``.
-        channels_last: memory layout that convolutional towers are faster with on GPUs.
+        tau: the factor that cosines are multiplied by, only for models without a learned temperature, such as BLIP's
+            ``itc``.
+        channels_last: use the memory layout that makes convolutional towers faster on GPUs.
         compile: compile the image tower, True or a mode of torch.compile: ``reduce-overhead`` records CUDA graphs.
 
     Raises:
@@ -74,7 +75,7 @@ class EncoderConfig:
         for name, kind, allowed in _SETTINGS:
             value = getattr(self, name)
             if not isinstance(value, kind):
-                raise ConfigError(f"Model {self.name!r}: `{name}` is {allowed}, but is {value!r}.")
+                raise ConfigError(f"Model {self.name!r}: `{name}` must be {allowed}, but is {value!r}.")
         for key in self.preprocess or ():
             if key not in _PREPROCESS:
                 raise unknown("key of `preprocess`", key, _PREPROCESS)
@@ -102,13 +103,13 @@ class EncoderConfig:
             name, sign, pretrained = value.partition(":")
             return cls(name, pretrained) if sign and not value.startswith(PREFIXES) else cls(value)
         if not isinstance(value, Mapping):
-            raise ConfigError(f"A model is a name, or a mapping of `name` and other settings, but not {value!r}.")
+            raise ConfigError(f"A model must be a name, or a mapping with `name` and other keys, but got {value!r}.")
         known = [f.name for f in fields(cls)]
         for key in value:
             if key not in known:
                 raise unknown("key of a model", key, known)
         if "name" not in value:
-            raise ConfigError(f"A model needs a `name`, got {dict(value)}.")
+            raise ConfigError(f"A model needs a `name`, but got {dict(value)}.")
         return cls(**value)
 
 
@@ -144,23 +145,23 @@ class Located:
 def check_preprocess(preprocess: Mapping[str, Any], where: str, error: type[BSAPError]) -> None:
     """Raise ``error`` unless pixel statistics and interpolation can be what a model was trained with.
 
-    Statistics in 0..255, as other libraries have them, would give other numbers in silence.
+    Statistics in 0..255, which other libraries use, would silently give other numbers.
 
     Args:
         preprocess: any of ``mean``, ``std`` and ``interpolation``.
-        where: how the message calls their place.
+        where: where they were given, for the message.
         error: the type of error.
 
     Example:
         >>> check_preprocess({"mean": [123, 117, 104]}, "`preprocess`", ConfigError)
         Traceback (most recent call last):
         ...
-        bsap.errors.ConfigError: `mean` in `preprocess` is three numbers of 0 to 1, but is [123, 117, 104].
+        bsap.errors.ConfigError: `mean` in `preprocess` must be three numbers from 0 to 1, but is [123, 117, 104].
     """
-    for key, allowed in (("mean", "of 0 to 1"), ("std", "above 0 and up to 1")):
+    for key, allowed in (("mean", "from 0 to 1"), ("std", "above 0 and up to 1")):
         value = preprocess.get(key, (1, 1, 1))
         three = isinstance(value, list | tuple) and len(value) == 3
         if not three or not all(type(x) in (int, float) and 0 <= x <= 1 and (x or key != "std") for x in value):
-            raise error(f"`{key}` in {where} is three numbers {allowed}, but is {value!r}.")
+            raise error(f"`{key}` in {where} must be three numbers {allowed}, but is {value!r}.")
     if (value := preprocess.get("interpolation", "bicubic")) not in ("bicubic", "bilinear"):
-        raise error(f"`interpolation` in {where} is bicubic or bilinear, but is {value!r}.")
+        raise error(f"`interpolation` in {where} must be bicubic or bilinear, but is {value!r}.")

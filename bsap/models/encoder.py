@@ -124,7 +124,7 @@ class Encoder(DualEncoder):
         if vocabulary is not None and int(tokens.max()) >= vocabulary:
             raise ModelError(
                 f"The tokenizer of model {self.label!r} gives ids up to {int(tokens.max())}, the model knows "
-                f"{vocabulary}; state the right `hf_tokenizer_name` in its open_clip_config.json."
+                f"{vocabulary}. Set the right `hf_tokenizer_name` in its open_clip_config.json."
             )
         self._find_truncated(texts, tokens)
         return tokens

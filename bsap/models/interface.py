@@ -326,11 +326,11 @@ def check_tau(config: EncoderConfig, label: str, own: float | None) -> float:
     """
     if own is not None and config.tau is not None:
         raise ModelError(
-            f"Model {label!r} has its own logit scale {own:.4g}; remove `tau: {config.tau}` and set the scorer's "
+            f"Model {label!r} has its own logit scale {own:.4g}. Remove `tau: {config.tau}` and set the scorer's "
             "temperature instead."
         )
     if own is None and config.tau is None:
         raise ModelError(
-            f"Model {label!r} has no learned temperature; set `tau`, the factor of its cosines (CLIP's is 100)."
+            f"Model {label!r} has no learned temperature. Set `tau`, the factor of its cosines (CLIP's is 100)."
         )
     return own if own is not None else float(config.tau or 0)

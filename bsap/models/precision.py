@@ -24,7 +24,7 @@ def check_precision(precision: str, device: torch.device | None = None) -> None:
         raise ConfigError("Metrics need float64, which Apple's GPU does not have; set `--trainer.accelerator cpu`.")
     if precision not in PRECISIONS:
         raise ConfigError(
-            f"Precision {precision!r} would round the boxes themselves; use one of {', '.join(PRECISIONS)}."
+            f"Precision {precision!r} would round the boxes themselves. Use one of {', '.join(PRECISIONS)}."
         )
 
 

@@ -98,7 +98,7 @@ def measure(processor: Any, label: str) -> Preprocessing:
     if resample not in _FILTERS:
         raise ModelError(
             f"The preprocessing of model {label!r} resizes by `resample: {resample}`, but bsap has 2 (bilinear) and 3 "
-            "(bicubic) only; correct its preprocessor_config.json."
+            "(bicubic) only. Correct its preprocessor_config.json."
         )
     return Preprocessing((int(height), int(width)), exact[0], exact[1], _FILTERS[resample], patches)
 
@@ -140,7 +140,7 @@ class _Transformers(VisionLanguageModel):
         if isinstance(expected, int) and seen.size != (expected, expected) and not anything:
             raise ModelError(
                 f"Model {label!r} takes pictures of {expected} x {expected} pixels, but its preprocessing makes "
-                f"{seen.size[0]} x {seen.size[1]}; correct its preprocessor_config.json."
+                f"{seen.size[0]} x {seen.size[1]}. Correct its preprocessor_config.json."
             )
         context = _context_length(model, family, tokenizer)
         text = getattr(tokenizer, "backend_tokenizer", None)
@@ -209,7 +209,7 @@ class _Transformers(VisionLanguageModel):
         if known is not None and ids.numel() and int(ids.max()) >= known:
             raise ModelError(
                 f"The tokenizer of model {self.label!r} gives ids up to {int(ids.max())}, but the model knows "
-                f"{known}; put the model's own tokenizer into its folder."
+                f"{known}. Put the model's own tokenizer into its folder."
             )
         if ids.shape[1] >= self.context_length:
             lengths = map(len, self._tokenizer(list(texts), verbose=False)["input_ids"])

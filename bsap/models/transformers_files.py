@@ -75,7 +75,7 @@ def find_model(config: EncoderConfig) -> ModelFolder:
     name = config.name.removeprefix(PREFIX)
     for key in ("pretrained", "quickgelu"):
         if getattr(config, key) is not None:
-            raise ConfigError(f"Model {config.name!r} brings its own weights and activation; remove `{key}`.")
+            raise ConfigError(f"Model {config.name!r} brings its own weights and activation. Remove `{key}`.")
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -94,7 +94,7 @@ def find_model(config: EncoderConfig) -> ModelFolder:
             f"reads each pair of them by cross-attention and is much slower; got {config.mode!r}."
         )
     if mode and not family.modes:
-        raise ConfigError(f"Model {config.name!r} has one mode only; remove `mode: {mode}`.")
+        raise ConfigError(f"Model {config.name!r} has one mode only. Remove `mode: {mode}`.")
     if mode and not config.label:
         label = f"{label}:{mode}"
     return ModelFolder(folder, f"{label}:random" if config.random_init else label, content, family, mode)
@@ -208,7 +208,7 @@ def build_model(found: ModelFolder, *, random_init: bool, seed: int = 0) -> tupl
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
             if size > _PARAMETERS:
-                raise ModelError(f"Model {found.label!r} has {size:,} parameters; correct the sizes in config.json.")
+                raise ModelError(f"Model {found.label!r} has {size:,} parameters. Correct the sizes in config.json.")
             if random_init:
                 return cls(config).float(), None, ""
             state, file, sha256 = _read_weights(found)
@@ -281,13 +281,13 @@ def _plain(given: Mapping[str, Any], usual: Mapping[str, Any], path: Path) -> di
 def _read_weights(found: ModelFolder) -> tuple[dict[str, Tensor], Path, str]:
     file = next((found.folder / name for name in _WEIGHTS if (found.folder / name).is_file()), None)
     if file is None:
-        raise ModelError(f"Model folder {found.folder} holds no weights; put {_WEIGHTS[0]} beside config.json.")
+        raise ModelError(f"Model folder {found.folder} holds no weights. Put {_WEIGHTS[0]} beside config.json.")
     if file.suffix != ".json":
         return _tensors(file), file, file_sha256(file)
     parts = _read_json(file).get("weight_map")
     names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
     if not names or any(Path(name).name != name or not (found.folder / name).is_file() for name in names):
-        raise ModelError(f"{file} must name weight files of its own folder; fetch the model again.")
+        raise ModelError(f"{file} must name weight files of its own folder. Fetch the model again.")
     state: dict[str, Tensor] = {}
     for name in names:
         state.update(_tensors(found.folder / name))
@@ -298,7 +298,7 @@ def _read_weights(found: ModelFolder) -> tuple[dict[str, Tensor], Path, str]:
 def _tensors(file: Path) -> dict[str, Tensor]:
     state = read_plain(file)
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ModelError(f"Weight file {file} is not a state dictionary; save the model with `save_pretrained`.")
+        raise ModelError(f"Weight file {file} is not a state dictionary. Save the model with `save_pretrained`.")
     return {str(name): tensor for name, tensor in state.items()}
 
 

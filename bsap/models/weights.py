@@ -1,8 +1,8 @@
-"""Which architecture and which weights a configuration means, found without guessing.
+"""Finds the architecture and the weights that a configuration means, without guessing.
 
-open_clip is forgiving where an evaluation must not be: it hands out random weights when a download fails, runs OpenAI's
-weights with the wrong activation, and gives a bare file the default preprocessing. :func:`locate` settles these
-questions (which file, which activation, which preprocessing) before anything is built, or says what must be stated.
+open_clip guesses where an evaluation must not: it returns random weights when a download fails, runs OpenAI's weights
+with the wrong activation, and uses the default preprocessing for a weight file without a configuration. :func:`locate`
+decides on file, activation and preprocessing before anything is built, or says which setting is missing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPENAI = {
     "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836": "ViT-L-14",
     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02": "ViT-L-14-336",
 }
-"""SHA-256 of OpenAI's published weight files, as their download addresses state it, and what each holds."""
+"""SHA-256 of OpenAI's published weight files, as their download addresses contain it, and what each holds."""
 
 
 def locate(config: EncoderConfig) -> Located:
@@ -50,7 +50,7 @@ def locate(config: EncoderConfig) -> Located:
     """
     name = config.name
     if config.random_init and config.pretrained:
-        raise ConfigError(f"Model {name!r}: `random_init: true` and `pretrained` exclude each other; drop one of them.")
+        raise ConfigError(f"Model {name!r}: `random_init: true` and `pretrained` exclude each other. Drop one of them.")
     if name == "demo":
         name = f"{LOCAL}{Path(__file__).parents[1] / 'demo' / 'model'}"
     if name.startswith("hf:"):
@@ -59,18 +59,18 @@ def locate(config: EncoderConfig) -> Located:
             f"with `pretrained`, `{HUB}NAME` or `{LOCAL}FOLDER`."
         )
     if config.mode is not None or config.tau is not None:
-        raise ConfigError(f"`mode` and `tau` are settings of BLIP only; remove them from model {name!r}.")
+        raise ConfigError(f"`mode` and `tau` are settings of BLIP only. Remove them from model {name!r}.")
     if not name.startswith((LOCAL, HUB)):
         return _named(config)
     if config.pretrained:
-        raise ConfigError(f"Model {name!r} brings its own weights; drop `pretrained: {config.pretrained}`.")
+        raise ConfigError(f"Model {name!r} brings its own weights. Drop `pretrained: {config.pretrained}`.")
     return _folder(config, name) if name.startswith(LOCAL) else _hub(config, name)
 
 
 def _folder(config: EncoderConfig, name: str) -> Located:
     folder = Path(name.removeprefix(LOCAL)).expanduser()
     if not folder.is_dir():
-        raise ModelError(f"Model folder {folder} does not exist; `{LOCAL}` needs a folder with {_CONFIG} and weights.")
+        raise ModelError(f"Model folder {folder} does not exist. `{LOCAL}` needs a folder with {_CONFIG} and weights.")
     architecture, preprocess = _read_config(folder / _CONFIG)
     file = None if config.random_init else _weights_in(folder)
     label = config.name if config.name == "demo" else folder.resolve().name
@@ -82,10 +82,10 @@ def _weights_in(folder: Path) -> Path:
     kinds = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # a pipe or a device would be read for ever
     found = found or sorted(path for kind in kinds for path in folder.glob(kind) if path.is_file())
     if not found:
-        raise ModelError(f"Model folder {folder} holds no weights; put {_FILES[0]} beside {_CONFIG}.")
+        raise ModelError(f"Model folder {folder} holds no weights. Put {_FILES[0]} beside {_CONFIG}.")
     if len(found) > 1 and found[0].name not in _FILES:
         names = ", ".join(path.name for path in found)
-        raise ModelError(f"Model folder {folder} holds several weight files ({names}); call the right one {_FILES[0]}.")
+        raise ModelError(f"Model folder {folder} holds several weight files ({names}). Call the right one {_FILES[0]}.")
     return found[0]
 
 
@@ -130,7 +130,7 @@ def _named(config: EncoderConfig) -> Located:
     base = name.removesuffix("-quickgelu")
     if tag in open_clip.list_pretrained_tags_by_model(base):
         raise ConfigError(
-            f"Tag {tag!r} belongs to model {base!r}, not to {name!r}, which runs QuickGELU; name {base!r}."
+            f"Tag {tag!r} belongs to model {base!r}, not to {name!r}, which runs QuickGELU. Name {base!r}."
         )
     raise unknown(f"tag of model {name!r}", tag, tags)
 
@@ -140,13 +140,13 @@ def _tagged(config: EncoderConfig, name: str, tag: str, published: Mapping[str, 
 
     quickgelu = bool(published.get("quick_gelu", False))
     if config.quickgelu is not None and config.quickgelu != quickgelu:
-        raise ConfigError(f"Weights {name}:{tag} were trained with quickgelu: {quickgelu}; drop `quickgelu`.")
+        raise ConfigError(f"Weights {name}:{tag} were trained with quickgelu: {quickgelu}. Drop `quickgelu`.")
     if quickgelu and f"{name}-quickgelu" in open_clip.list_models():
         name = f"{name}-quickgelu"
     repo, _, file = str(published.get("hf_hub", "")).rpartition("/")
     if not repo:
         raise ModelError(
-            f"Weights {name}:{tag} are not on the hub; download {published.get('url')} and give `pretrained: FILE`."
+            f"Weights {name}:{tag} are not on the hub. Download {published.get('url')} and give `pretrained: FILE`."
         )
     # Where a tag names no file, open_clip's two standard names hold; a safetensors twin is safer to read than a pickle.
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else _FILES[:2]
@@ -161,17 +161,17 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     sha256, label = file_sha256(file), f"{name}:{file.stem}"
     if sha256 in OPENAI:  # all of their models use QuickGELU and one preprocessing
         if config.quickgelu is False:
-            raise ConfigError(f"Weight file {file} is one of OpenAI's, which use QuickGELU; drop `quickgelu: false`.")
+            raise ConfigError(f"Weight file {file} is one of OpenAI's, which use QuickGELU. Drop `quickgelu: false`.")
         architecture = {**architecture, "quick_gelu": True}
         return _settled(config, name, label, architecture, file, sha256=sha256)
     base = name.removesuffix("-quickgelu")
     own = bool(architecture.get("quick_gelu", False))
     if own and config.quickgelu is False:
-        raise ConfigError(f"Model {name!r} uses QuickGELU, against `quickgelu: false`; name {base!r} instead.")
+        raise ConfigError(f"Model {name!r} uses QuickGELU, but `quickgelu` is false. Name {base!r} instead.")
     twin = f"{base}-quickgelu" in open_clip.list_models()
     if config.quickgelu is None and not own and (twin or _either(architecture)):
         raise ConfigError(
-            f"Weight file {file} does not say whether {name!r} was trained with QuickGELU; state `quickgelu: true` "
+            f"Weight file {file} does not say whether {name!r} was trained with QuickGELU. Set `quickgelu: true` "
             "(OpenAI, DFN, MetaCLIP and their descendants) or `quickgelu: false`."
         )
     tags = open_clip.list_pretrained_tags_by_model(name) or open_clip.list_pretrained_tags_by_model(base)
@@ -179,7 +179,7 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     stated = set(config.preprocess or ())
     if any(entry != known[0] for entry in known) and not {"mean", "std"} <= stated:
         raise ConfigError(
-            f"Weights of {name!r} are published with different pixel statistics; state `preprocess: {{mean: [...], "
+            f"Weights of {name!r} are published with different pixel statistics. Set `preprocess: {{mean: [...], "
             f"std: [...]}}` for {file}."
         )
     architecture = {**architecture, "quick_gelu": own or bool(config.quickgelu)}
@@ -188,9 +188,9 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
 
 
 def _either(architecture: Mapping[str, Any]) -> bool:
-    """Whether weights of an architecture may run either activation: it names none, and its image tower is CLIP's own.
+    """Whether weights of an architecture may need either activation: it names none, and its image tower is CLIP's own.
 
-    The towers of other libraries bring their activation.
+    Towers of other libraries have an activation of their own.
     """
     return "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]
 
@@ -215,7 +215,7 @@ def _settled(
         if sha256 in OPENAI and not quickgelu:
             raise ConfigError(f"{file} holds OpenAI's weights, but its {_CONFIG} lacks `quick_gelu: true`.")
     if config.quickgelu is not None and config.quickgelu != quickgelu:
-        raise ConfigError(f"Model {config.name!r} is configured with quickgelu: {quickgelu}; drop `quickgelu`.")
+        raise ConfigError(f"Model {config.name!r} is configured with quickgelu: {quickgelu}. Drop `quickgelu`.")
     hugging_face = architecture["text_cfg"].get("hf_tokenizer_name")
     return Located(
         model=model,
@@ -249,7 +249,7 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     check_architecture(model, path)
     preprocess = content.get("preprocess_cfg") or {}
     if not isinstance(preprocess, dict):
-        raise ModelError(f"`preprocess_cfg` in {path} is a mapping, but is {preprocess!r}.")
+        raise ModelError(f"`preprocess_cfg` in {path} must be a mapping, but is {preprocess!r}.")
     check_preprocess(_kept(preprocess), f"`preprocess_cfg` of {path}", ModelError)
     return model, _kept(preprocess)
 

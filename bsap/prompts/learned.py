@@ -1,4 +1,4 @@
-"""Warnings where a bank does not fit what it is used with."""
+"""The scorer that a bank was learned with, and warnings about banks that do not suit a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bsap.scoring.registry import ScorerSpec
 
 
 def learned_scorer(meta: Mapping[str, Any]) -> Any:
-    """What a configuration says for the scorer that a bank was learned with.
+    """The entry of `model.scorers` for the scorer that a bank was learned with.
 
     Args:
         meta: of the bank; ``learned`` holds what was learned of tau and lam.
@@ -51,7 +51,7 @@ def is_known(spec: object) -> bool:
 
 
 def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
-    """Warn where scorers want more auxiliary prompts than the bank has: the published setting is not what runs."""
+    """Warn if scorers want more auxiliary prompts than the bank has, so that they do not run as published."""
     wanted = too_small_for(bank, scorers)
     if wanted:
         size = len(bank.prompts) if bank.features is None else len(bank.features)
@@ -65,11 +65,11 @@ def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
 
 
 def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
-    """Warn where a learned bank meets other settings than it was learned with; its numbers are right, but not its best.
+    """Warn if a learned bank is used with other settings than it was learned with; its numbers may be lower.
 
     Args:
-        bank: the bank; silent for one that was not learned.
-        model: settings of the model under test: ``scorers``, ``templates`` and ``views``, as a configuration says them.
+        bank: the bank; there is no warning for one that was not learned.
+        model: settings of the model under test: ``scorers``, ``templates`` and ``views``, as in a configuration.
     """
     if bank.features is None:
         return
@@ -86,7 +86,7 @@ def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
     before, now = ((s.get("templates") or {}).get("query") for s in (settings, model))
     if before != now:
         rank_zero_warn(f"Bank {bank.name!r} was learned with query template {before!r}, but queries here have {now!r}.")
-    # Texts alone know no view, unless regions told them the modality gap.
+    # Learning from text alone does not depend on views, unless regions showed it the modality gap.
     saw_regions = not bank.meta.get("text_only") or bank.meta.get("projector")
     if saw_regions and settings.get("views") != model["views"]:
         rank_zero_warn(f"Bank {bank.name!r} was learned with views {settings.get('views')}, not {model['views']}.")

@@ -18,7 +18,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 
 
 class Stopped(SystemExit):
-    """A run that ended early in good order; the process exits with status 75."""
+    """A run that was stopped and can be continued; the process exits with status 75."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
@@ -31,7 +31,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """Stop at once on a signal while nothing is lost by it, for example while annotations are read.
+    """Stop at once on a signal as long as nothing can be lost, for example while annotations are read.
 
     A run handles the signals itself (:class:`StopSignals`) as long as it lasts.
 
@@ -86,9 +86,9 @@ class StopSignals:
         self.received = signal.Signals(number).name
         if hasattr(signal, "SIGCHLD") and signal.SIGCHLD not in self._before:
             # A signal to the whole job also ends the processes that decode pictures. torch would then raise an error in
-            # the middle of the current batch, although the batch does not need them any more.
+            # the middle of the current batch, although the batch no longer needs them.
             self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """A function, where SIG_IGN would take the exit status of child processes away."""
+    """Do nothing. SIG_IGN instead would discard the exit status of child processes."""

@@ -77,7 +77,7 @@ def test_a_bank_may_be_a_list(planted: Any, tmp_path: Path) -> None:
         (["--model.encoders", "demo", "--model.views", "corp"], "Did you mean 'crop'"),
         (["--model.encoders", "demo", "--model.views", "crop", "--model.scorers", "bsapp"], "Did you mean 'bsap'"),
         (["--model.encoders", "demo", "--model.bnak", "generic"], "Did you mean '--model.bank'"),
-        (["--model.encoders", "5"], "A model is a name"),
+        (["--model.encoders", "5"], "A model must be a name"),
     ],
 )
 def test_a_wrong_word_is_one_sentence_with_the_nearest_name(

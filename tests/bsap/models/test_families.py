@@ -289,11 +289,11 @@ def test_a_damaged_folder_is_one_clear_error(folder, change, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"pretrained": "openai"}, "remove `pretrained`"),
-        ({"quickgelu": True}, "remove `quickgelu`"),
-        ({"mode": "itm"}, "one mode only; remove `mode: itm`"),
+        ({"pretrained": "openai"}, "Remove `pretrained`"),
+        ({"quickgelu": True}, "Remove `quickgelu`"),
+        ({"mode": "itm"}, "one mode only. Remove `mode: itm`"),
         ({"mode": "match"}, "Unknown mode of a model 'match'"),
-        ({"tau": 50.0}, "its own logit scale 20.09; remove `tau: 50.0`"),
+        ({"tau": 50.0}, "its own logit scale 20.09. Remove `tau: 50.0`"),
         ({"tau": -1.0}, "greater than 0"),
     ],
 )
@@ -306,7 +306,7 @@ def test_blip_needs_a_mode_and_for_features_a_temperature(tiny_model):
     name = f"hf:{tiny_model('blip')}"
     with pytest.raises(ConfigError, match="needs `mode`: itc"):
         load_model(name)
-    with pytest.raises(ModelError, match="has no learned temperature; set `tau`"):
+    with pytest.raises(ModelError, match="has no learned temperature. Set `tau`"):
         load_model({"name": name, "mode": "itc"})
 
 

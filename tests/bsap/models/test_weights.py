@@ -26,20 +26,23 @@ MODEL = {
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pretrained": 5}, "Model 'demo': `pretrained` is a published tag or the path of a file, as text, but is 5"),
-        ({"random_init": "false"}, "`random_init` is true or false, but is 'false'"),
-        ({"quickgelu": 1}, "`quickgelu` is true or false, but is 1"),
-        ({"compile": None}, "`compile` is true, false, or one of default, "),
-        ({"preprocess": [0.5]}, "`preprocess` is a mapping of mean, std, interpolation"),
+        (
+            {"pretrained": 5},
+            "Model 'demo': `pretrained` must be a published tag or the path of a file, as text, but is 5",
+        ),
+        ({"random_init": "false"}, "`random_init` must be true or false, but is 'false'"),
+        ({"quickgelu": 1}, "`quickgelu` must be true or false, but is 1"),
+        ({"compile": None}, "`compile` must be true, false, or one of default, "),
+        ({"preprocess": [0.5]}, "`preprocess` must be a mapping of mean, std, interpolation"),
         (
             {"preprocess": {"mean": [123, 117, 104]}},
-            "`mean` in `preprocess` of model 'demo' is three numbers",
+            "`mean` in `preprocess` of model 'demo' must be three numbers",
         ),
-        ({"preprocess": {"mean": [0.5, 0.5]}}, "of 0 to 1, but is [0.5, 0.5]"),
-        ({"preprocess": {"mean": None}}, "of 0 to 1, but is None"),
-        ({"preprocess": {"mean": [0.5, 0.5, float("nan")]}}, "of 0 to 1, but is"),
-        ({"preprocess": {"std": [0.5, 0.5, 0]}}, "`std` in `preprocess` of model 'demo' is three numbers above 0"),
-        ({"preprocess": {"interpolation": "lanczos"}}, "is bicubic or bilinear, but is 'lanczos'"),
+        ({"preprocess": {"mean": [0.5, 0.5]}}, "from 0 to 1, but is [0.5, 0.5]"),
+        ({"preprocess": {"mean": None}}, "from 0 to 1, but is None"),
+        ({"preprocess": {"mean": [0.5, 0.5, float("nan")]}}, "from 0 to 1, but is"),
+        ({"preprocess": {"std": [0.5, 0.5, 0]}}, "`std` in `preprocess` of model 'demo' must be three numbers above 0"),
+        ({"preprocess": {"interpolation": "lanczos"}}, "must be bicubic or bilinear, but is 'lanczos'"),
     ],
 )
 def test_settings_of_another_kind(settings: dict[str, Any], message: str) -> None:
@@ -48,7 +51,7 @@ def test_settings_of_another_kind(settings: dict[str, Any], message: str) -> Non
 
 
 def test_a_model_is_a_name_or_a_mapping() -> None:
-    with pytest.raises(ConfigError, match=r"a mapping of `name` and other settings, but not \['demo'\]"):
+    with pytest.raises(ConfigError, match=r"a mapping with `name` and other keys, but got \['demo'\]"):
         EncoderConfig.of(["demo"])  # type: ignore[arg-type]
 
 
@@ -57,10 +60,10 @@ def test_a_model_is_a_name_or_a_mapping() -> None:
     [
         ({"model_cfg": {**MODEL, "text_cfg": None}}, "and `vision_cfg` and `text_cfg`, mappings"),
         ({"model_cfg": {**MODEL, "embed_dim": "24"}}, "`embed_dim`, a whole number"),
-        ({"model_cfg": MODEL, "preprocess_cfg": [0.5]}, "is a mapping, but is [0.5]"),
+        ({"model_cfg": MODEL, "preprocess_cfg": [0.5]}, "must be a mapping, but is [0.5]"),
         (
             {"model_cfg": MODEL, "preprocess_cfg": {"mean": [0.5, 0.5]}},
-            "config.json is three numbers of 0 to 1",
+            "config.json must be three numbers from 0 to 1",
         ),
     ],
 )
