@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--picture", default="640x480", help="width x height in pixels")
     parser.add_argument("--regions", type=int, default=20)
     parser.add_argument("--size", type=int, default=224, help="side of the encoder's input")
-    parser.add_argument("--views", nargs="*", default=sorted(VIEWS.keys() - {"global_local"}))
+    parser.add_argument("--views", nargs="*", default=sorted(name for name, view in VIEWS.items() if view.draws))
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     width, height = map(int, options.picture.split("x"))

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, DataError, ModelError, unknown
-from bsap.views.crops import Crop, MaskedCrop
+from bsap.views.crops import MaskedCrop
 from bsap.views.packing import ImageEncoder, default_pack, packs
+from bsap.views.tower import check_squash, is_standard, whole_picture
 from bsap.views.view import View, decode_masks
 
 Background = Literal["mean", "published"]
@@ -73,11 +74,7 @@ class GlobalLocal(View):
 
     def check(self, encoder: ImageEncoder, *, resize: str) -> None:
         """Refuse another resize than ``squash``, and towers that have no such block or no tokens to fade."""
-        if resize != "squash":
-            raise ConfigError(
-                f"The view {self.name!r} works inside the encoder and supports `resize: squash` only, not {resize!r}. "
-                "Leave `model.resize` at squash, or choose views that draw, such as crop or blur."
-            )
+        check_squash(self.name, resize)
         masked_blocks(encoder, self.block)
 
     def features(
@@ -176,8 +173,7 @@ def global_features(
     if resampling == "published":
         pixels = F.interpolate(_normalised_800(encoder, picture), encoder.size, mode="bilinear")
     else:
-        whole = torch.tensor([[0.0, 0.0, picture.shape[2], picture.shape[1]]], device=picture.device)
-        pixels = encoder.standardize(_render(Crop(), encoder, picture, whole, fill=encoder.fill))
+        pixels = whole_picture(encoder, picture)
     visual: Any = encoder.model.visual
     weights = token_weights(masks, visual.grid_size, device=encoder.device, antialias=antialias)
     with _masked(blocks, weights):
@@ -286,11 +282,8 @@ def masked_blocks(encoder: ImageEncoder, block: int) -> Sequence[nn.Module]:
     Raises:
         ModelError: a tower without class token or patch tokens of its own, or without such a block.
     """
-    from open_clip.transformer import VisionTransformer
-
     visual: Any = getattr(encoder.model, "visual", None)
-    standard = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
-    if not standard or visual.output_tokens:
+    if not is_standard(visual):
         raise ModelError(
             f"Global-Local features need one of open_clip's own vision transformers with a class token, such as "
             f"ViT-B-32-quickgelu; model {encoder.label!r} has a {type(visual).__name__} of another kind."

@@ -9,6 +9,7 @@ from bsap.registry import Registry
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.global_local import GlobalLocal
 from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray
+from bsap.views.inside import FALIP, Dense, DenseMask
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.view import View
 
@@ -28,6 +29,9 @@ VIEWS: dict[str, View] = {
     "blur_mask": BlurMask(),
     "contour": Contour(),
     "global_local": GlobalLocal(),
+    "falip": FALIP(),
+    "dense": Dense(),
+    "dense_mask": DenseMask(),
 }
 """Ready-made views by name."""
 

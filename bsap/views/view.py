@@ -342,7 +342,7 @@ class View:
         """What :meth:`draw` draws, in parts of bounded memory; arguments and errors are those of :meth:`draw`."""
         picture = layers.picture
         height, width = picture.shape[-2:]
-        encodings = self._masks(masks, len(boxes), height, width) if self.needs_masks else None
+        encodings = self.checked_masks(masks, len(boxes), height, width) if self.needs_masks else None
         fused = layers.method == "fused"
         boxes = boxes.cpu() if fused else boxes
         for part in chunks(len(boxes), picture, size):
@@ -355,7 +355,8 @@ class View:
                 windows = constant((0, 0, width, height), torch.int64, boxes.device)[None]
             yield Drawing(layers.inner, layers.outer, inside, windows, len(boxes[part]), height, width)
 
-    def _masks(self, masks: Sequence[RLE] | None, count: int, height: int, width: int) -> Sequence[RLE]:
+    def checked_masks(self, masks: Sequence[RLE] | None, count: int, height: int, width: int) -> Sequence[RLE]:
+        """Raise a DataError unless there are ``count`` masks of the picture's size."""
         if masks is None:
             raise DataError(
                 f"The view {self.name!r} needs a mask for every proposal, but these proposals have boxes only. "

@@ -12,11 +12,11 @@ from pycocotools import mask as coco
 
 import bsap.views.view
 from bsap.errors import DataError
-from bsap.views import CPT, VIEWS, Blur, Contour, Crop, Dim, GlobalLocal, RedCircle, View, make_view
+from bsap.views import CPT, VIEWS, Blur, Contour, Crop, Dim, RedCircle, View, make_view
 from bsap.views.resample import chunks
 from bsap.views.shapes import edges, ellipses, grow, pixel_boxes, rings
 
-DRAWN = {name: view for name, view in VIEWS.items() if not isinstance(view, GlobalLocal)}
+DRAWN = {name: view for name, view in VIEWS.items() if view.draws}
 GOLDEN = Path(__file__).parent / "golden_views"
 FILL = (123.4, 117.0, 103.6)
 SIZE = (48, 64)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from bsap.views import VIEWS, GlobalLocal
+from bsap.views import VIEWS
 
 HERE = Path(__file__).parent
 BOX = (34.4, 15.3, 68.6, 52.7)
@@ -39,7 +39,7 @@ def draw() -> tuple[Image.Image, Image.Image]:
 
 def render(picture: Image.Image, mask: Image.Image) -> Image.Image:
     """All views that draw, side by side, in the order of their names."""
-    names = sorted(name for name, view in VIEWS.items() if not isinstance(view, GlobalLocal))
+    names = sorted(name for name, view in VIEWS.items() if view.draws)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     rle = coco.encode(np.asfortranarray(np.array(mask) > 0).astype(np.uint8))
     strip = Image.new("RGB", (SIZE * len(names), SIZE))
