@@ -84,7 +84,7 @@ def test_a_text_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"one\n\nthree\n", r"texts\.txt, line 2: empty; remove it"),
+        (b"one\n\nthree\n", r"texts\.txt, line 2: empty\. Remove it"),
         (b"one\n   \n", r"texts\.txt, line 2: empty"),
         (b"one\nOne\n", r"needs at least two different sentences"),
         (b"", r"needs at least two different sentences"),

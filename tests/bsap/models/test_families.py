@@ -306,7 +306,7 @@ def test_blip_needs_a_mode_and_for_features_a_temperature(tiny_model):
     name = f"hf:{tiny_model('blip')}"
     with pytest.raises(ConfigError, match="needs `mode`: itc"):
         load_model(name)
-    with pytest.raises(ModelError, match="has no learned temperature. Set `tau`"):
+    with pytest.raises(ModelError, match=r"has no learned temperature. Set `tau`"):
         load_model({"name": name, "mode": "itc"})
 
 
