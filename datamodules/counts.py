@@ -1,8 +1,7 @@
 """How many expressions and referents each published split has.
 
 The numbers of val and test splits were counted in public conversions and equal what the papers' code loads; those of
-the train splits are as commonly reported. gRefCOCO's are the sizes of its release, whose sum the authors state, 259,859
-(https://github.com/henghuiding/gRefCOCO/issues/6); how many referents they are is not stated.
+the train splits are as commonly reported.
 """
 
 from __future__ import annotations
@@ -14,15 +13,10 @@ class Counts(NamedTuple):
     """The size of a split."""
 
     expressions: int
-    referents: int | None
+    referents: int
 
     def __str__(self) -> str:
-        of = "" if self.referents is None else f" of {self.referents} referents"
-        return f"{self.expressions} expressions{of}"
-
-    def fit(self, found: Counts) -> bool:
-        """Whether what was found are these numbers, as far as they are known."""
-        return found.expressions == self.expressions and self.referents in (None, found.referents)
+        return f"{self.expressions} expressions of {self.referents} referents"
 
 
 PUBLISHED: dict[tuple[str, str, str], Counts] = {
@@ -39,10 +33,6 @@ PUBLISHED: dict[tuple[str, str, str], Counts] = {
     ("refcocog", "umd", "test"): Counts(9_602, 5_023),
     ("refcocog", "google", "train"): Counts(85_474, 44_822),
     ("refcocog", "google", "val"): Counts(9_536, 5_000),
-    ("grefcoco", "unc", "train"): Counts(209_344, None),
-    ("grefcoco", "unc", "val"): Counts(16_870, None),
-    ("grefcoco", "unc", "testA"): Counts(18_712, None),
-    ("grefcoco", "unc", "testB"): Counts(14_933, None),
 }
 """(dataset, split_by, split) -> its published size. Splits that are not listed have no published size."""
 

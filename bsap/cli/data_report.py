@@ -26,7 +26,7 @@ def print_report(report: RootReport) -> None:
         table.add_row(
             escape(printable(f"{split.dataset} {split.split_by} {split.split}")),
             _of(split.found.expressions, None if known is None else known.expressions),
-            _of(split.found.referents or 0, None if known is None else known.referents),
+            _of(split.found.referents, None if known is None else known.referents),
             _of(split.pictures - len(split.missing_pictures), split.pictures),
             str(split.without_mask),
             _state(split),
@@ -61,7 +61,7 @@ def _complaints(split: SplitReport) -> list[str]:
     lines = []
     if not split.found.expressions:
         lines.append(f"{name}: not there; the published split has {split.known}.")
-    elif split.known is not None and not split.known.fit(split.found):
+    elif split.known not in (None, split.found):
         lines.append(
             f"{name}: it has {split.found}, but the published split has {split.known}. It can be evaluated, but its "
             "numbers are not those of papers."

@@ -145,11 +145,14 @@ def _finish(job: Job, refs: str) -> None:
     new = job.folder / f"{refs}.new"
     try:
         records = read_refs(new)
+        every = sum(len(ref.items("sentences")) for ref in records)
+        if (total := job.dataset.counts.get("expressions", every)) != every:
+            raise DataError(f"{job.source.address}: it has {every} expressions, but {total} are published.")
         for split in splits_of(records):
             chosen = [ref for ref in records if ref["split"] == split]
             found = Counts(sum(len(ref.items("sentences")) for ref in chosen), len(chosen))
             known = published(job.dataset.name, job.dataset.split_by or "", split)
-            if known is not None and not known.fit(found):
+            if known not in (None, found):
                 raise DataError(f"{job.source.address}: its split {split} has {found}, the published one has {known}.")
         if lost := set(job.splits) - set(splits_of(records)):
             raise DataError(f"{job.source.address}: the split {sorted(lost)[0]} is not in it.")

@@ -126,12 +126,11 @@ def test_unknown_ids_in_a_set(groot: Path, content: Content) -> None:
         read_refer(groot, "grefcoco", None, "val")
 
 
-def test_the_check_reads_sets_and_says_what_the_release_has(groot: Path) -> None:
+def test_the_check_reads_sets(groot: Path) -> None:
     report = check_root(groot, splits=["val"])
     (split,) = report.splits
     assert (split.dataset, split.split_by, split.found.expressions, split.without_mask) == ("grefcoco", "unc", 5, 0)
-    assert split.known is not None
-    assert (split.known.expressions, split.known.referents, split.ok) == (16_870, None, False)
+    assert (split.known, split.ok) == (None, True)
 
 
 @pytest.mark.parametrize("groot", ["grefs(unc).json"], indirect=True)

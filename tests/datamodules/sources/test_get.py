@@ -390,6 +390,9 @@ def test_sets_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert {file.name: file.read_bytes() for file in (root / "tiny").iterdir()} == files
     (split,) = check_root(root).splits
     assert (split.found, split.without_mask) == ((24, 12), 0)
+    job = hub_job(monkeypatch, files, tmp_path / "less", "hub_sets")
+    with pytest.raises(DataError, match="someone/tiny: it has 24 expressions, but 25 are published"):
+        forms.hub_sets(replace(job, dataset=replace(job.dataset, counts={"expressions": 25})))
     del files["instances.json"]
     with pytest.raises(DataError, match=r"someone/tiny: it does not hold instances\.json"):
         forms.hub_sets(hub_job(monkeypatch, files, tmp_path / "other", "hub_sets"))
