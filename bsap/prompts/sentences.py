@@ -159,6 +159,7 @@ class Sentences:
         """Parse all texts that are not known yet, in batches."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         others = [name for name in self._parser.pipe_names if name in ("ner", "lemmatizer")]
+        parsed: list[Sentence | None]
         try:
             parsed = [Sentence.of(doc) for doc in self._parser.pipe(new, disable=others)]
         except Exception:  # one text must not take the others with it, and pipelines raise what they like
@@ -179,9 +180,10 @@ class Sentences:
         for line in lines:
             # A line that a killed process left half-written: the sentence is parsed again.
             with suppress(ValueError, TypeError, RecursionError):
-                text, *parts, chunks = json.loads(line)
-                whole = tuple((int(start), int(stop)) for start, stop in chunks)
-                self._known[text] = Sentence(*map(tuple, parts), whole)
+                text, words, spaces, heads, deps, tags, chunks = json.loads(line)
+                pairs = tuple((int(start), int(stop)) for start, stop in chunks)
+                rows = (tuple(words), tuple(spaces), tuple(heads), tuple(deps), tuple(tags))
+                self._known[text] = Sentence(*rows, pairs)
 
     def flush(self) -> None:
         """Write the new parses for later runs."""
@@ -194,6 +196,6 @@ class Sentences:
 
 
 def _spacy_version() -> str:
-    import spacy
+    from importlib.metadata import version
 
-    return str(spacy.__version__)
+    return version("spacy")

@@ -37,7 +37,8 @@ def relation_matrix(name: str, boxes: ArrayLike) -> Weights:
         "bigger": -area,
         "smaller": area,
     }[name]
-    return (value[:, None] < value[None]).astype(np.float64)
+    weights: Weights = (value[:, None] < value[None]).astype(np.float64)
+    return weights
 
 
 def between_weights(boxes: ArrayLike, first: Weights, second: Weights) -> Weights:
@@ -69,4 +70,5 @@ def _covered(boxes: Weights, others: Weights) -> Weights:
     """(R, S): the share of each box that each other one covers; 0 for boxes without area."""
     sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return sides.clip(min=0.0).prod(2) / np.where(area > 0, area, np.inf)[:, None]
+    shares: Weights = sides.clip(min=0.0).prod(2) / np.where(area > 0, area, np.inf)[:, None]
+    return shares

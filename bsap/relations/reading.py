@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from bsap.prompts.sentences import Sentences
 from bsap.relations.combine import Combined, combine, step_names
 from bsap.relations.entities import Meaning, understand
 from bsap.relations.settings import Relations
+from bsap.relations.understood import Understood
 from bsap.scoring import Scores, log_softmax_regions
 
 Place = tuple[int, int]
@@ -70,7 +70,7 @@ class RelationReader:
             self._known[text] = understand(self.sentences(text), self.settings)
         return self._known[text]
 
-    def describe(self, text: str) -> dict[str, Any]:
+    def describe(self, text: str) -> Understood:
         """What is understood of a sentence, as plain values for its record."""
         meaning = self.meaning(text)
         entity = meaning.entity
@@ -158,7 +158,10 @@ def join_all(
 
 def parsers_of(reader: RelationReader | None, bank: Bank | None) -> dict[str, Sentences]:
     """What parses sentences, by what needs it: ``relations`` and ``bank``."""
-    found = {"relations": reader and reader.sentences, "bank": bank and bank.sentences}
+    found = {
+        "relations": None if reader is None else reader.sentences,
+        "bank": None if bank is None else bank.sentences,
+    }
     return {name: sentences for name, sentences in found.items() if sentences is not None}
 
 

@@ -32,15 +32,14 @@ class Relations:
     entities: int = 9
 
     def __post_init__(self) -> None:
-        for name, kind, what in (
-            ("parser", str, "the name of a spaCy pipeline"),
-            ("between", bool, "true or false"),
-            ("published", bool, "true or false"),
-            ("entities", int, "a whole number, at least 1"),
+        for name, good, what in (
+            ("parser", isinstance(self.parser, str) and self.parser, "the name of a spaCy pipeline"),
+            ("between", isinstance(self.between, bool), "true or false"),
+            ("published", isinstance(self.published, bool), "true or false"),
+            ("entities", type(self.entities) is int and self.entities > 0, "a whole number, at least 1"),
         ):
-            value = getattr(self, name)
-            if type(value) is not kind or (kind is not bool and not value) or (kind is int and value < 1):
-                raise ConfigError(f"`relations.{name}` must be {what}, but got {value!r}.")
+            if not good:
+                raise ConfigError(f"`relations.{name}` must be {what}, but got {getattr(self, name)!r}.")
 
 
 def relation_settings(value: object, *, several: bool = False) -> Relations | None:

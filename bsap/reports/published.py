@@ -24,6 +24,8 @@ class Published:
         proposals: the regions to choose from.
         results: per cent by metric, by ``dataset/split_by/split``.
         method: what it does that scoring single regions with CLIP does not.
+        expressible: ``yes``, ``in part`` or ``no``: whether bsap can run it.
+        missing: what bsap lacks for it.
         ground_truth: whether the proposals are the annotated objects.
         hit: when a box counts as found; None where that is not known.
         encoders: open_clip's names; empty where not known.
@@ -36,6 +38,8 @@ class Published:
     proposals: str
     results: dict[str, dict[str, float]]
     method: str
+    expressible: str
+    missing: str | None = None
     ground_truth: bool = False
     hit: str | None = None
     encoders: list[str] = field(default_factory=list)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
+from bsap.relations.understood import Understood
+
 Task = Literal["rec", "ris"]
 
 _LARGEST = 1e300  # larger ones are integers that no float holds
@@ -83,19 +85,6 @@ class RecordedReferent(ReferentFields, total=False):
 
     areas: list[Count]
     match: Literal["any", "all"]
-
-
-class Understood(TypedDict):
-    """What the relations of a sentence are, see :mod:`bsap.relations.entities`.
-
-    ``entities``: the noun phrases that were scored. ``found``: names of relations, and of superlatives as
-    ``most NAME``. ``steps``: what joined, first the sentence itself.
-    """
-
-    status: str
-    entities: list[str]
-    found: list[str]
-    steps: list[str]
 
 
 class RecordFields(TypedDict):

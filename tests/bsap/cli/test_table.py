@@ -371,6 +371,18 @@ REC = {
     "Alpha-CLIP": [55.7, 61.1, 50.3, 55.6, 62.7, 46.4, 61.2, 62.0],
     "FGVP": [59.6, None, None, 60.0, None, None, 63.3, None],
 }
+# The other rows of FGVP's README: val of RefCOCO, RefCOCO+, RefCOCOg.
+for name, values in {
+    "CPT's shade, by FGVP's authors": (41.3, 41.3, 51.3),
+    "Red Circle with relations, by FGVP's authors": (43.9, 45.3, 57.3),
+    "FGVP with relations": (52.0, 53.3, 62.1),
+    "Red Circle, by FGVP's authors": (51.4, 56.3, 58.3),
+    "FGVP with subtraction": (52.9, 57.4, 58.1),
+    "Red Circle with crop, by FGVP's authors": (51.6, 58.1, 60.0),
+    "FGVP with crop and subtraction": (53.9, 59.3, 61.0),
+    "Red Circle with crop and relations, by FGVP's authors": (56.8, 58.6, 62.2),
+}.items():
+    REC[name] = [values[0], None, None, values[1], None, None, values[2], None]
 SPLITS = [(d, "unc", s) for d in ("refcoco", "refcoco+") for s in ("val", "testA", "testB")]
 SPLITS += [("refcocog", "umd", "val"), ("refcocog", "umd", "test")]
 
