@@ -66,6 +66,9 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
         root: the drawn dataset.
         store: the folder of the feature store.
         limit: take only so many expressions of each split.
+
+    Returns:
+        Nothing where the limit leaves no expression that means something, or none that means nothing.
     """
     model = load_model("demo")
     ensemble = Ensemble([model], [make_view("crop")], store=store)
@@ -81,6 +84,8 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
     ensemble.fit(None, draw_region_bank(data[0].load_split(OTHERS.split, unfiltered=True), OTHERS))
     ensemble.flush()
     val, test = (_outcomes(part, ensemble) for part in scenes)
+    if any((split[key].targets > 0).unique().numel() < 2 for split in (val, test) for key in split):
+        return []
     found = []
     for key in [(scorer, over) for scorer, over, _ in VALUES]:
         threshold = val[key].choose("balance", ())
