@@ -19,6 +19,7 @@ from bsap.datamodules.picture_files import scene_picture
 from bsap.errors import ConfigError, DataError
 from bsap.module import BSAPModule
 from bsap.reports.scene_picture import contact_sheet, draw_scene
+from bsap.reports.shown_run import answer_of
 from bsap.reports.terminal import print_choices
 from bsap.runs.schema import Record
 
@@ -44,8 +45,8 @@ class PredictCommand(CommandLine):
         parser.add_argument(
             "--output-mask",
             type=str,
-            help="write the mask of the chosen region as PNG, 255 inside. Several expressions or scorers make several "
-            "files, NAME-1-clip.png; several pictures make a folder",
+            help="write the mask of the chosen region, or the union of several, as PNG, 255 inside. Several "
+            "expressions or scorers make several files, NAME-1-clip.png; several pictures make a folder",
         )
         parser.add_argument(
             "--propose",
@@ -155,7 +156,7 @@ def _write_pictures(path: Path, records: Sequence[Record], scenes: Sequence[Scen
                 picture,
                 boxes=scene.proposals.boxes,
                 referent=None,
-                choices={name: row["region"] for name, row in record["scorers"].items() if row["region"] is not None},
+                choices={name: answer_of(row) for name, row in record["scorers"].items()},
                 title=record["text"],
             )
             for record in records
@@ -176,7 +177,9 @@ def _write_masks(path: Path, records: Sequence[Record], scenes: Sequence[Scene],
                     *([scorer] if len(record["scorers"]) > 1 else []),
                 ]
                 if row["region"] is not None:
-                    pixels = coco.decode(masks[row["region"]]) * np.uint8(255)
+                    pixels = np.zeros((scene.height, scene.width), np.uint8)
+                    for region in answer_of(row):
+                        pixels |= coco.decode(masks[region]) * np.uint8(255)
                     Image.fromarray(pixels).save(file.with_name("-".join(parts) + ".png"))
 
 

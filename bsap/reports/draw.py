@@ -17,7 +17,7 @@ from bsap.metrics.functional import best_overlap
 from bsap.reports.draw_choices import draw_choices, scored
 from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
 from bsap.reports.scene_picture import REFERENT, choice_colour
-from bsap.reports.shown_run import ShownRun
+from bsap.reports.shown_run import ShownRun, answer_of
 from bsap.runs.overlaps import referent_ious
 from bsap.runs.schema import Record
 from bsap.views import VIEWS, View, make_view
@@ -82,8 +82,8 @@ def draw_expression(run: ShownRun, record: Record) -> Image.Image:
     picture = scene_picture(scene)
     marks: dict[int, list[Mark]] = {}
     for n, (name, row) in enumerate(record["scorers"].items()):
-        if row["region"] is not None:
-            marks.setdefault(row["region"], []).append((scored(name, row), choice_colour(n)))
+        for region in answer_of(row):
+            marks.setdefault(region, []).append((scored(name, row), choice_colour(n)))
     masks = scene.proposals.masks if expression.referent.has_mask and "ris" in run.tasks else None
     overlaps = _overlaps(scene, expression, by_mask="rec" not in run.tasks and masks is not None)
     if overlaps:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bsap.datamodules.picture_files import read_picture
 from bsap.reports.scene_picture import contact_sheet, draw_scene
-from bsap.reports.shown_run import ShownRun, key_of
+from bsap.reports.shown_run import ShownRun, answer_of, key_of
 from bsap.runs.schema import Record
 
 
@@ -23,17 +23,17 @@ def draw_choices(run: ShownRun, record: Record, *, title: str | None = None, wid
         width: of the picture, in pixels.
     """
     scene, _ = run.scene(record)
-    choices: dict[str, int] = {}
+    choices: dict[str, list[int]] = {}
     hits: dict[str, bool] = {}
     for name, row in record["scorers"].items():
         label = scored(name, row)
-        choices[label] = -1 if row["region"] is None else row["region"]
+        choices[label] = answer_of(row)
         if (hit := run.hit(record, name)) is not None:
             hits[label] = hit
     return draw_scene(
         Image.fromarray(read_picture(scene.path, scene.width, scene.height, scene.size_tolerance)),
         boxes=scene.proposals.boxes,
-        referent=record["referent"]["boxes"] or None,
+        referent=record["referent"]["boxes"] if "match" in record["referent"] else record["referent"]["boxes"] or None,
         choices=choices,
         hits=hits,
         title=title or record["text"],

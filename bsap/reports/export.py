@@ -8,18 +8,21 @@ from typing import Any
 
 from bsap.errors import ConfigError, unknown
 from bsap.reports.formats import csv_text
-from bsap.reports.shown_run import ShownRun
+from bsap.reports.shown_run import ShownRun, answer_of
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun
-from bsap.runs.schema import Choice, Record
+from bsap.runs.schema import Record
 
 CORNERS = ("x1", "y1", "x2", "y2")
-CHOICE = ("region", "score", *CORNERS, "box_iou", "intersection", "union")
+CHOICE = ("region", "score", *CORNERS, "box_iou", "intersection", "union", "answer", "matched")
 """Columns of one scorer."""
 
 
 def coco_results(shown: ShownRun, scorer: str | None) -> str:
     """COCO results: for each expression the chosen box, and for segmentation the mask, with the expression's id.
+
+    An answer of several regions makes several results, each with its own score where all were recorded
+    (``run.all_scores``), else with that of the best region; an answer of none makes none.
 
     Args:
         shown: the run; its data are read for masks only.
@@ -38,30 +41,28 @@ def coco_results(shown: ShownRun, scorer: str | None) -> str:
     results = []
     for record in shown.records:
         choice = record["scorers"][scorer]
-        if choice["box"] is None:
-            continue
-        x1, y1, x2, y2 = choice["box"]
-        image_id = record["image_id"]
-        result: dict[str, Any] = {
-            "image_id": int(image_id) if image_id.isascii() and image_id.isdigit() else image_id,
-            "category_id": 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": choice["score"],
-            "expression_id": record["id"],
-            "text": record["text"],
-            "file_name": record["picture"],
-        }
-        if "union" in choice:
-            result["segmentation"] = _mask(shown, record, choice)
-        results.append(result)
+        boxes = choice.get("boxes", [] if choice["box"] is None else [choice["box"]])
+        for region, (x1, y1, x2, y2) in zip(answer_of(choice), boxes, strict=True):
+            image_id = record["image_id"]
+            result: dict[str, Any] = {
+                "image_id": int(image_id) if image_id.isascii() and image_id.isdigit() else image_id,
+                "category_id": 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": choice["scores"][region] if "scores" in choice else choice["score"],
+                "expression_id": record["id"],
+                "text": record["text"],
+                "file_name": record["picture"],
+            }
+            if "union" in choice:
+                result["segmentation"] = _mask(shown, record, region)
+            results.append(result)
     return json.dumps(results, ensure_ascii=False) + "\n"
 
 
-def _mask(shown: ShownRun, record: Record, choice: Choice) -> dict[str, Any]:
+def _mask(shown: ShownRun, record: Record, region: int) -> dict[str, Any]:
     scene, _ = shown.scene(record)
-    masks, region = scene.proposals.masks, choice["region"]
+    masks = scene.proposals.masks
     assert masks is not None
-    assert region is not None
     return {"size": list(masks[region]["size"]), "counts": masks[region]["counts"].decode()}
 
 
@@ -86,6 +87,8 @@ def wide_rows(run: SavedRun) -> list[dict[str, Any]]:
             box = choice["box"]
             corners = dict.fromkeys(CORNERS) if box is None else dict(zip(CORNERS, box, strict=True))
             values: dict[str, Any] = {**choice, **corners}
+            if "regions" in choice:
+                values["answer"] = " ".join(map(str, choice["regions"]))
             row |= {f"{name}.{key}": values[key] for key in CHOICE if key in values}
         rows.append(row)
     columns = dict.fromkeys(key for row in rows for key in row)

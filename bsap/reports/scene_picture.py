@@ -38,7 +38,7 @@ def draw_scene(
     *,
     boxes: ArrayLike,
     referent: ArrayLike | None,
-    choices: Mapping[str, int],
+    choices: Mapping[str, int | Sequence[int]],
     title: str,
     hits: Mapping[str, bool] | None = None,
     width: int = 480,
@@ -52,8 +52,9 @@ def draw_scene(
     Args:
         picture: the scene's picture.
         boxes: (R, 4) proposals, xyxy, in pixels of the picture.
-        referent: (4,) or (T, 4) the referent's boxes; None where it is not known.
-        choices: index of the chosen proposal for each scorer's name; -1 where it could not choose.
+        referent: (4,) or (T, 4) the referent's boxes, none where nothing is meant; None where it is not known.
+        choices: index of the chosen proposal for each scorer's name, or of all proposals that it answered with; -1 or
+            an empty list is drawn as "none".
         title: the expression.
         hits: whether each scorer was right, marked in the legend.
         width: pixels of the result; small pictures are enlarged so that frames stay thin beside objects. Strips are
@@ -72,9 +73,11 @@ def draw_scene(
         480
     """
     regions = np.asarray(boxes, np.float64).reshape(-1, 4)
-    for name, choice in choices.items():
-        if not -1 <= choice < len(regions):
-            raise ValueError(f"Expected argument `choices` to be below {len(regions)}, but got {choice} for {name}.")
+    answers = {name: [given] if isinstance(given, int) else list(given) for name, given in choices.items()}
+    for name, answer in answers.items():
+        for choice in answer:
+            if not -1 <= choice < len(regions):
+                raise ValueError(f"Expected argument `choices` to be below {len(regions)}, got {choice} for {name}.")
     scale = _scale(picture, width)
     shown = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     view = picture.convert("RGB").resize(shown, Image.Resampling.BICUBIC)
@@ -88,16 +91,16 @@ def draw_scene(
     depth: dict[int, int] = {}
     numbered = len(choices) > len(CHOICES)
     numbers: list[tuple[str, Box, Colour]] = []
-    entries = [("referent", REFERENT)] if referent is not None else []
-    for n, (name, choice) in enumerate(choices.items()):
-        colour = choice_colour(n)
-        entries.append((f"{n + 1}  " * numbered + _label(name, choice, hits), colour))
-        if choice < 0:
-            continue
-        place = depth[choice] = depth.get(choice, -1) + 1
-        box = regions[choice] * scale
-        draw.rectangle(_inside(box, view.size, place * (stroke + 1)), outline=colour, width=stroke)
-        numbers.append((str(n + 1), _inside(box + np.array([20 * place, 0, 0, 0]), view.size), colour))
+    meant = "referent" if np.size([] if referent is None else referent) else "no target"
+    entries = [(meant, REFERENT)] if referent is not None else []
+    for n, (name, answer) in enumerate(answers.items()):
+        colour, chosen = choice_colour(n), [choice for choice in answer if choice >= 0]
+        entries.append((f"{n + 1}  " * numbered + _label(name, chosen, hits), colour))
+        for choice in chosen:
+            place = depth[choice] = depth.get(choice, -1) + 1
+            box = regions[choice] * scale
+            draw.rectangle(_inside(box, view.size, place * (stroke + 1)), outline=colour, width=stroke)
+            numbers.append((str(n + 1), _inside(box + np.array([20 * place, 0, 0, 0]), view.size), colour))
     for number, corner, colour in numbers if numbered else []:
         _tab(draw, number, corner, colour)
     if len(regions) > len(depth):
@@ -148,12 +151,11 @@ def _scale(picture: Image.Image, width: int) -> float:
     return min(max(width / picture.width, _THINNEST / thin), _LONGEST * width / long)
 
 
-def _label(name: str, choice: int, hits: Mapping[str, bool] | None) -> str:
-    if choice < 0:
-        return f"{name}: none"
-    if hits is None or name not in hits:
-        return name
-    return f"{name}: {'right' if hits[name] else 'wrong'}"
+def _label(name: str, chosen: Sequence[int], hits: Mapping[str, bool] | None) -> str:
+    found = [] if chosen else ["none"]
+    if hits is not None and name in hits:
+        found.append("right" if hits[name] else "wrong")
+    return ": ".join([name, *([", ".join(found)] if found else [])])
 
 
 def _inside(box: NDArray[np.float64], size: tuple[int, int], inset: float = 0) -> Box:

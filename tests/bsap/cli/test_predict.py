@@ -57,6 +57,36 @@ def squares() -> list[dict[str, Any]]:
     return [{"bbox": [half[0], half[1], 20, 20], "segmentation": [half]} for half in halves]
 
 
+def test_answers_of_several_regions_and_of_none(
+    run: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "objects.json").write_text(json.dumps(squares()))
+    flags = [
+        "--data.picture", str(folder / "a.png"), "--data.boxes", str(tmp_path / "objects.json"),
+        "--data.expressions", "['the red one','the blue one']", "--model.scorers", "clip",
+        "--model.answer.rule", "threshold", "--model.answer.over", "cosine", "--output", str(tmp_path / "x.json"),
+        "--output-mask", str(tmp_path / "m.png"), "--output-picture", str(tmp_path / "p.png"),
+    ]  # fmt: skip
+    assert run(*flags, "--model.answer.value=-1") == 0
+    several = json.loads((tmp_path / "x.json").read_text())["pictures"]["a"]["expressions"]
+    answers = [expression["scorers"]["clip"] for expression in several]
+    assert [sorted(answer["regions"]) for answer in answers] == [[0, 1, 2]] * 2
+    assert [answer["regions"][0] for answer in answers] == [0, 2] == [answer["region"] for answer in answers]
+    assert [sorted(answer["boxes"]) for answer in answers] == [[[x, 0, x + 20, 20] for x in (0, 20, 40)]] * 2
+    expected = np.zeros((20, 60), np.uint8)
+    for x in (0, 20, 40):
+        expected[:, x : x + 10] = 255
+    assert np.array_equal(opened(tmp_path / "m-1.png"), expected)
+    first = opened(tmp_path / "p.png")
+    capsys.readouterr()
+    assert run(*flags, "--model.answer.value", "1") == 0
+    assert capsys.readouterr().out.count("none") == 2
+    (none, _) = json.loads((tmp_path / "x.json").read_text())["pictures"]["a"]["expressions"]
+    assert (none["scorers"]["clip"]["regions"], none["scorers"]["clip"]["region"]) == ([], 0)
+    assert not opened(tmp_path / "m-1.png").any()
+    assert not np.array_equal(opened(tmp_path / "p.png"), first)
+
+
 def test_answers_are_written(run: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "boxes.json").write_text(json.dumps(squares()))
     out = tmp_path / "new" / "folder"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -10,7 +12,7 @@ BOXES = [[20, 20, 100, 80], [140, 40, 220, 140], [40, 120, 110, 200]]
 GREY = Image.new("RGB", (240, 220), (90, 90, 90))
 
 
-def drawn(choices: dict[str, int], *, title: str = "left cup", referent: list[float] | None = None, **options: object):
+def drawn(choices: Any, *, title: str = "left cup", referent: list[float] | None = None, **options: object):
     image = draw_scene(GREY, boxes=BOXES, referent=referent, choices=choices, title=title, width=480, **options)  # type: ignore[arg-type]
     return np.asarray(image)
 
@@ -34,6 +36,20 @@ def test_scorers_with_one_choice_are_all_seen() -> None:
     assert (frames[0][:2] < frames[1][:2]).all()
     assert (frames[1][:2] < frames[2][:2]).all()
     assert (where(image, REFERENT)[:2] < frames[0][:2]).all()
+
+
+def test_all_regions_of_an_answer_are_framed_and_none_has_no_frame() -> None:
+    image = drawn({"clip": [0, 2], "bsap": []}, hits={"clip": True, "bsap": False})
+    around = 2 * np.array([20, 20, 110, 200])  # both boxes together
+    assert np.abs(where(image, CHOICES[0]) - around).max() <= 1
+    with pytest.raises(ValueError, match="zero-size"):
+        where(image, CHOICES[1])
+    legend = [
+        drawn({"bsap": answer}, referent=referent)[-30:] for answer, referent in (([], None), ([], []), ([0], []))
+    ]
+    assert not any(np.array_equal(a, b) for a, b in zip(legend, legend[1:], strict=False) if a.shape == b.shape)
+    with pytest.raises(ValueError, match="`choices` to be below 3, got 3 for clip"):
+        drawn({"clip": [0, 3]})
 
 
 def test_a_scorer_that_could_not_choose_has_no_frame() -> None:

@@ -215,6 +215,28 @@ def test_one_target_and_the_best_region_are_miou_and_oiou(config: dict[str, Any]
         assert math.isnan(sets["ris"][scorer]["N-acc"])
 
 
+def test_show_and_export_have_whole_answers(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = {len(r["scorers"]["clip"]["regions"]): r["id"] for r in records(run)}
+    assert {0, 2} <= rows.keys()
+    assert main(["show", str(run), rows[0], rows[2], "--output", str(tmp_path)]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 2
+    assert main(["show", str(run), "--sheet", "3", "--disagree", "--output", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "coco", "--scorer", "clip"]) == 0
+    found: dict[str, list[Any]] = {}
+    for item in json.loads(capsys.readouterr().out):
+        found.setdefault(item["expression_id"], []).append(item)
+    for record in records(run):
+        row, items = record["scorers"]["clip"], found.get(record["id"], [])
+        assert [item["score"] for item in items] == [row["scores"][region] for region in row["regions"]]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (item["bbox"] for item in items)]
+        assert corners == pytest.approx(row["boxes"]) if corners else not row["boxes"]
+        masks = [item["segmentation"] for item in items]
+        union = int(coco.area(coco.merge(masks))) if masks else 0
+        assert union <= row["union"]
+        assert union - row["intersection"] + sum(record["referent"]["areas"]) >= row["union"]
+
+
 # --- alternatives, and pictures without proposals ---------------------------------------------------------------------
 
 
