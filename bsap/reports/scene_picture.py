@@ -77,7 +77,8 @@ def draw_scene(
     for name, answer in answers.items():
         for choice in answer:
             if not -1 <= choice < len(regions):
-                raise ValueError(f"Expected argument `choices` to be below {len(regions)}, got {choice} for {name}.")
+                limit = f"below {len(regions)}, but got {choice} for {name}"
+                raise ValueError(f"Expected argument `choices` to be {limit}.")
     scale = _scale(picture, width)
     shown = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     view = picture.convert("RGB").resize(shown, Image.Resampling.BICUBIC)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ def test_all_regions_of_an_answer_are_framed_and_none_has_no_frame() -> None:
     legend = [
         drawn({"bsap": answer}, referent=referent)[-30:] for answer, referent in (([], None), ([], []), ([0], []))
     ]
-    assert not any(np.array_equal(a, b) for a, b in zip(legend, legend[1:], strict=False) if a.shape == b.shape)
-    with pytest.raises(ValueError, match="`choices` to be below 3, got 3 for clip"):
+    assert not any(np.array_equal(a, b) for a, b in pairwise(legend) if a.shape == b.shape)
+    with pytest.raises(ValueError, match="`choices` to be below 3, but got 3 for clip"):
         drawn({"clip": [0, 3]})
 
 
