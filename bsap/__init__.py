@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "AnswerRule": "bsap.scoring",
     "BSAP": "bsap.scoring",
     "BSAPH": "bsap.scoring",
     "CLIP": "bsap.scoring",
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from bsap.prompts.templates import Templates
     from bsap.relations.settings import Relations
     from bsap.runs.settings import RunConfig
-    from bsap.scoring import BSAP, BSAPH, CLIP, Scorer, Similarities
+    from bsap.scoring import BSAP, BSAPH, CLIP, AnswerRule, Scorer, Similarities
     from bsap.views import View
 
     __version__: str

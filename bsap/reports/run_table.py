@@ -351,6 +351,13 @@ def _hit(results: Mapping[str, Any]) -> Setting | None:
     return Setting(results["protocol"]["hit"], results["protocol"]["hit"]) if "rec" in results["metrics"] else None
 
 
+def _answer(results: Mapping[str, Any]) -> Setting:
+    rule = results["protocol"].get("answer") or {"rule": "top"}  # earlier versions knew no other
+    if rule["rule"] == "top":
+        return Setting("top", "the best region")
+    return Setting(rule, f"{rule['over']} >= {rule['value']:g}, NMS {short(rule['nms'])}")
+
+
 def _wording(results: Mapping[str, Any]) -> Setting | None:
     data = results["settings"]["data"]
     if "text" not in data:
@@ -379,6 +386,7 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "relations": _relations,
     "bank": _bank,
     "aggregate": _protocol("aggregate"),
+    "answer": _answer,
     "hit": _hit,
     "missing mask": _protocol("missing_mask"),
     "precision": _precision,

@@ -43,8 +43,9 @@ def need_one_answer(expressions: Iterable[Expression]) -> None:
         raise DataError(
             f"{len(sets)} of {len(every)} expressions mean nothing in their picture or several objects at once, first "
             f"{sets[0].id}, but an answer is one region. Answer with sets (`--model.answer.rule threshold` and "
-            "`--model.answer.value`), leave them out with `--data.min_targets 1 --data.max_targets 1`, or take any of "
-            "several objects as right with `--data.match any --data.min_targets 1`."
+            "`--model.answer.value`; in a sweep `--threshold`), leave them out with `--data.min_targets 1 "
+            "--data.max_targets 1`, or take any of several objects as right with `--data.match any --data.min_targets "
+            "1`."
         )
 
 

@@ -142,8 +142,8 @@ def test_one_region_cannot_answer_a_set(groot: Path, tmp_path: Path, capsys: pyt
     assert main(flags) == 2
     assert (
         "3 of 5 expressions mean nothing in their picture or several objects at once, first grefcoco/unc/val/100, but "
-        "an answer is one region. Answer with sets (`--model.answer.rule threshold` and `--model.answer.value`), leave "
-        "them out with `--data.min_targets 1 --data.max_targets 1`"
+        "an answer is one region. Answer with sets (`--model.answer.rule threshold` and `--model.answer.value`; in a "
+        "sweep `--threshold`), leave them out with `--data.min_targets 1 --data.max_targets 1`"
     ) in " ".join(capsys.readouterr().err.split())
     assert main([*flags, "--data.min_targets", "1", "--data.max_targets", "1", "--run.name", "one"]) == 0
     results = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())

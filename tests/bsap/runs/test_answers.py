@@ -179,6 +179,10 @@ def test_another_rule_from_recorded_scores_is_that_of_its_own_run(
     report = json.loads(capsys.readouterr().out)
     assert report["metrics"] == results(other)["metrics"]
     assert report["breakdown"] == finite(results(other)["breakdown"])
+    assert main(["table", str(run), str(other), "--format", "md"]) == 0
+    table = capsys.readouterr().out
+    assert "p >= 0.35, NMS 0.5" in table
+    assert "cosine >= 0.35, NMS 0.7" in table
     assert report["uncompared"] == "the answers are those of another rule"
     assert not any("scores" in row or "values" in row for r in records(other) for row in r["scorers"].values())
     own = yaml.safe_dump(config["model"]["answer"])
@@ -289,7 +293,7 @@ def test_no_expression_without_a_target_is_a_dash_and_a_note(
     assert "N-acc is -: no expression without a target was seen" in " ".join(shown.split())
     assert "nan" not in shown
     assert math.isnan(results(folder)["metrics"]["ris"]["clip"]["N-acc"])
-    assert main(["table", str(folder), "--format", "md"]) == 0
+    assert main(["table", str(folder), str(folder.parent / "run"), "--format", "md"]) == 0
     assert "| - |" in capsys.readouterr().out
 
 
