@@ -355,7 +355,7 @@ def _answer(results: Mapping[str, Any]) -> Setting:
     rule = results["protocol"].get("answer") or {"rule": "top"}  # earlier versions knew no other
     if rule["rule"] == "top":
         return Setting("top", "the best region")
-    return Setting(rule, f"{rule['over']} >= {rule['value']:g}, NMS {short(rule['nms'])}")
+    return Setting(rule, f"{rule['over']} at least {rule['value']:g}, NMS {short(rule['nms'])}")
 
 
 def _wording(results: Mapping[str, Any]) -> Setting | None:

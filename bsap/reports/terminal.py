@@ -98,8 +98,10 @@ def print_choices(records: Sequence[Record]) -> None:
         for number, (scorer, row) in enumerate(record["scorers"].items()):
             picture = "" if record["image_id"] == above else record["image_id"]
             texts = [*([picture] if several else []), "" if number else record["text"], scorer]
-            box = "" if row["box"] is None else ", ".join(f"{x:g}" for x in row["box"])
+            regions = row.get("regions", [] if row["region"] is None else [row["region"]])
+            boxes = row.get("boxes", [] if row["box"] is None else [row["box"]])
+            lines = "\n".join(", ".join(f"{x:g}" for x in box) for box in boxes)
             score = "" if row["score"] is None else f"{row['score']:.4f}"
-            table.add_row(*map(cell, texts), str(row["region"]), score, box)
+            table.add_row(*map(cell, texts), "\n".join(map(str, regions)) or "none", score, lines)
             above = record["image_id"]
     Console().print(table)

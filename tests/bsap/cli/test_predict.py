@@ -68,7 +68,7 @@ def test_answers_of_several_regions_and_of_none(
         "--output-mask", str(tmp_path / "m.png"), "--output-picture", str(tmp_path / "p.png"),
     ]  # fmt: skip
     assert run(*flags, "--model.answer.value=-1") == 0
-    several = json.loads((tmp_path / "x.json").read_text())["pictures"]["a"]["expressions"]
+    several = json.loads((tmp_path / "x.json").read_text())["pictures"][0]["expressions"]
     answers = [expression["scorers"]["clip"] for expression in several]
     assert [sorted(answer["regions"]) for answer in answers] == [[0, 1, 2]] * 2
     assert [answer["regions"][0] for answer in answers] == [0, 2] == [answer["region"] for answer in answers]
@@ -81,7 +81,7 @@ def test_answers_of_several_regions_and_of_none(
     capsys.readouterr()
     assert run(*flags, "--model.answer.value", "1") == 0
     assert capsys.readouterr().out.count("none") == 2
-    (none, _) = json.loads((tmp_path / "x.json").read_text())["pictures"]["a"]["expressions"]
+    (none, _) = json.loads((tmp_path / "x.json").read_text())["pictures"][0]["expressions"]
     assert (none["scorers"]["clip"]["regions"], none["scorers"]["clip"]["region"]) == ([], 0)
     assert not opened(tmp_path / "m-1.png").any()
     assert not np.array_equal(opened(tmp_path / "p.png"), first)
