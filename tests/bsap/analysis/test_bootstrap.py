@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsap.analysis.bootstrap import bootstrap_interval
+from bsap.analysis.bootstrap import bootstrap_interval, bootstrap_statistic
 
 
 def plain_loop(a: list[float], b: list[float], scenes: list[str], n: int, seed: int) -> tuple[float, float]:
@@ -74,3 +74,16 @@ def test_swapping_the_scorers_mirrors_the_interval(rows: list[tuple[bool, bool, 
 def test_misuse_is_refused(arguments: tuple[list[int], ...], options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(*arguments, **options)  # type: ignore[arg-type]
+
+
+def test_the_interval_of_a_statistic_is_that_of_the_difference_from_nothing() -> None:
+    """The mean of b is its difference from zeros; draws differ, so that the ends agree only nearly."""
+    rng = np.random.default_rng(2)
+    scenes = [f"s{index}" for index in range(60) for _ in range(int(rng.integers(1, 6)))]
+    values = rng.random(len(scenes))
+    other = bootstrap_interval(np.zeros(len(scenes)), values, scenes, n=4000)
+    found = bootstrap_statistic(lambda weights: float(weights @ values / weights.sum()), scenes, n=4000)
+    assert found == pytest.approx(other, abs=0.004)
+    assert found[0] == pytest.approx(values.mean())
+    none = bootstrap_statistic(lambda weights: float("nan"), scenes, n=5)
+    assert all(np.isnan(none))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from bsap.metrics import best_overlap, mask_overlap, mask_overlap_matrix, mask_overlaps
+from bsap.metrics import best_overlap, mask_overlap, mask_overlap_matrix, mask_overlaps, mask_union
 
 
 def rle(mask):
@@ -147,3 +147,17 @@ def test_other_arguments_are_refused():
         mask_overlap(mask, {"size": [1, 1], "counts": [0, 1]})
     with pytest.raises(ValueError, match=r"`pred` to have less than 2\^32 pixels, but got 65536 x 65536"):
         mask_overlap({"size": [65_536, 65_536], "counts": b"0"}, mask)
+
+
+@given(st.lists(hnp.arrays(bool, (5, 7)), min_size=1, max_size=4))
+def test_a_union_has_the_pixels_of_any(planes):
+    union = mask_union([coco.encode(np.asfortranarray(plane, np.uint8)) for plane in planes])
+    assert np.array_equal(coco.decode(union), np.any(planes, axis=0))
+
+
+def test_a_union_is_of_one_picture():
+    small, large = (coco.encode(np.ones(shape, np.uint8, order="F")) for shape in ((2, 3), (3, 2)))
+    with pytest.raises(ValueError, match="`masks` to be of one size, height x width 2 x 3, but got 3 x 2"):
+        mask_union([small, small, large])
+    with pytest.raises(ValueError, match="`masks` to be at least one mask, but got none"):
+        mask_union([])
