@@ -334,7 +334,7 @@ class BSAPModule(LightningModule):
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Encode all texts of this process's scenes, each once, and the region bank; fit the transform."""
+        """Encode all texts of all scenes, each once and in one process, and the region bank; fit the transform."""
         if self.ensemble is not None:
             self.ensemble.prepare(asked(scene_data(self.trainer).assigned, self.relations), self.bank)
         self.on_predict_start()

@@ -191,8 +191,10 @@ class Ensemble:
     def prepare(self, scenes: Sequence[Scene], bank: Bank | None) -> None:
         """Encode each text that scenes and a bank will need, before the first picture: large packs waste no time.
 
+        Where there are several processes, all call it, and each text is encoded in one of them.
+
         Args:
-            scenes: the scenes to come.
+            scenes: this process's scenes to come.
             bank: the auxiliary prompts, or None.
         """
         expressions = [expression for scene in scenes for expression in scene.expressions]
@@ -201,8 +203,7 @@ class Ensemble:
             prompts = {text: None for scene in scenes for texts in bank_texts(scene, bank) for text in texts}
         for member in self.members:
             if not isinstance(member.encoder, PairScorer):  # which reads texts together with pictures
-                member.queries(expressions)
-                member.prompts(list(prompts), None if bank is None else bank.template)
+                member.prepare(expressions, list(prompts), None if bank is None else bank.template)
 
     # --- similarities -----------------------------------------------------------------------------------------------
 

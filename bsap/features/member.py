@@ -58,10 +58,9 @@ class Member:
 
     def queries(self, expressions: Sequence[Expression]) -> Tensor:
         """(N, D) features of N expressions."""
-        sentences = [self.sentence(expression) for expression in expressions]
+        sentences, phrases = self._query_texts(expressions)
         if not self.wording.weight:
             return self.texts.features(sentences)
-        phrases = [self.templates.query.format(self.wording.phrase(expression)) for expression in expressions]
         return text_features(self.texts, sentences, phrases, weight=1 - self.wording.weight)
 
     def cosines(self, texts: Tensor, regions: Tensor) -> Tensor:
@@ -94,10 +93,28 @@ class Member:
         fitted = self.transform.fit(texts, region_bank, model=self.encoder.weights_sha256)
         return replace(self, fitted=fitted)
 
+    def prepare(self, expressions: Sequence[Expression], prompts: Sequence[str], template: str | None) -> None:
+        """Encode the texts of expressions and prompts together with the other processes, which call it too."""
+        sentences, phrases = self._query_texts(expressions)
+        bank = self._prompt_texts(prompts, template)
+        if self.wording.weight:
+            self.texts.prepare([*sentences, *phrases], normalize=False)
+            sentences = []
+        self.texts.prepare([*sentences, *bank])
+
+    def _query_texts(self, expressions: Sequence[Expression]) -> tuple[list[str], list[str]]:
+        sentences = [self.sentence(expression) for expression in expressions]
+        if not self.wording.weight:
+            return sentences, []
+        return sentences, [self.templates.query.format(self.wording.phrase(expression)) for expression in expressions]
+
     def sentence(self, expression: Expression) -> str:
         """What the text tower reads of an expression."""
         return self.templates.query.format(self.wording.sentence(expression))
 
     def prompts(self, texts: Sequence[str], template: str | None = None) -> Tensor:
         """(K, D) features of K auxiliary prompts; ``template`` is the bank's own."""
-        return self.texts.features([(template or self.templates.bank).format(text) for text in texts])
+        return self.texts.features(self._prompt_texts(texts, template))
+
+    def _prompt_texts(self, texts: Sequence[str], template: str | None) -> list[str]:
+        return [(template or self.templates.bank).format(text) for text in texts]

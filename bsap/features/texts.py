@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bsap.features.cache import CachedModel, FeatureCache
+from bsap.features.shared_texts import encode_together
 from bsap.models.precision import autocast
 
 
@@ -53,24 +55,51 @@ class TextCache:
             normalize: unit vectors; otherwise the lengths that the text tower gives, for features that are summed.
         """
         table, device = self._tables[normalize], self.encoder.device
-        new = [text for text in dict.fromkeys(texts) if text not in table.rows]
-        if new:
-            # Ordinary tensors even inside Lightning's inference mode: validation fills a cache that training reads.
-            with torch.inference_mode(False), torch.no_grad(), autocast(self.precision, device):
-                table.append(new, self._encode(new, normalize))
+        self._add(texts, normalize, lambda new: self.encoder.encode_text(new, normalize=normalize))
         return table.take(texts, self.encoder.dim, device)
 
-    def _encode(self, texts: Sequence[str], normalize: bool) -> Tensor:
+    def prepare(self, texts: Sequence[str], *, normalize: bool = True) -> None:
+        """Encode the texts of all processes, each in one of them; to be called by all processes.
+
+        Args:
+            texts: sentences that :meth:`features` of this process will be asked for.
+            normalize: as for :meth:`features`.
+
+        Raises:
+            SystemExit: another process could not encode its share.
+        """
+        encoder = self.encoder
+
+        def together(new: Sequence[str]) -> Tensor:
+            encode = partial(encoder.encode_text, normalize=normalize)
+            return encode_together(new, encode, encoder.dim, encoder.device, encoder.truncated)
+
+        self._add(texts, normalize, together, always=True)
+
+    def _add(
+        self, texts: Sequence[str], normalize: bool, encode: Callable[[Sequence[str]], Tensor], *, always: bool = False
+    ) -> None:
+        """Put the texts that are new into memory; ``always`` calls ``encode`` even for none."""
+        table = self._tables[normalize]
+        new = [text for text in dict.fromkeys(texts) if text not in table.rows]
+        if new or always:
+            # Ordinary tensors even inside Lightning's inference mode: validation fills a cache that training reads.
+            with torch.inference_mode(False), torch.no_grad(), autocast(self.precision, self.encoder.device):
+                table.append(new, self._stored_or(encode, new, normalize, always))
+
+    def _stored_or(
+        self, encode: Callable[[Sequence[str]], Tensor], texts: Sequence[str], normalize: bool, always: bool
+    ) -> Tensor:
         if self.cache is None:
-            return self.encoder.encode_text(texts, normalize=normalize)
+            return encode(texts)
         keys = [self.cache.text_key(text, self.encoder, normalize=normalize) for text in texts]
         found = [self.cache.get(key) for key in keys]
         todo = [index for index, feature in enumerate(found) if feature is None]
         if len(todo) < len(texts):
             # Tokenised all the same: a text that is cut at the context length is reported, stored or not.
             self.encoder.tokenize([text for text, feature in zip(texts, found, strict=True) if feature is not None])
-        if todo:
-            new = self.encoder.encode_text([texts[index] for index in todo], normalize=normalize)
+        if todo or always:
+            new = encode([texts[index] for index in todo])
             for index, feature in zip(todo, new.cpu(), strict=True):
                 found[index] = feature
                 self.cache.put(keys[index], feature)

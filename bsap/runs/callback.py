@@ -217,6 +217,8 @@ class RunCallback(Callback):
     def _finish(self, trainer: Trainer, module: Evaluated, seconds: float) -> None:
         assert self.folder is not None
         data, strict = scene_data(trainer), bool(module.settings["strict"])
+        made = made_by(module, processes=trainer.world_size)
+        self.folder.note_attempt(made)  # again: the device may have run out of memory
         records, parts = self.folder.merge(data.expression_ids)
         again = recompute(records, strict=strict, tasks=module.tasks)
         if json.dumps(again) != json.dumps(module.results):
@@ -225,7 +227,6 @@ class RunCallback(Callback):
                 f"twice or lost. Counted {module.results}, predictions give {again}. "
                 f"The records are kept in {self.folder.path}."
             )
-        made = made_by(module, processes=trainer.world_size)
         timing: Timing = {
             "seconds": round(seconds, 3),
             "resumed_expressions": self._resumed,

@@ -15,7 +15,7 @@ from bsap.runs.evaluated import Evaluated
 from bsap.runs.relation_counts import relation_counts
 from bsap.runs.schema import BankInfo, Counts, MadeBy, Precision, Protocol, Record, Results, RunSettings, Timing
 from bsap.runs.settings import SPEED_SETTINGS, digest
-from bsap.views.packing import default_pack
+from bsap.views.packing import pack_size, too_large
 
 
 def make_results(
@@ -116,8 +116,13 @@ def made_by(module: Evaluated, *, processes: int) -> MadeBy:
     """What makes the records of one attempt at a run, and may be different for the next attempt."""
     device = module.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    pack = module.settings.get("region_batch") or default_pack(device)
-    return {"processes": processes, "device": name, "versions": versions(), "pack": pack}
+    setting = module.settings.get("region_batch")
+    encoders: list[Any] = list(module.encoders)
+    packs = [pack_size(encoder, setting) for encoder in encoders]
+    made: MadeBy = {"processes": processes, "device": name, "versions": versions(), "pack": min(packs)}
+    if failed := [size for encoder in encoders if (size := too_large(encoder)) is not None]:
+        made["pack_too_large"] = max(failed)
+    return made
 
 
 def versions() -> dict[str, str]:

@@ -206,9 +206,14 @@ class MadeByFields(TypedDict):
 
 
 class MadeBy(MadeByFields, total=False):
-    """What computed the numbers; ``pack``: the most regions that were encoded at once."""
+    """What computed the numbers.
+
+    ``pack``: how many regions were encoded at once. ``pack_too_large``: how many were tried before, for which the first
+    process's device had too little memory.
+    """
 
     pack: Count
+    pack_too_large: Count
 
 
 class Attempt(MadeBy):

@@ -233,7 +233,7 @@ def test_a_scorer_that_wants_more_prompts_than_there_are(tmp_path: Path, planted
 
 
 def test_all_texts_are_encoded_before_the_first_picture(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each distinct text once, in one call for the queries and one for the bank, whatever the batches."""
+    """Each distinct text once, in one call for the queries and the bank, whatever the batches."""
     from lightning.pytorch import Trainer
 
     found = module(planted, scorers=["clip", "bsap"], views=["crop", "blur"], bank="colours")
@@ -249,11 +249,35 @@ def test_all_texts_are_encoded_before_the_first_picture(planted: Any, monkeypatc
     first = calls.index(None)
     assert all(call is None for call in calls[first:])
     queries = {f"a photo of {e.text}" for scene in data.scenes for e in scene.expressions}
-    assert first == 2
+    assert first == 1
     assert calls[0] is not None
-    assert set(calls[0]) == queries
-    assert len(calls[0]) == len(queries)
-    assert calls[1] == [f"a photo of {prompt}" for prompt in found.bank.prompts]  # type: ignore[union-attr]
+    prompts = {f"a photo of {prompt}" for prompt in found.bank.prompts}  # type: ignore[union-attr]
+    assert set(calls[0]) == queries | prompts
+    assert len(calls[0]) == len(queries | prompts)
+
+
+def test_a_pack_that_was_too_large_is_recorded(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from lightning.pytorch import Trainer
+
+    from bsap import RunConfig
+
+    found = module(planted, run=RunConfig(root=str(tmp_path), name="a"), region_batch=4)
+    (encoder,) = found.models
+    image = encoder.encode_image
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return image(pixels)
+
+    monkeypatch.setattr(encoder, "encode_image", encode)
+    data = RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=0)
+    with pytest.warns(UserWarning, match=r"packs of 4 regions; packs of 2 are used"):
+        Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(found, data)
+    (attempt,) = json.loads((tmp_path / "a" / "results.json").read_text())["timing"]["attempts"]
+    assert (attempt["pack"], attempt["pack_too_large"]) == (2, 4)
 
 
 def test_only_the_scenes_that_are_left_are_assigned(planted: Any) -> None:

@@ -176,3 +176,22 @@ def waiting(rank: int, *, log: str, first_note: float = 60) -> None:
 
     startup.FIRST_NOTE = first_note
     startup.StartWatch.__init__ = noted  # type: ignore[method-assign]
+
+
+def note_texts(rank: int, *, log: str, fails: int | None = None) -> None:
+    """Note the texts that each rank encodes, in files of its own; one rank may fail at it."""
+    import json
+
+    from bsap.errors import ModelError
+    from bsap.models.interface import DualEncoder
+
+    encode = DualEncoder.encode_text
+
+    def encode_text(self: DualEncoder, texts: Any, **options: Any) -> Any:
+        if rank == fails:
+            raise ModelError("the text tower is broken")
+        with Path(f"{log}{rank}").open("a") as file:
+            print(json.dumps(list(texts)), file=file)
+        return encode(self, texts, **options)
+
+    DualEncoder.encode_text = encode_text  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from bsap.features.store import FeatureStore
+from bsap.prompts.banks import load_bank
 from bsap.runs.signals import STOPPED
 from support.processes import SUPPORT, Outcome, Ranks
 
@@ -156,6 +157,44 @@ def test_features_have_the_same_bits(ranks: Ranks, drawn: Any, tmp_path: Path) -
             assert row is not None
             if row.dim() == 2:
                 assert torch.equal(again, row)
+
+
+def test_each_text_is_encoded_in_one_process(ranks: Ranks, drawn: Any, alone: Outcome, tmp_path: Path) -> None:
+    """Once in a run, in shares; a continued run encodes what is left."""
+    config = named(drawn | {"model": drawn["model"] | {"views": ["crop", "dim"]}}, tmp_path)
+
+    def encoded(log: str) -> list[list[list[str]]]:
+        return [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(tmp_path.glob(log))]
+
+    hooks = [("note_texts", {"log": str(tmp_path / "texts")}), slow(tmp_path, 0.2, 0.2)]
+    job = ranks.start(config, tmp_path, world=2, hooks=hooks)
+    until(lambda: all(on_disk(tmp_path / "run", str(rank)) for rank in range(2)))
+    os.kill(job.pids[0], signal.SIGTERM)
+    job.check(STOPPED)
+    shares = encoded("texts*")
+    assert [len(calls) for calls in shares] == [1, 1], "one call for all queries and the bank, for both views"
+    first, second = (calls[0] for calls in shares)
+    queries = {f"a photo of {record['text']}" for record in alone.records}
+    assert len({*first, *second}) == len(first) + len(second), "no text twice"
+    assert abs(len(first) - len(second)) <= 1
+    bank = {f"a photo of {prompt}" for prompt in load_bank("coco_categories").prompts}
+    assert {*first, *second} == queries | bank
+
+    done = {record["id"] for record in on_disk(tmp_path / "run")}
+    left = {f"a photo of {record['text']}" for record in alone.records if record["id"] not in done}
+    ranks.start(config, tmp_path, world=3, hooks=[("note_texts", {"log": str(tmp_path / "again")})]).check()
+    again = [text for calls in encoded("again*") for call in calls for text in call]
+    assert len(again) == len(set(again))
+    assert set(again) == left | bank
+    assert len(again) < len(queries | bank)
+
+
+def test_texts_that_cannot_be_encoded_end_all_processes(ranks: Ranks, drawn: Any, tmp_path: Path) -> None:
+    hooks = [("note_texts", {"log": str(tmp_path / "texts"), "fails": 1})]
+    job = ranks.start(named(drawn, tmp_path), tmp_path, world=2, hooks=hooks)
+    job.check(2)
+    assert "the text tower is broken" in job.errors()[1]
+    assert job.errors()[0].count("\n") <= 1
 
 
 def test_a_signal_to_the_decoding_processes_too(
