@@ -3,9 +3,9 @@
     python benchmarks/speed.py                                  # ViT-B-32 with random weights, drawn pictures
     python benchmarks/speed.py --encoder demo
     python benchmarks/speed.py --photographs FOLDER             # JPEGs instead of drawn pictures
-    python benchmarks/speed.py --all --photographs FOLDER       # ViT-B-32 and the demo's model, on both
-    python benchmarks/speed.py --device cuda --precision bf16-mixed --pictures 384 --proposals 12 --batch-size 64
-        --encoder ViT-L-14-336-quickgelu
+    python benchmarks/speed.py --photographs FOLDER --all       # ViT-B-32 and the demo's model, on both
+    python benchmarks/speed.py --parts share --device cuda --precision bf16-mixed --pictures 384 --proposals 12
+        --batch-size 64 --encoder ViT-B-32-quickgelu ViT-L-14-336-quickgelu --tasks rec ris
 
 Prints JSON. Nearly everything is a ratio of times measured in one process, side by side: seconds on their own say more
 about the machine than about the code.
@@ -13,14 +13,15 @@ about the machine than about the code.
 (a) ``encoder_share``: seconds of the encoder alone (the same views already in memory, the same texts), with images
     and texts each in packs of the size at which this encoder is fastest, over seconds of bsap's test loop, without run
     folder and store; 1 would be a loop that costs nothing. ``best_packs`` names the sizes; ``views_per_second`` and
-    ``pictures_per_second`` are the loop's; ``first_batch_s`` is from its start to the end of its first batch.
+    ``pictures_per_second`` are the loop's; ``first_batch_s`` is from its start to the end of its first batch, and
+    ``command_to_first_batch_s`` the same from ``bsap test`` being typed, in a process of its own.
 (b) ``against_loop``: seconds of a plain loop over seconds of bsap's test loop. The loop does what ReCLIP's code does
     (allenai/reclip): for each sentence, every region is cropped, blurred and preprocessed with PIL and encoded in one
     batch, then the text; ``cached`` keeps each picture's features over its sentences.
 (c) ``rescoring``: seconds of the test loop, with a store, over seconds of scoring its stored features, with the same
     scorers and bank, for REC; ``rescoring.py`` measures the size of RefCOCO's val split, RIS too.
 (d) ``peak_memory_mb``: of the device, or of the process without those that decode pictures, over 1 and over 4 times
-    the pictures, each in a process of its own.
+    the pictures, and over pictures with 10 and with 500 regions, each in a process of its own.
 (e) ``scaling``: seconds of the test loop at 1, 2 and 4 times the proposals, and expressions, over those at 1.
 """
 
@@ -34,6 +35,8 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -54,6 +57,7 @@ from bsap.datamodules.scene import Scene
 from bsap.features.ensemble import Ensemble
 from bsap.models.precision import autocast
 from bsap.sweep.stored_split import StoredSplit
+from bsap.views.packing import pack_size
 
 VIEWS = ["crop", "blur"]
 PARTS = ["share", "loop", "rescoring", "memory", "scaling"]
@@ -109,13 +113,14 @@ class Bench:
         """A module that keeps no files, or features only."""
         random = self.options.encoder != "demo"
         config = EncoderConfig(self.options.encoder, random_init=random, compile=self.options.compile)
-        return BSAPModule(encoders=[config], views=VIEWS, region_batch=self.options.region_batch, run=None, store=store)
+        pack, tasks = self.options.region_batch, [self.options.task]
+        return BSAPModule(encoders=[config], views=VIEWS, tasks=tasks, region_batch=pack, run=None, store=store)
 
     def data(self) -> RefCOCODataModule:
         """The data module, as a user makes it."""
         return RefCOCODataModule(
             str(self.root),
-            ProposalConfig("detections", path="proposals.json"),
+            ProposalConfig("masks" if self.options.task == "ris" else "detections", path="proposals.json"),
             batch_size=self.options.batch_size,
             num_workers=self.options.workers,
         )
@@ -277,10 +282,45 @@ def peak_memory_mb(root: Path, options: argparse.Namespace) -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
+_FIRST_BATCH = """
+import os, time
+from bsap.cli import main
+from bsap.module import BSAPModule
+step = BSAPModule.test_step
+def first(self, batch, number):
+    step(self, batch, number)
+    print("first batch", time.time(), flush=True)
+    os._exit(0)
+BSAPModule.test_step = first
+main(["test", "-c", {config!r}])
+"""
+
+
+def command_to_first_batch(root: Path, run: Path, options: argparse.Namespace) -> float:
+    """Seconds from the start of a process that runs ``bsap test`` to the end of its first batch."""
+    source = "masks" if options.task == "ris" else "detections"
+    proposals = {"source": source, "path": "proposals.json"}
+    encoder = {"name": options.encoder, "random_init": options.encoder != "demo"}
+    device = {"accelerator": "gpu" if options.device == "cuda" else "cpu", "devices": 1, "precision": options.precision}
+    settings = {
+        "trainer": device,
+        "data": {"root": str(root), "proposals": proposals, "batch_size": options.batch_size},
+        "model": {"encoders": [encoder], "views": VIEWS, "tasks": [options.task], "store": None},
+        "run": {"root": str(run)},
+    }
+    config = root / "first_batch.json"
+    config.write_text(json.dumps(settings))
+    started = time.time()
+    command = [sys.executable, "-W", "ignore", "-c", _FIRST_BATCH.format(config=str(config))]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(printed.split("first batch")[1].split()[0]) - started
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default="ViT-B-32-quickgelu", help="an open_clip architecture, or demo")
+    parser.add_argument("--encoder", nargs="+", default=["ViT-B-32-quickgelu"], help="open_clip architectures, or demo")
+    parser.add_argument("--tasks", nargs="+", default=["rec"], choices=["rec", "ris"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--pictures", type=int, default=6)
@@ -292,19 +332,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", nargs="?", const=True, default=False, metavar="MODE", help="see EncoderConfig")
+    parser.add_argument("--regions-for-memory", type=int, nargs=2, default=[10, 500], metavar="N")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--all", action="store_true", help="both models, on drawn pictures and on --photographs")
     options = parser.parse_args()
     quiet()
     warnings.filterwarnings("ignore")
-    encoders = dict.fromkeys([options.encoder, "demo"] if options.all else [options.encoder])
+    encoders = dict.fromkeys([*options.encoder, "demo"] if options.all else options.encoder)
     sources = dict.fromkeys([None, options.photographs] if options.all else [options.photographs])
     reports = []
-    for encoder, photographs in itertools.product(encoders, sources):
-        chosen = argparse.Namespace(**vars(options) | {"encoder": encoder, "photographs": photographs})
+    for encoder, photographs, task in itertools.product(encoders, sources, options.tasks):
+        changes = {"encoder": encoder, "photographs": photographs, "task": task}
+        chosen = argparse.Namespace(**vars(options) | changes)
         with tempfile.TemporaryDirectory() as folder:
             reports.append(measure(Path(folder), chosen))
-    print(json.dumps(reports if options.all else reports[0], indent=2))
+    print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -314,6 +356,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "what": {
             **shape,
             "encoder": options.encoder,
+            "task": options.task,
             "views": VIEWS,
             "precision": options.precision,
             "pictures_are": "drawn" if options.photographs is None else "photographs",
@@ -341,7 +384,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         report["seconds"] = {"encoder": [a for a, _ in pairs], "test_loop": [b for _, b in pairs]}
         report["views_per_second"] = round(sum(map(len, bench.rendered)) / loop, 1)
         report["pictures_per_second"] = round(options.pictures / loop, 2)
+        report["pack"] = pack_size(bench.encoder, options.region_batch)
         report["first_batch_s"] = round(bench.first_batch, 3)
+        report["command_to_first_batch_s"] = round(command_to_first_batch(bench.root, folder / "run", options), 2)
     if "loop" in options.parts:
         report["against_loop"] = {
             name: summary([bench.plain_loop(cached=cached) / bench.test_loop() for _ in range(options.repeats)])
@@ -351,11 +396,15 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         report["rescoring"] = summary([bench.rescoring(folder / f"store{n}") for n in range(options.repeats)])
     if "memory" in options.parts:
         report["peak_memory_mb"] = {}
-        for factor in (1, 4):
-            root = world(f"pictures{factor}", pictures=factor * options.pictures)
+        few, many = options.regions_for_memory
+        worlds: dict[str, dict[str, int]] = {
+            f"{factor * options.pictures} pictures": {"pictures": factor * options.pictures} for factor in (1, 4)
+        }
+        worlds |= {f"{count} regions a picture": {"proposals": count} for count in (few, many)}
+        for number, (name, changed) in enumerate(worlds.items()):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-                peak = alone.submit(peak_memory_mb, root, options).result()
-            report["peak_memory_mb"][f"{factor * options.pictures} pictures"] = peak
+                peak = alone.submit(peak_memory_mb, world(f"memory{number}", **changed), options).result()
+            report["peak_memory_mb"][name] = peak
     if "scaling" in options.parts:
         report["scaling"] = {}
         base = statistics.median(bench.test_loop() for _ in range(options.repeats))

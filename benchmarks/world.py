@@ -49,6 +49,12 @@ def boxes_in(rng: np.random.Generator, count: int, width: int, height: int) -> n
     return np.concatenate([corner, extent], 1).round(2)
 
 
+def diamond(x: float, y: float, width: float, height: float) -> list[float]:
+    """The polygon between the middles of a box's sides."""
+    middle, centre = x + width / 2, y + height / 2
+    return [middle, y, x + width, centre, middle, y + height, x, centre]
+
+
 def make_world(
     folder: Path, *, pictures: int, proposals: int, expressions: int, seed: int = 0, photographs: Path | None = None
 ) -> Path:
@@ -79,10 +85,14 @@ def make_world(
             drawn_picture(rng, (width, height)).save(target / name, quality=90)
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         boxes = boxes_in(rng, proposals, width, height).tolist()
-        found += [{"image_id": number, "bbox": box, "score": 0.9, "category_id": 1} for box in boxes]
-        annotations.append(
-            {"id": number, "image_id": number, "category_id": 1, "bbox": boxes[0], "segmentation": [], "iscrowd": 0}
-        )
+        # The masks of RIS: diamonds in the boxes. REC leaves them out.
+        shapes = [[diamond(*box)] for box in boxes]
+        found += [
+            {"image_id": number, "bbox": box, "segmentation": shape, "score": 0.9, "category_id": 1}
+            for box, shape in zip(boxes, shapes, strict=True)
+        ]
+        own = {"bbox": boxes[0], "segmentation": shapes[0]}
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, **own})
         texts = [sentence(rng) for _ in range(expressions)]
         keys = range(number * expressions, (number + 1) * expressions)
         refs.append(

@@ -16,9 +16,10 @@ from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.files import expanded
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, unknown
-from bsap.features.ensemble import Ensemble
+from bsap.features.ensemble import Encoded, Ensemble
 from bsap.features.member import Member
 from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
+from bsap.features.side_stream import SideStream
 from bsap.features.transforms import make_transform
 from bsap.models.config import EncoderConfig
 from bsap.models.interface import DualEncoder, PairScorer
@@ -185,7 +186,7 @@ class BSAPModule(LightningModule):
         self.encoders = nn.ModuleList()
         self.metrics = ScorerMetrics(list(self.scorers), self.tasks, strict=strict, sets=answer.several)
         self.results: dict[str, dict[str, dict[str, float | int]]] = {}
-        self._scored: list[Choices] = []
+        self._side = SideStream(self.device)
 
     def __repr__(self) -> str:
         models, views = [config.name for config in self.encoder_configs], [view.name for view in self.views]
@@ -273,7 +274,6 @@ class BSAPModule(LightningModule):
         """Check the precision and the masks, load the bank, forget an earlier test."""
         check_precision(str(self.trainer.precision), self.trainer.strategy.root_device)
         data = scene_data(self.trainer)
-        self._scored = []
         if self.relation_settings is not None and self.relations is None:
             self.relations = RelationReader(self.relation_settings, self.store_folder)
         if self.run is None:
@@ -308,34 +308,25 @@ class BSAPModule(LightningModule):
         """One record for each expression of a batch, in order: what every scorer chose."""
         to_score = replace(batch, scenes=asked(batch.scenes, self.relations))
         similarities = self.similarities(to_score) if _to_score(batch) else None
-        records = self._records(self._score(to_score.scenes, similarities))
-        if self.ensemble is not None:
-            self.ensemble.keep()
-        return records
+        return self._records(to_score.scenes, similarities)
 
-    def _score(self, scenes: Sequence[Scene], similarities: Similarities | None) -> Choices:
-        return Choices(
-            scenes,
-            self.scorers,
-            similarities,
-            aggregate=self.aggregate,
-            rule=self.answer,
-            all_scores=self.run is not None and self.run.all_scores,
-            relations=self.relations,
-        )
-
-    def _records(self, choices: Choices) -> list[Record]:
-        cut = self.ensemble.is_cut if self.ensemble is not None else lambda _: False
+    def _records(self, scenes: Sequence[Scene], similarities: Similarities | None) -> list[Record]:
+        assert self.ensemble is not None, "configure_model has not run"
+        options: Any = {"aggregate": self.aggregate, "rule": self.answer, "relations": self.relations}
+        all_scores = self.run is not None and self.run.all_scores
+        choices = Choices(scenes, self.scorers, similarities, all_scores=all_scores, **options)
+        options = {"tasks": self.tasks, "missing_mask": self.missing_mask, "is_cut": self.ensemble.is_cut}
         understand = None if self.relations is None else self.relations.describe
-        return make_records(
-            choices, tasks=self.tasks, missing_mask=self.missing_mask, is_cut=cut, understand=understand
-        )
+        records = make_records(choices, understand=understand, **options)
+        self.ensemble.keep()
+        return records
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
         """Encode all texts of all scenes, each once and in one process, and the region bank; fit the transform."""
         if self.ensemble is not None:
+            self._side = SideStream(self.device)
             self.ensemble.prepare(asked(scene_data(self.trainer).assigned, self.relations), self.bank)
         self.on_predict_start()
 
@@ -347,30 +338,31 @@ class BSAPModule(LightningModule):
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Encode a batch; score and count those that are complete, for packs reach over several batches."""
         assert self.ensemble is not None, "configure_model has not run"
+        self._side.mark()
+        complete = self.ensemble.complete()
         if _to_score(batch):
             self.ensemble.submit(replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank)
-        else:
-            self._scored.append(self._score(batch.scenes, None))
-        if self.trainer.test_loop.batch_progress.is_last_batch:
-            return {"records": self.finish()}
-        return {"records": self._collect()}
+        if self.device.type == "cpu":  # a device works on this batch while the host makes records of earlier ones
+            complete += self.ensemble.complete()
+        records = self._count(complete, () if _to_score(batch) else batch.scenes)
+        last = self.trainer.test_loop.batch_progress.is_last_batch
+        return {"records": [*records, *self.finish()] if last else records}
 
     def finish(self) -> list[Record]:
         """Count the scenes that wait for their packs, which are filled up; called at the end, also at an early one."""
         assert self.ensemble is not None, "configure_model has not run"
         self.ensemble.finish()
-        return self._collect(wait=True)
+        self._side.mark()
+        return self._count(self.ensemble.complete())
 
-    def _collect(self, *, wait: bool = False) -> list[Record]:
-        """The records of batches that are scored; while the device works on one batch, the host goes on to the next."""
+    def _count(self, complete: Sequence[Encoded], empty: Sequence[Scene] = ()) -> list[Record]:
         assert self.ensemble is not None, "configure_model has not run"
-        self._scored += [self._score(*complete) for complete in self.ensemble.ready(self.bank)]
-        records: list[Record] = []
-        while self._scored and (wait or len(self._scored) > 1 or self._scored[0].arrived):
-            records += self._records(self._scored.pop(0))
+        records = self._records(empty, None)
+        with self._side.after_mark():
+            for encoded in complete:
+                records += self._records(encoded[0].scenes, self.ensemble.joined(encoded, self.bank))
         if records:
             self.metrics.update(records)
-        self.ensemble.keep(wait=wait)
         return records
 
     def predict_step(self, batch: SceneBatch, batch_idx: int) -> list[Record]:

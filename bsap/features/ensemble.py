@@ -34,6 +34,8 @@ from bsap.views import View
 
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
 """Of each model that scores pairs, by its place among the members: (B, E, R) and (B, K, R)."""
+Encoded = tuple[Submission, Pairs]
+"""A batch whose regions are encoded."""
 
 
 class Ensemble:
@@ -112,7 +114,7 @@ class Ensemble:
         self.transform = transform
         self.region_bank: RegionBankFeatures | None = None
         self._regions = PackedRegions(self.members, resize=resize, pack=pack, precision=precision, cache=self.cache)
-        self._waiting: list[tuple[Submission, Pairs]] = []
+        self._waiting: list[Encoded] = []
 
     def fit(self, bank: Bank | None, region_bank: RegionBank | None) -> None:
         """Encode the region bank, and fit the transform.
@@ -140,7 +142,7 @@ class Ensemble:
     # --- regions ----------------------------------------------------------------------------------------------------
 
     def submit(self, batch: SceneBatch, bank: Bank | None = None) -> None:
-        """Draw the regions of a batch, and encode the packs that are full; :meth:`ready` gives what is complete.
+        """Draw the regions of a batch, and encode the packs that are full; :meth:`complete` gives the batch back.
 
         Args:
             batch: B scenes on the encoders' device.
@@ -148,11 +150,11 @@ class Ensemble:
         """
         self._waiting.append((self._regions.submit(batch), self._pairs(batch, bank)))
 
-    def ready(self, bank: Bank | None) -> list[tuple[tuple[Scene, ...], Similarities]]:
-        """The scenes and similarities of the submitted batches of which all packs are encoded, each batch once."""
-        complete = [item for item in self._waiting if item[0].complete]
+    def complete(self) -> list[Encoded]:
+        """The submitted batches of which all packs are encoded by now, each once."""
+        found = [item for item in self._waiting if item[0].complete]
         self._waiting = [item for item in self._waiting if not item[0].complete]
-        return [(submission.scenes, self._joined(submission, pairs, bank)) for submission, pairs in complete]
+        return found
 
     def finish(self) -> None:
         """Encode the regions that wait for others to fill their pack, which is filled up."""
@@ -177,9 +179,9 @@ class Ensemble:
         """Whether a scene's features are stored for all members, so that its picture need not be opened."""
         return self._regions.is_stored(scene)
 
-    def keep(self, *, wait: bool = False) -> None:
-        """Hand the new features that have reached the host to the store; with ``wait``, all of them."""
-        self._regions.keep(wait=wait)
+    def keep(self) -> None:
+        """Hand new features to the store; after they were compared, which finds those that are not finite."""
+        self._regions.keep()
 
     def flush(self) -> None:
         """Write what is new in the store to disk."""
@@ -218,9 +220,11 @@ class Ensemble:
             Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members; bank (B, N, E, K, R)
             for a bank of the query.
         """
-        return self._joined(self._regions.at_once(batch), self._pairs(batch, bank), bank)
+        return self.joined((self._regions.at_once(batch), self._pairs(batch, bank)), bank)
 
-    def _joined(self, submission: Submission, pairs: Pairs, bank: Bank | None) -> Similarities:
+    def joined(self, encoded: Encoded, bank: Bank | None) -> Similarities:
+        """As :meth:`similarities`, of a batch that :meth:`complete` gave."""
+        submission, pairs = encoded
         flat = self._regions.join(submission)
         with torch.autocast(flat[0].device.type, enabled=False):
             padded = [pad(rows, submission.counts) for rows in flat]

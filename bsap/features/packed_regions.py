@@ -153,10 +153,10 @@ class PackedRegions:
     def _note(self, keys: Sequence[str], counts: Sequence[int], features: Tensor) -> None:
         self._new.append((keys, counts, HostCopy(features)))
 
-    def keep(self, *, wait: bool = False) -> None:
-        """Hand the new features that have reached the host to the store; with ``wait``, all of them."""
-        while self._new and (wait or self._new[0][2].arrived):
-            keys, counts, copy = self._new.pop(0)
+    def keep(self) -> None:
+        """Hand new features to the store."""
+        new, self._new = self._new, []
+        for keys, counts, copy in new:
             for key, features in zip(keys, copy.wait().split(list(counts)), strict=True):
                 if self.cache is not None:
                     self.cache.put(key, features)

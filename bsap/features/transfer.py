@@ -27,11 +27,6 @@ class HostCopy:
         else:
             self._tensor = tensor.cpu()
 
-    @property
-    def arrived(self) -> bool:
-        """Whether :meth:`wait` would return at once."""
-        return self._event is None or self._event.query()
-
     def wait(self) -> Tensor:
         """The tensor on the CPU."""
         if self._event is not None:

@@ -93,11 +93,6 @@ class Choices:
             parts["rank"] = torch.stack([score.rank.float() for score in scores])
         return parts
 
-    @property
-    def arrived(self) -> bool:
-        """Whether :meth:`rows` would not wait."""
-        return all(copy.arrived for copy in self._copies.values())
-
     def rows(self) -> list[list[dict[str, Chosen]]]:
         """For each scene and expression, the choice of each scorer."""
         rule, all_scores = self._rule, self._all_scores

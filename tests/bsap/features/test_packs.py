@@ -49,12 +49,13 @@ def ensemble(demo: Encoder, **settings: Any) -> Ensemble:
 
 
 def run(found: Ensemble, items: Any, order: list[int], batch: int) -> tuple[dict[str, list[torch.Tensor]], list[int]]:
-    """Region features of every scene as a test makes them, and the number of scenes ready after each batch."""
+    """Region features of every scene as a test makes them, and the number of scenes complete after each batch."""
     features, done = {}, []
 
     def take() -> None:
-        for scenes, similarities in found.ready(None):
-            for b, scene in enumerate(scenes):
+        for encoded in found.complete():
+            similarities = found.joined(encoded, None)
+            for b, scene in enumerate(encoded[0].scenes):
                 features[scene.image_id] = similarities.query[b, :, 0, : len(scene.proposals)]
         done.append(len(features))
 
@@ -83,7 +84,7 @@ def test_bits_do_not_depend_on_order_and_batches(
 ) -> None:
     found = ensemble(demo, store=tmp_path / "run", pack=8)
     run(found, items, order, batch)
-    found.keep(wait=True)
+    found.keep()
     assert shapes == [8] * -(-2 * sum(COUNTS) // 8), "both views share packs, and the last one is filled up"
     # Each scene alone, as learning and analysis encode: what they find in the store is what they would make.
     single = ensemble(demo, store=tmp_path / "single", pack=8)
@@ -95,7 +96,7 @@ def test_bits_do_not_depend_on_order_and_batches(
 
 def test_another_pack_is_another_feature(items: Any, demo: Encoder, tmp_path: Path) -> None:
     run(first := ensemble(demo, store=tmp_path, pack=8), items, [0, 1, 2], 1)
-    first.keep(wait=True)
+    first.keep()
     first.flush()
     assert ensemble(demo, store=tmp_path, pack=8).is_stored(items[0][0])
     assert not ensemble(demo, store=tmp_path, pack=4).is_stored(items[0][0])
@@ -181,8 +182,9 @@ def test_a_view_that_looks_into_the_model_needs_no_pack(items: Any, demo: Encode
     found = Ensemble([demo], [Inside()], pack=8)
     batch: SceneBatch = collate(items[:3])
     found.submit(batch)
-    ((scenes, similarities),) = found.ready(None)
-    assert scenes == batch.scenes
+    (encoded,) = found.complete()
+    similarities = found.joined(encoded, None)
+    assert encoded[0].scenes == batch.scenes
     text = demo.encode_text(["a photo of thing 0"]).sum()
     boxes = batch.boxes[:3]
     expected = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) * text
