@@ -133,10 +133,9 @@ def test_features_have_the_same_bits(ranks: Ranks, drawn: Any, tmp_path: Path) -
     data = drawn["data"] | {"proposals": {"source": "masks", "path": "demo/masks.json", "top_k": 3}}
 
     def start(name: str, world: int, **options: Any) -> Any:
-        model = drawn["model"] | {"views": ["crop", "dim"], "store": str(tmp_path / name)}
-        return ranks.start(
-            named(drawn | {"data": data, "model": model}, tmp_path, name), tmp_path, world=world, **options
-        )
+        model = drawn["model"] | {"views": ["crop", "dim"], "store": str(tmp_path / "features" / name)}
+        config = named(drawn | {"data": data, "model": model}, tmp_path, name)
+        return ranks.start(config, tmp_path, world=world, **options)
 
     for world in (1, 2, 3):
         start(f"run{world}", world).check()
