@@ -40,6 +40,16 @@ TEXTS = 1000
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a scorer makes of some of CLIP's choices: how many these are, how many are right, and wins and losses."""
+
+    choices: int = 0
+    right: int = 0
+    wins: int = 0
+    losses: int = 0
+
+
+@dataclass(frozen=True)
 class ScorerBias:
     """What one scorer makes of the bias. Where answers are sets, its choice is the best region.
 
@@ -61,6 +71,9 @@ class ScorerBias:
         wrong_by_chance: the share that would, if wrong choices fell evenly on all regions but the referent's.
         correction: rank correlation, over the regions of all pictures, of the popularity before and the mean change
             that the scorer makes: -1 for a scorer that takes most from the most popular.
+        popular_changed: what it makes of CLIP's choices of the region that is most popular before correction; all 0 for
+            CLIP itself and without it in the run.
+        others_changed: the same of CLIP's other choices.
     """
 
     popularity_share: float
@@ -74,6 +87,8 @@ class ScorerBias:
     wrong_on_popular: float
     wrong_by_chance: float
     correction: float
+    popular_changed: Changes
+    others_changed: Changes
 
 
 @dataclass(frozen=True)
@@ -252,6 +267,7 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
     relative = np.concatenate([values / values.mean() for values in counts])
     wrong = on_popular = by_chance = total = 0.0
     chosen, meant = [], []
+    changed = np.zeros((2, 4), int)
     for found in scenes:
         size = len(found.before)
         most = int(found.before.argmax())
@@ -266,6 +282,10 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
             picks[region] += 1
             total += 1
             right = ious > 0.5 if strict else ious >= 0.5
+            clip = record["scorers"].get(BEFORE, choice)["region"] if record and name != BEFORE else None
+            if clip is not None:
+                was, now = bool(right[clip]), bool(right[region])
+                changed[int(clip != most)] += [1, was, now and not was, was and not now]
             if not right[region]:
                 wrong += 1
                 on_popular += region == most
@@ -287,6 +307,8 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
         wrong_on_popular=on_popular / wrong if wrong else float("nan"),
         wrong_by_chance=by_chance / wrong if wrong else float("nan"),
         correction=rank_correlation(before, after - before),
+        popular_changed=Changes(*changed[0].tolist()),
+        others_changed=Changes(*changed[1].tolist()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import TYPE_CHECKING
 
 from bsap.reports.formats import TextTable, csv_text, json_text, markdown
@@ -51,6 +51,17 @@ def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
         for run, bias in found.items()
         for name, values in bias.scorers.items()
     ]
+    changes = [
+        [
+            run,
+            name,
+            *(str(number) for part in (scorer.popular_changed, scorer.others_changed) for number in astuple(part)),
+        ]
+        for run, bias in found.items()
+        for name, scorer in bias.scorers.items()
+        if scorer.popular_changed.choices + scorer.others_changed.choices
+    ]
+    kinds = [f"{of}: {what}" for of in ("popular", "others") for what in ("CLIP's choices", "right", "wins", "losses")]
     names = list(dict.fromkeys(name for bias in found.values() for name in bias.depends))
     depends = [
         [run, shown(bias.background), *(shown(bias.depends.get(name, math.nan)) for name in names)]
@@ -68,6 +79,16 @@ def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
     columns = ["run", "scorer", *SCORER_COLUMNS.values()]
     return [
         TextTable("Scorers", columns, scorers, len(SCORER_COLUMNS), NOTES),
+        TextTable(
+            "Gains on popular regions and elsewhere",
+            ["run", "scorer", *kinds],
+            changes,
+            len(kinds),
+            [
+                "CLIP's choices of the most popular region of their picture, and its other choices: how many, how many of "
+                "them are right, and for how many the scorer is right instead (wins) or wrong instead (losses).",
+            ],
+        ),
         TextTable(
             "What popularity depends on",
             ["run", "background", *names],

@@ -69,6 +69,8 @@ def _notes(comparisons: Sequence[Comparison], resamples: int, seed: int) -> list
             notes.append(f"{c.a.label} and {c.b.label}: {c.left_out} expressions are in one run only and are left out.")
     if any(gain.low is None for c in comparisons for gains in c.gains.values() for gain in gains):
         notes.append("Where all expressions are of one picture, there is no interval and no p-value.")
+    if not tests:
+        return notes
     return [
         *notes,
         f"Intervals: paired bootstrap over pictures, {resamples} resamples, seed {seed}.",

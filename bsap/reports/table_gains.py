@@ -64,6 +64,8 @@ def with_gains(table: RunTable, baseline: str) -> RunTable:
         f"Gains over {baseline} with 95 % intervals: paired bootstrap over pictures, {RESAMPLES} resamples, seed 0. "
         f"p: permutation over pictures, with Holm's correction for {sum(len(row.gains) for row in rows)} tests."
     ]
+    if any(gain.low is None for row in rows for gain in row.gains.values()):
+        notes.append("Where all expressions are of one picture, there is no interval and no p-value.")
     if skipped:
         notes.append(f"No gain where the expressions are not those of the baseline: {', '.join(skipped)}.")
     return replace(table, rows=tuple(rows), gains=tuple(columns), baseline=baseline, notes=(*table.notes, *notes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,27 @@ def test_wrong_choices_by_hand(bias: Bias) -> None:
     assert clip.wrong == pytest.approx(2 / 7)
     assert bsap.wrong == pytest.approx(1 / 7)
     assert clip.wrong_by_chance == clip.wrong_on_popular, "each of the wrong choices had one wrong region to fall on"
+
+
+def test_wins_and_losses_by_the_place_of_clip_s_choice(stored: Path, bias: Bias) -> None:
+    """By a plain loop over the predictions; BSAP's one win is over the most popular region, a white one."""
+    records = [json.loads(line) for line in (stored / "predictions.jsonl").read_text().splitlines()]
+    popular = {}
+    for row in sorted(bias.by_region, key=lambda row: row["popularity"]):
+        popular[row["image_id"]] = row["region"]
+    expected = {True: [0, 0, 0, 0], False: [0, 0, 0, 0]}
+    for record in records:
+        clip, bsap = (record["scorers"][name] for name in ("clip", "bsap"))
+        if clip["region"] is not None:
+            was, now = clip["box_iou"] >= 0.5, bsap["box_iou"] >= 0.5
+            counts = [1, was, now and not was, was and not now]
+            place = expected[clip["region"] == popular[record["image_id"]]]
+            place[:] = [a + b for a, b in zip(place, counts, strict=True)]
+    found = bias.scorers["bsap"]
+    assert list(astuple(found.popular_changed)) == expected[True]
+    assert list(astuple(found.others_changed)) == expected[False]
+    assert (found.popular_changed.wins, found.popular_changed.losses) == (1, 0)
+    assert bias.scorers["clip"].popular_changed.choices == 0
 
 
 def test_the_scorer_takes_from_what_the_bank_likes(bias: Bias) -> None:

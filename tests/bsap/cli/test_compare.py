@@ -176,7 +176,11 @@ def test_a_run_of_one_picture_has_no_interval(runs: Path, capsys: pytest.Capture
     pair = [f"{runs}/one:clip", f"{runs}/one:bsap"]
     assert {row["gain"]["low"] for row in compared(capsys, *pair)} == {None}
     assert main(["compare", *pair]) == 0
-    assert "Where all expressions are of one picture, there is no interval" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Where all expressions are of one picture, there is no interval" in printed
+    assert "resamples" not in printed
+    notes = table(capsys, runs / "one", "--gain-over", "clip")["notes"]
+    assert "Where all expressions are of one picture, there is no interval and no p-value." in notes
 
 
 def table(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
