@@ -46,15 +46,14 @@ def sweep_thresholds(options: argparse.Namespace, saved: SavedRun, output: Path)
     setting = (options, banks[0], aggregates[0])
     found = _outcomes(sweep, *setting)
     chosen = {key: outcomes.choose(options.choose, model["tasks"]) for key, outcomes in found.items()}
-    rows = [_row(key, chosen[key], outcomes, model["tasks"]) for key, outcomes in found.items()]
-    rows.sort(key=lambda row: -_criterion(row, options.choose))
+    keys = sorted(found, key=lambda key: -chosen[key][1])
+    rows = [_row(key, chosen[key][0], found[key], model["tasks"]) for key in keys]
     document = {"run": str(options.run), "selected_on": selected_on, "choose": options.choose, "rows": rows}
     console = Console()
     console.print(_table(rows[: options.rows], f"{selected_on}: the thresholds with the best {options.choose}"))
     if options.report_on is not None:
         others = _outcomes(Sweep(saved, split=options.report_on, sets=True), *setting)
-        keys = [(row["scorer"], row["over"]) for row in rows]
-        reported = [_row(key, chosen[key], others[key], model["tasks"]) for key in keys]
+        reported = [_row(key, chosen[key][0], others[key], model["tasks"]) for key in keys]
         document |= {"reported_on": options.report_on, "report": reported}
         console.print(_table(reported[: options.rows], f"{options.report_on}: the thresholds chosen on {selected_on}"))
     best = rows[0]
@@ -99,14 +98,6 @@ def _row(key: tuple[str, Any], threshold: float, outcomes: SetOutcomes, tasks: S
         "metrics": outcomes.rejecting() | outcomes.at(threshold, tasks),
         "accuracy_over_coverage": [[coverage[n], accuracy[n]] for n in places],
     }
-
-
-def _criterion(row: dict[str, Any], criterion: str) -> float:
-    found: dict[str, float] = row["metrics"]
-    if criterion == "balance":
-        (task, *_) = {name.partition("/")[0] for name in found if name.endswith("N-acc")}
-        return found[f"{task}/N-acc"] + found[f"{task}/T-acc"]
-    return found[{"f1": "rec/Pr@F1", "giou": "ris/gIoU"}[criterion]]
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:

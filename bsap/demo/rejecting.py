@@ -27,15 +27,15 @@ from bsap.sweep.stored_split import StoredSplit
 from bsap.sweep.thresholds import SetOutcomes, set_outcomes
 from bsap.views import make_view
 
-VALUES: tuple[tuple[str, Over, str], ...] = (
-    ("clip", "p", "softmax over the regions of the picture"),
-    ("clip", "cosine", "cosine"),
-    ("clip", "region_bank", "normalised over regions of other pictures"),
-    ("bsap", "p", "normalised over the bank's texts (p)"),
-    ("bsap", "both", "normalised over texts and over other regions"),
-    ("bsap_h", "p", "the hybrid's distribution over regions"),
+VALUES: tuple[tuple[str, Over], ...] = (
+    ("clip", "p"),
+    ("clip", "cosine"),
+    ("clip", "region_bank"),
+    ("bsap", "p"),
+    ("bsap", "both"),
+    ("bsap_h", "p"),
 )
-"""Scorer, what its threshold is set over, and what that is."""
+"""Scorer, and what its threshold is set over."""
 
 BANK, OTHERS = "coco_categories", RegionBankConfig("train", size=400)
 
@@ -86,18 +86,15 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
     val, test = (_outcomes(part, ensemble) for part in scenes)
     if any((split[key].targets > 0).unique().numel() < 2 for split in (val, test) for key in split):
         return []
-    found = []
-    for key in [(scorer, over) for scorer, over, _ in VALUES]:
-        threshold = val[key].choose("balance", ())
-        found.append(_rejection(*key, threshold, test[key]))
+    found = [_rejection(*key, val[key].choose("balance", ())[0], test[key]) for key in VALUES]
     ensemble.flush()
     return found
 
 
 def _outcomes(scenes: Sequence[Scene], ensemble: Ensemble) -> dict[tuple[str, Over], SetOutcomes]:
     split, bank = StoredSplit(scenes, ensemble, ["rec"], sets=True), load_bank(BANK)
-    scorers = {name: SCORERS[name] for name, _, _ in VALUES}
-    overs = list(dict.fromkeys(over for _, over, _ in VALUES))
+    scorers = {name: SCORERS[name] for name, _ in VALUES}
+    overs = list(dict.fromkeys(over for _, over in VALUES))
     with torch.no_grad():
         return set_outcomes(split, scorers, bank, overs, worth=False)
 

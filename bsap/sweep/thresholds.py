@@ -98,8 +98,8 @@ class SetOutcomes:
             found = np.unique(np.quantile(found, np.linspace(0, 1, MOST), method="nearest"))
         return [*found[:1].tolist(), *((found[:-1] + found[1:]) / 2).tolist()]
 
-    def choose(self, criterion: Criterion, tasks: Sequence[str]) -> float:
-        """The threshold with the best mean of N-acc and T-acc, Pr@F1, or gIoU; the least of equal ones.
+    def choose(self, criterion: Criterion, tasks: Sequence[str]) -> tuple[float, float]:
+        """The threshold with the best mean of N-acc and T-acc, Pr@F1, or gIoU, and that value; the least of equal ones.
 
         Raises:
             ConfigError: the criterion cannot be computed on this split.
@@ -113,12 +113,13 @@ class SetOutcomes:
         needed = {"f1": "rec", "giou": "ris"}.get(criterion)
         if needed is not None and needed not in tasks:
             raise ConfigError(f"--choose {criterion} needs the task {needed}, which the run did not measure.")
-        return max(self.candidates(criterion), key=lambda t: (self._worth(t, criterion), -t))
+        worth, threshold = max((self._worth(t, criterion), -t) for t in self.candidates(criterion))
+        return -threshold, worth
 
     def _worth(self, threshold: float, criterion: Criterion) -> float:
         if criterion == "balance":
             rejected, none = self.values[:, 0] < threshold, self.targets == 0
-            return float((rejected[none]).double().mean() + (~rejected[~none]).double().mean())
+            return float((rejected[none]).double().mean() + (~rejected[~none]).double().mean()) / 2
         task, metric = {"f1": ("rec", "Pr@F1"), "giou": ("ris", "gIoU")}[criterion]
         return float(self.at(threshold, [task])[f"{task}/{metric}"])
 

@@ -115,7 +115,7 @@ def outcomes(best: list[float], targets: list[int]) -> SetOutcomes:
 def test_a_choice_by_hand() -> None:
     found = outcomes([0.9, 0.8, 0.4, 0.3, 0.2], [1, 1, 0, 1, 0])
     assert found.candidates("balance") == pytest.approx([0.2, 0.25, 0.35, 0.6, 0.85])
-    assert found.choose("balance", ["rec"]) == pytest.approx(0.6)  # N-acc 1, T-acc 2/3
+    assert found.choose("balance", ["rec"]) == pytest.approx((0.6, 5 / 6))  # N-acc 1, T-acc 2/3
     assert found.at(0.6, ["rec"])["rec/T-acc"] == pytest.approx(2 / 3)
     assert found.rejecting()["AUROC"] == auroc([0.9, 0.8, 0.4, 0.3, 0.2], [True, True, False, True, False])
     coverage, accuracy = found.curve()
