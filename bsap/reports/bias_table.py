@@ -85,8 +85,8 @@ def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
             changes,
             len(kinds),
             [
-                "CLIP's choices of the most popular region of their picture, and its others: how many, how many of them "
-                "are right, and for how many the scorer is right instead (wins) or wrong instead (losses).",
+                "CLIP's choices of the most popular region of their picture, and its others: how many, how many are "
+                "right, and for how many the scorer is right instead (wins) or wrong instead (losses).",
             ],
         ),
         TextTable(
