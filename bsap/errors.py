@@ -7,41 +7,47 @@ import math
 from collections.abc import Iterable
 
 _LONGEST = 4000
+_JOINERS = "\u200c\u200d"  # unprintable to Python, but part of Persian and Hindi words and of emoji
 _LONGEST_NAME = 200
 _GREATEST = 1e300
 
 
-def printable(text: str, longest: int = _LONGEST) -> str:
-    r"""A text that is safe to print, for names and sentences that come from files.
-
-    Control characters, which can move a terminal's cursor or hide what stands before them, are written as escapes; line
-    breaks and tabs stay. From a text that is too long the middle is left out.
+def visible(text: object, *, limit: int | None = None, lines: bool = False) -> str:
+    r"""Text without control characters, which could move the cursor or recolour a terminal.
 
     Args:
-        text: any text.
-        longest: the greatest number of characters before something is left out.
+        text: anything; its ``str``.
+        limit: longer text is cut in the middle to about so many characters.
+        lines: keep line breaks. Other white space always becomes a space.
 
     Example:
-        >>> printable("a\x1b[2Jb"), printable("x" * 50, longest=20)
-        ('a\\x1b[2Jb', 'xxxxxxxxxx ... xxxxxxxxxx')
+        >>> print(visible("red \x1b[31mcup\nleft"))
+        red \x1b[31mcup left
+        >>> visible("a" * 1000, limit=20)
+        'aaaaaaaaaa ... (980 characters left out) ... aaaaaaaaaa'
     """
-    half = longest // 2
-    if len(text) > longest:
-        text = f"{text[:half]} ... {text[-half:]}"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    text = str(text)
+    if limit is not None and len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half} characters left out) ... {text[-half:]}"
+    return "".join(_visible(letter, lines) for letter in text)
+
+
+def _visible(letter: str, lines: bool) -> str:
+    if letter.isprintable() or letter in _JOINERS or (lines and letter == "\n"):
+        return letter
+    return " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 class BSAPError(Exception):
     """A mistake that a user can fix; the message names the file and the record, and says how.
 
     The command line prints the message without a traceback and exits with code 2. The message is made safe to print
-    (:func:`printable`).
+    (:func:`visible`).
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(str(message)))
+        super().__init__(visible(message, limit=_LONGEST, lines=True))
 
 
 class DataError(BSAPError):

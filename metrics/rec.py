@@ -18,14 +18,8 @@ class RECAccuracy(CounterMetric):
     The counters are integers, so that any number of processes, in any order, gives the same bits. Expressions without
     any proposal count as wrong. Without any sample the accuracy is NaN, with a warning.
 
-    As input to ``update`` the metric takes:
-
-    - ``iou`` ``(N,)`` float64: IoU of each expression's chosen box with its referent, the best over the annotations
-      that count as the referent (see :func:`~bsap.metrics.functional.box_iou_pairs`).
-    - ``missing`` ``(N,)`` bool, or None: expressions whose picture has no proposal, whatever their IoU says.
-
-    As output of ``compute`` it returns a dictionary of scalars on the host: ``acc@x`` for each threshold x, and for
-    more than one threshold their mean ``mAcc``, float64; ``n`` and ``missing``, int64.
+    As input to ``update`` and as output of ``compute`` it takes and returns what
+    :func:`~bsap.metrics.functional.rec_accuracy` does.
 
     Args:
         thresholds: different numbers from 0 to 1; :data:`~bsap.metrics.functional.IOU_THRESHOLDS` is COCO's range.

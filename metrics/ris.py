@@ -20,16 +20,8 @@ class RISScores(CounterMetric):
     that any number of processes, in any order, gives the same bits. Expressions without any proposal count as wrong.
     Without any sample the scores are NaN, with a warning.
 
-    As input to ``update`` the metric takes:
-
-    - ``intersection`` ``(N,)`` int64: pixels that the chosen mask shares with the referent's
-      (see :func:`~bsap.metrics.functional.mask_overlap`).
-    - ``union`` ``(N,)`` int64: pixels of either, 1 to 2^40 - 1.
-    - ``missing`` ``(N,)`` bool, or None: expressions whose picture has no proposal, with the intersection 0 and the
-      area of the referent as the union.
-
-    As output of ``compute`` it returns a dictionary of scalars on the host: ``oIoU``, ``mIoU`` and ``Pr@x`` for each
-    threshold x, float64; ``n`` and ``missing``, int64.
+    As input to ``update`` and as output of ``compute`` it takes and returns what
+    :func:`~bsap.metrics.functional.ris_scores` does.
 
     Args:
         thresholds: different numbers from 0 to 1.

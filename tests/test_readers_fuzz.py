@@ -182,7 +182,7 @@ def check(read: Reader, data: bytes, folder: Path, label: str) -> None:
         read(data, folder)
     except BSAPError as error:
         text = str(error)
-        if not text or len(text) > 5000 or any(not c.isprintable() and c not in "\n\t" for c in text):
+        if not text or len(text) > 5000 or any(not c.isprintable() and c not in "\n\u200c\u200d" for c in text):
             problem = f"an error message that is not fit to print: {text[:200]!r}"
     except Exception as error:
         problem = f"{type(error).__name__}: {str(error)[:200]}"

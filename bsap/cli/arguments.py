@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bsap.errors import ConfigError
-from bsap.reports.text import visible
+from bsap.errors import ConfigError, visible
 
 FAILED = 2
 """Exit status of a command that a mistake of the user stopped; the printed message says how to fix it."""

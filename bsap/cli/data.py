@@ -12,7 +12,7 @@ from rich.markup import escape
 from bsap.cli.arguments import Arguments
 from bsap.cli.data_get import add_parser, run_get
 from bsap.cli.data_report import print_report
-from bsap.errors import printable
+from bsap.errors import visible
 
 UNSOUND = 1
 """Exit status when something is missing or wrong."""
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
             root,
             images=options.images,
             size_tolerance=options.size_tolerance,
-            progress=lambda name: status.update(f"reading {escape(printable(name))}"),
+            progress=lambda name: status.update(f"reading {escape(visible(name))}"),
         )
     if options.format == "json":
         splits = [

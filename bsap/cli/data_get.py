@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bsap.cli.arguments import path
-from bsap.errors import printable
+from bsap.errors import visible
 
 if TYPE_CHECKING:
     from bsap.datamodules.sources.catalogue import Catalogue, Dataset
@@ -89,7 +89,7 @@ def _described(dataset: Dataset, catalogue: Catalogue) -> str:
     if dataset.pictures is not None:
         lines.append(f"  pictures: {catalogue.files[dataset.pictures].licence}")
     lines += [f"  source {source.name}: {source.address}" for source in dataset.sources]
-    return printable("\n".join(lines))
+    return visible("\n".join(lines), lines=True)
 
 
 def _finish(dataset: Dataset, got: Got, options: argparse.Namespace) -> bool:
@@ -116,7 +116,7 @@ def _finish(dataset: Dataset, got: Got, options: argparse.Namespace) -> bool:
 
 
 def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _progress() -> Iterator[Callable[[str], Callable[[int], object]]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
         def start(what: str) -> Callable[[int], object]:
-            task = bar.add_task(escape(printable(what)), total=None)
+            task = bar.add_task(escape(visible(what)), total=None)
             return lambda count: bar.advance(task, count)
 
         yield start

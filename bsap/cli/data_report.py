@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bsap.errors import printable
+from bsap.errors import visible
 
 if TYPE_CHECKING:
     from bsap.datamodules.check import RootReport, SplitReport
@@ -24,7 +24,7 @@ def print_report(report: RootReport) -> None:
     for split in report.splits:
         known = split.known
         table.add_row(
-            escape(printable(f"{split.dataset} {split.split_by} {split.split}")),
+            escape(visible(f"{split.dataset} {split.split_by} {split.split}")),
             _of(split.found.expressions, None if known is None else known.expressions),
             _of(split.found.referents, None if known is None else known.referents),
             _of(split.pictures - len(split.missing_pictures), split.pictures),
@@ -37,7 +37,7 @@ def print_report(report: RootReport) -> None:
         for line in _complaints(split):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     for error in report.errors:
-        console.print(printable(error), highlight=False, markup=False, soft_wrap=True)
+        console.print(visible(error), highlight=False, markup=False, soft_wrap=True)
     console.print(
         "Complete and sound."
         if report.ok
@@ -74,5 +74,5 @@ def _complaints(split: SplitReport) -> list[str]:
     ):
         if places:
             lines.append(f"{name}: {len(places)} {what}:")
-            lines += [f"  {printable(place)}" for place in places]
+            lines += [f"  {visible(place)}" for place in places]
     return lines

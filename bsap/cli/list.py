@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bsap.cli.arguments import Arguments
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, unknown, visible
 from bsap.registry import first_line
-from bsap.reports.text import cell, visible
+from bsap.reports.text import cell
 
 if TYPE_CHECKING:
     from bsap.features.transforms import Transform

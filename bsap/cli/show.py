@@ -99,8 +99,7 @@ def _warn_of_missing_letters(texts: list[str]) -> None:
 
 
 def _save(image: Image.Image, file: Path, what: str = "") -> None:
-    from bsap.errors import ConfigError
-    from bsap.reports.text import visible
+    from bsap.errors import ConfigError, visible
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -111,14 +111,7 @@ class Encoder(DualEncoder):
         return self._tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids of N texts; texts longer than the context lose their end and are remembered in ``truncated``.
-
-        Args:
-            texts: N sentences.
-
-        Returns:
-            (N, L) long on the CPU, L = ``context_length``.
-        """
+        """Token ids of N texts, see :meth:`DualEncoder.tokenize`; L = ``context_length``."""
         tokens: Tensor = self.tokenizer(list(texts))
         vocabulary = self._vocabulary()
         if vocabulary is not None and int(tokens.max()) >= vocabulary:

@@ -184,14 +184,7 @@ class _Transformers(VisionLanguageModel):
         return tower
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids of N texts; texts longer than the context lose their end and are remembered in ``truncated``.
-
-        Args:
-            texts: N sentences.
-
-        Returns:
-            (N, L) long on the CPU, L at most ``context_length``.
-        """
+        """Token ids of N texts, see :meth:`DualEncoder.tokenize`."""
         return self._tokens(texts)["input_ids"]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bsap.reports.text import csv_cell, visible
+from bsap.errors import visible
+from bsap.reports.text import csv_cell
 
 Cells = Sequence[str]
 

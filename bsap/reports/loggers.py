@@ -8,8 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from bsap.errors import BSAPError
-from bsap.reports.text import visible
+from bsap.errors import BSAPError, visible
 from bsap.runs.callback import RunCallback
 from bsap.runs.saved import read_run
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bsap.reports.text import visible
+from bsap.errors import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,6 @@ SIZES = {"ref_l4": (128, 256), "coco": (32, 96)}
 """The largest small and the largest medium object, as the square root of its box's area in pixels."""
 
 SHOWN = ("acc@0.5", "acc@0.75", "acc@0.9", "mAcc")
-GROUPS = ("all", "small", "medium", "large", "class average")
 
 Detail = dict[str, dict[str, float | int]]
 """``{group: {metric: value}}``"""

@@ -4,7 +4,6 @@ from bsap.metrics.functional.masks import (
     best_overlap,
     mask_overlap,
     mask_overlap_matrix,
-    mask_overlaps,
     mask_union,
 )
 from bsap.metrics.functional.rec import IOU_THRESHOLDS, box_iou_pairs, rec_accuracy, rec_hits
@@ -17,7 +16,6 @@ __all__ = [
     "box_iou_pairs",
     "mask_overlap",
     "mask_overlap_matrix",
-    "mask_overlaps",
     "mask_union",
     "match_boxes",
     "rec_accuracy",

@@ -103,31 +103,6 @@ def mask_union(masks: Sequence[RLE]) -> dict[str, Any]:
     return merged
 
 
-def mask_overlaps(preds: Sequence[RLE | None], targets: Sequence[RLE]) -> tuple[Tensor, Tensor]:
-    """:func:`mask_overlap` of mask i with mask i.
-
-    Args:
-        preds: N chosen masks, None where there is nothing to choose from.
-        targets: N referents' masks.
-
-    Returns:
-        Intersections and unions, each ``(N,)`` int64.
-
-    Raises:
-        ValueError: if the lengths differ, or the sizes of a pair.
-
-    Example:
-        >>> left = {"size": [2, 4], "counts": b"044"}
-        >>> mask_overlaps([left, None], [left, left])
-        (tensor([4, 0]), tensor([4, 4]))
-    """
-    if len(preds) != len(targets):
-        raise ValueError(f"Expected argument `preds` to be {len(targets)} masks, one a target, but got {len(preds)}.")
-    pairs = [mask_overlap(pred, target) for pred, target in zip(preds, targets, strict=True)]
-    intersection, union = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(dim=1)
-    return intersection, union
-
-
 def best_overlap(pred: RLE | None, targets: Sequence[RLE]) -> tuple[int, int]:
     """The overlap with that of several target masks that fits best, for referents with several annotations.
 

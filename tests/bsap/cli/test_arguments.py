@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bsap.cli import main
 from bsap.cli.arguments import path
 from bsap.cli.entry import COMMANDS
-from bsap.reports.text import cell, csv_cell, visible
+from bsap.errors import visible
+from bsap.reports.text import cell, csv_cell
 
 BASE = ["test", "--data.root", "nowhere", "--data.proposals.source", "masks", "--trainer.accelerator", "cpu"]
 

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from bsap.cli import main
 from bsap.datamodules import ProposalConfig
 from bsap.datamodules.counts import PUBLISHED
+from bsap.errors import visible
 from bsap.reports.formats import escape_latex, escape_markdown
 from bsap.reports.published import load_published
 from bsap.reports.run_formats import FORMATS, to_csv
 from bsap.reports.run_table import SETTINGS, make_table
-from bsap.reports.text import visible
 from bsap.runs.saved import read_run
 from support.planted import Planted
 from support.results import change_results
@@ -295,7 +295,7 @@ def test_csv_reads_back(runs: Path, text: str) -> None:
 def test_nan_is_no_number_in_any_format(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_results(plain, lambda results: results["metrics"]["rec"]["clip"].update({"acc@0.5": float("nan")}))
     assert rows_of(capsys, plain)[0]["metrics"]["REC acc@0.5"] is None
-    assert "| plain | clip ‡ | nan | 53.55 |" in printed(capsys, plain)
+    assert "| plain | clip ‡ | - | 53.55 |" in printed(capsys, plain)
     assert printed(capsys, plain, "--format", "csv").splitlines()[1].startswith("plain,clip,,53.5")
 
 
