@@ -151,6 +151,11 @@ class Grounder:
         if resize not in ("squash", "longest", "shortest"):
             raise unknown("resize", resize, ("squash", "longest", "shortest"))
         self.scorer, self.name, self.precision = make_scorer(scorer), scorer_name(scorer), precision
+        if self.scorer.needs_region_bank:
+            raise ConfigError(
+                f"Scorer {self.name!r} needs regions of other pictures, which a Grounder does not have. Use "
+                "`bsap.balance` with `region_bank`, or another scorer."
+            )
         self.bank = load_bank(bank) if self.scorer.needs_bank else None
         wanted = relation_settings(relations)
         self.relations = None if wanted is None else RelationReader(wanted)

@@ -54,6 +54,11 @@ class Learner(nn.Module):
         super().__init__()
         self.texts = texts
         self.ranking = make_scorer(scorer)
+        if self.ranking.needs_region_bank:
+            raise ConfigError(
+                f"Scorer {scorer!r} needs regions of other pictures, which learning does not use. Choose bsap or "
+                "bsap_h."
+            )
 
     def bank(self) -> Tensor:
         """(K, D) features of the auxiliary prompts; K is 0 if the scorer needs no bank."""

@@ -179,5 +179,7 @@ def test_other_mistakes(grounder: Any, picture: Image.Image, tmp_path: Path) -> 
         bsap.Grounder("demo", bank=[], device="cpu")
     with pytest.raises(ConfigError, match="Did you mean 'demo'"):
         bsap.Grounder("deno", device="cpu")
+    with pytest.raises(ConfigError, match="'dbsn' needs regions of other pictures, which a Grounder does not have"):
+        bsap.Grounder("demo", scorer="dbsn", device="cpu")
     with pytest.raises(ConfigError, match="Unknown resize 'stretch'"):
         bsap.Grounder("demo", resize="stretch", device="cpu")

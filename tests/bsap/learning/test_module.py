@@ -250,6 +250,7 @@ def test_a_number_that_is_not_finite_stops(
     ("changes", "message"),
     [
         ({"scorer": "clip"}, "uses no bank, so there is nothing to learn"),
+        ({"scorer": "dbsn"}, "needs regions of other pictures, which learning does not use"),
         ({"learn_lam": True}, "has no weight `lam`"),
         ({"encoders": ["hf:openai/clip-vit-base-patch32"]}, "learned for models of open_clip, but 'hf:openai/clip"),
         ({"encoders": [{"name": "demo"}, {"name": "demo"}]}, "one model at a time, but `encoders` lists 2"),
