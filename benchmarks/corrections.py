@@ -70,7 +70,7 @@ class World:
             part = slice(start, start + 8)
             ensemble.regions(collate(list(zip(self.scenes[part], self.pictures[part], strict=True))))
         took = time.process_time() - started
-        ensemble.keep(wait=True)
+        ensemble.keep()
         ensemble.flush()
         return took
 

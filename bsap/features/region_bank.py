@@ -17,8 +17,9 @@ from bsap.datamodules.batch import SceneBatch, collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, check_number
 from bsap.features.cache import regions_digest
+from bsap.features.member import Member
 from bsap.features.transforms import Transform
-from bsap.models.precision import autocast
+from bsap.models.precision import autocast, not_finite
 from bsap.scoring import Scorer
 
 _SCENES_AT_ONCE = 8
@@ -140,6 +141,7 @@ class RegionEncoder(Protocol):
     """What encodes regions: :class:`~bsap.features.ensemble.Ensemble`."""
 
     precision: str
+    members: Sequence[Member]
 
     def regions(self, batch: SceneBatch) -> list[Tensor]:
         """The features of all regions of a batch, for each member."""
@@ -150,7 +152,7 @@ class RegionEncoder(Protocol):
     def is_stored(self, scene: Scene) -> bool:
         """Whether they are stored."""
 
-    def keep(self, *, wait: bool = False) -> None:
+    def keep(self) -> None:
         """Hand new features to the store."""
 
 
@@ -231,6 +233,7 @@ def encode_region_bank(
 
     Raises:
         DataError: features are missing that cannot be made.
+        ModelError: features are not finite.
     """
     rows: dict[int, list[Tensor]] = {}
     todo: list[tuple[int, Scene]] = []
@@ -252,9 +255,13 @@ def encode_region_bank(
             some = todo[start : start + _SCENES_AT_ONCE]
             unopened = torch.empty(3, 0, 0, dtype=torch.uint8)
             batch = collate([(scene, unopened) for _, scene in some]).to(device).with_pictures()
-            split = [features.split(batch.counts) for features in encoder.regions(batch)]
+            encoded = encoder.regions(batch)
+            for member, features in zip(encoder.members, encoded, strict=True):
+                if not bool(features.isfinite().all()):
+                    raise not_finite(member.encoder.label, "features")
+            split = [features.split(batch.counts) for features in encoded]
             rows.update({number: list(parts) for (number, _), *parts in zip(some, *split, strict=True)})
-            encoder.keep(wait=True)
+            encoder.keep()
     joined = tuple(torch.cat(parts) for parts in zip(*(rows[n] for n in range(len(bank.scenes))), strict=True))
     ids = [scene.image_id for scene, places in zip(bank.scenes, bank.drawn, strict=True) for _ in places]
     return RegionBankFeatures(joined, tuple(ids))

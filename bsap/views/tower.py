@@ -90,11 +90,11 @@ def tower_of(encoder: ImageEncoder, view: str) -> Tower:
         ModelError: its tower is no vision transformer with a class token.
     """
     model: Any = encoder.model
-    visual = getattr(model, "visual", None)
+    visual: Any = getattr(model, "visual", None)
     if is_standard(visual):
         blocks = visual.transformer.resblocks
         return Tower(list(blocks), tuple(visual.grid_size), blocks[0].attn.num_heads, "attn_mask", visual.forward)
-    vision = getattr(model, "vision_model", None)
+    vision: Any = getattr(model, "vision_model", None)
     kind = type(vision).__name__
     if kind.startswith(("CLIPVision", "MetaClip2Vision")):
         side = vision.config.image_size // vision.config.patch_size
