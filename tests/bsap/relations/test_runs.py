@@ -21,6 +21,8 @@ from bsap.relations.reading import RelationReader
 from bsap.relations.settings import Relations
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import read_run
+from bsap.scoring import SCORERS as SCORERS_OF_THE_PACKAGE
+from bsap.scoring import Similarities
 from bsap.sweep.sweep import Sweep, scorer_grid
 from support import plain_rules
 from support.toy_parser import ToyPipeline
@@ -244,3 +246,42 @@ def test_a_part_of_a_sentence_is_no_expression(toy: ToyPipeline, tmp_path: Path)
         ("cat", "cat", TEXTS[0]),
     ]
     assert asked.texts == data.scenes[0].texts
+
+
+@pytest.mark.parametrize("name", list(SCORERS_OF_THE_PACKAGE))
+def test_no_scorer_lets_an_entity_change_the_sentences(name: str) -> None:
+    """A row of the query is scored by itself: the rows of entities beside it change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    query, bank, inside, others, pairs = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64) * 0.4
+        for shape in ((2, 5, 6), (2, 3, 6), (2, 5, 4), (2, 3, 4), (2, 4, 6))
+    )
+    tau = torch.tensor([20.0, 30.0])
+
+    def ranks(rows: int) -> Any:
+        region_bank = Similarities(query=inside[:, :rows], bank=others, tau=tau)
+        both = {"region_bank": region_bank, "region_pairs": pairs}
+        return SCORERS_OF_THE_PACKAGE[name](Similarities(query=query[:, :rows], bank=bank, tau=tau, **both)).rank
+
+    torch.testing.assert_close(ranks(5)[:2], ranks(2))
+
+
+def test_two_processes_find_the_same(pipeline: str, drawn: dict[str, Any], ranks: Any, tmp_path: Path) -> None:
+    """Shards of different sizes: five scenes, one at a time."""
+    settings = {**drawn, "data": {**drawn["data"], "batch_size": 1, "limit": 70}}
+    relations = {"parser": pipeline}
+    results, records = test(settings, tmp_path, "alone", relations=relations)
+    model = {**settings["model"], "store": str(tmp_path / "features"), "relations": relations}
+    run = {"root": str(tmp_path), "name": "two"}
+    ranks.start({**settings, "model": model, "run": run}, tmp_path / "log", world=2).check()
+    found = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert found["timing"]["processes"] == 2
+    assert found["metrics"] == results["metrics"]
+    assert found["relations"] == results["relations"]
+    assert found["relations"]["sentences"]["used"] > 5
+
+    def choices(record: Any) -> Any:
+        return record["relations"], {n: (row["region"], row.get("steps")) for n, row in record["scorers"].items()}
+
+    two = read_predictions(tmp_path / "two" / "predictions.jsonl")
+    assert [choices(record) for record in two] == [choices(record) for record in records]
