@@ -75,6 +75,9 @@ def test_a_run_with_relations(toy: ToyPipeline, drawn: dict[str, Any], tmp_path:
     changed = 0
     for old, new in zip(plain, records, strict=True):
         if new["relations"]["status"] != "used":
+            # Products with more rows beside them may differ in their last bits.
+            scores = [[row.pop("score") for row in record["scorers"].values()] for record in (old, new)]  # type: ignore[misc]
+            assert scores[1] == pytest.approx(scores[0], rel=1e-5)
             assert {**new, "relations": None} == {**old, "relations": None}
             continue
         assert new["relations"]["steps"][0] == "sentence"
