@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,15 @@ def test_a_data_set_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "squares.py").write_text(program("extending.md"), encoding="utf-8")
-    command = [sys.executable, "squares.py"]
-    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("squares.py", run_name="__main__")
+    first = capsys.readouterr().out
     results = json.loads((tmp_path / "runs" / "squares" / "results.json").read_text())
     assert results["counts"]["seen"] == results["counts"]["selected"] == 8
     assert results["protocol"]["dataset"] == "squares"
     assert results["metrics"]["rec"].keys() == {"clip", "bsap"}
-    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=True)
-    assert second.stdout == first.stdout
-    monkeypatch.chdir(tmp_path)
+    runpy.run_path("squares.py", run_name="__main__")
+    assert capsys.readouterr().out == first
     assert main(["score", "runs/squares"]) == 0
     assert "Equal to results.json, bit for bit" in capsys.readouterr().out
     assert main(["table", "runs/squares"]) == 0

@@ -61,11 +61,7 @@ def test_a_table_needs_no_torch(finished: Path, options: list[str]) -> None:
 
 
 def test_a_sheet_of_pictures_needs_no_torch(finished: Path, tmp_path: Path) -> None:
-    """Nor does looking for expressions; what a model saw is drawn with torch."""
-    output = ["--output", str(tmp_path)]
-    assert imported("show", str(finished), *output) == {"numpy"}
-    assert imported("show", str(finished), "--wrong", "clip", *output) == {"numpy"}
-    assert "torch" in imported("show", str(finished), "0", *output)
+    assert imported("show", str(finished), "--wrong", "clip", "--output", str(tmp_path)) == {"numpy"}
 
 
 def test_a_score_needs_torch_alone(finished: Path, tmp_path: Path) -> None:
