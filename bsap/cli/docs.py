@@ -20,7 +20,7 @@ def pages() -> dict[str, Path]:
 def address() -> str:
     """Where the documentation stands online: pyproject.toml's ``[project.urls]`` is the one place that says it."""
     urls = dict(line.split(", ", 1) for line in metadata("bsap").get_all("Project-URL") or [])
-    return urls.get("Documentation", "")
+    return str(urls.get("Documentation", ""))
 
 
 def run(argv: list[str]) -> int:

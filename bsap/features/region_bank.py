@@ -141,7 +141,10 @@ class RegionEncoder(Protocol):
     """What encodes regions: :class:`~bsap.features.ensemble.Ensemble`."""
 
     precision: str
-    members: Sequence[Member]
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Models and views."""
 
     def regions(self, batch: SceneBatch) -> list[Tensor]:
         """The features of all regions of a batch, for each member."""
