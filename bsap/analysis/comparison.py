@@ -219,12 +219,12 @@ def _groups(records: Sequence[Record], by: Sequence[str]) -> dict[str, np.ndarra
         buckets: dict[str, list[int]] = {}
         for number, record in enumerate(records):
             buckets.setdefault(FIELDS[name](record), []).append(number)
-        groups |= {f"{name} {key}": buckets[key] for key in sorted(buckets, key=_order)}
+        groups |= {f"{name} {key}": buckets[key] for key in sorted(buckets, key=group_order)}
     return {key: np.array(members, np.intp) for key, members in groups.items()}
 
 
-def _order(name: str) -> tuple[float, str]:
-    """Buckets of numbers in ascending order, sizes from small to large, names by the alphabet, ``unknown`` last."""
+def group_order(name: str) -> tuple[float, str]:
+    """What sorts groups: numbers ascending, sizes from small to large, names by the alphabet, ``unknown`` last."""
     digits = name.rstrip("+").partition("-")[0]
     number = float(digits) if digits.isdigit() else SIZES.get(name, 0.0)
     return (float("inf") if name in ("no target", "unknown") else number, name)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from bsap.analysis.comparison import FIELDS, SIZES
+from bsap.analysis.comparison import FIELDS, group_order
 from bsap.reports.plots import Points, line_plot
 from bsap.reports.shown_run import ShownRun, overlap_of
+from bsap.runs.buckets import range_name
 from bsap.runs.schema import Record
 
 BINS = 10
@@ -33,7 +34,7 @@ def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
         ("Accuracy over the size of the referent", FIELDS["size"]),
         ("Accuracy over the number of proposals", _proposals),
     ):
-        names = _ordered({key(record) for known, _ in hits.values() for record in known})
+        names = sorted({key(record) for known, _ in hits.values() for record in known}, key=group_order)
         lines = {label: _by_group(names, key, *hits[label]) for label in scorers}
         svg = line_plot(lines, x=title.partition(" over the ")[2], y="share right", ticks=names)
         found.append((title, svg, f"The share of right choices for {', '.join(names)}."))
@@ -77,20 +78,7 @@ def _over_threshold(run: ShownRun, scorer: str) -> Points:
 
 
 def _proposals(record: Record) -> str:
-    starts = (0, 1, 2, 5, 10, 20, 50)
-    index = max(i for i, start in enumerate(starts) if start <= record["n_regions"])
-    if index == len(starts) - 1:
-        return f"{starts[index]}+"
-    last = starts[index + 1] - 1
-    return str(last) if last == starts[index] else f"{starts[index]}-{last}"
-
-
-def _ordered(names: set[str]) -> list[str]:
-    def place(name: str) -> tuple[float, str]:
-        digits = name.rstrip("+").partition("-")[0]
-        return (float(digits) if digits.isdigit() else SIZES.get(name, 1e9), name)
-
-    return sorted(names, key=place)
+    return range_name(record["n_regions"], (0, 1, 2, 5, 10, 20, 50))
 
 
 def _by_group(names: list[str], key: Callable[[Record], str], known: Sequence[Record], right: np.ndarray) -> Points:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bsap.datamodules.picture_files import scene_picture
+from bsap.datamodules.picture_files import read_picture
 from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import DataError
 from bsap.reports.shown_run import ShownRun, answer_of, overlap_of, spread
@@ -131,10 +131,9 @@ def _picture(record: Record, scene: Scene | None, *, masks: bool) -> dict[str, A
     if masks and scene.proposals.masks is not None:
         entry["masks"] = list(map(_text, scene.proposals.masks))
     try:
-        pixels = scene_picture(scene)
+        image = Image.fromarray(read_picture(scene.path, scene.width, scene.height, scene.size_tolerance))
     except DataError:
         return entry
-    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
     image.thumbnail((LONGEST, LONGEST))
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=75)

@@ -12,6 +12,10 @@ from pathlib import Path
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (255, 255, 255)
+INK: Colour = (20, 20, 20)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bsap.analysis.comparison import Side, compare_sides, corrected
+from bsap.analysis.comparison import Side, compare_sides
 from bsap.analysis.explain import PromptMeaning
 from bsap.reports.formats import TextTable
 from bsap.reports.run_formats import shown_gain
@@ -36,7 +36,7 @@ def prompt_table(run: str, bank: str, scorer: str, meanings: Sequence[PromptMean
 
 
 def breakdowns(run: str, sides: Mapping[str, Side], by: Sequence[str]) -> list[TextTable]:
-    """A table for each field: the main metric of every scorer in each group, and its gain over the first one.
+    """A table for each field that is known: each scorer's main metric in each group, and its gain over the first one.
 
     Args:
         run: the run's name.
@@ -45,8 +45,7 @@ def breakdowns(run: str, sides: Mapping[str, Side], by: Sequence[str]) -> list[T
     """
     first, *others = sides.values()
     metric = next(name for name in MAIN if name in first.metrics)
-    options = {"metrics": [metric], "resamples": RESAMPLES}
-    found = corrected([compare_sides(first, other, by=by, **options) for other in others])  # type: ignore[arg-type]
+    found = [compare_sides(first, other, metrics=[metric], by=by, resamples=RESAMPLES) for other in others]
     columns = ["n", first.scorer]
     for other in others:
         columns += [other.scorer, f"gain over {first.scorer}"]
@@ -64,5 +63,7 @@ def breakdowns(run: str, sides: Mapping[str, Side], by: Sequence[str]) -> list[T
             for gain in gains:
                 cells += [f"{100 * gain.b:.1f}", shown_gain(gain, p=False)]
             rows.append([group.removeprefix(f"{field} "), *cells])
+        if [row[0] for row in rows] == ["unknown"]:
+            continue
         tables.append(TextTable(f"{run}: {column} by {field}", [field, *columns], rows, len(columns), notes))
     return tables

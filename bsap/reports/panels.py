@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bsap.reports.lettering import Font, font, printable, wrapped
+from bsap.reports.lettering import INK, PAPER, Colour, Font, font, printable, wrapped
 
-Colour = tuple[int, int, int]
 Mark = tuple[str, Colour]
 Mask = NDArray[np.bool_]
 
@@ -23,8 +22,6 @@ OVERLAP: Mapping[str, Colour] = {
 }
 """Colours of :func:`overlap`; Okabe and Ito's, which people with any kind of colour vision can tell apart."""
 
-_PAPER: Colour = (255, 255, 255)
-_INK: Colour = (20, 20, 20)
 _FAINT: Colour = (100, 100, 100)
 _PAD = 10
 _NARROWEST = 340  # pixels of the rows' side, so that few columns do not squeeze the text
@@ -150,7 +147,7 @@ class _Canvas:
     ) -> int:
         start = self.left if left is None else left
         for part in wrapped(text, _font(small), (right or self.right) - start):
-            self._texts.append((part, start, top, small, _FAINT if small else _INK))
+            self._texts.append((part, start, top, small, _FAINT if small else INK))
             top += _height(small)
         return top
 
@@ -162,12 +159,12 @@ class _Canvas:
             if left > self.left and left + width > self.right:
                 left, top = self.left, top + _height(small)
             self._squares.append((left, top + 3, side, colour))
-            self._texts.append((text, left + side + 6, top, small, _FAINT if small else _INK))
+            self._texts.append((text, left + side + 6, top, small, _FAINT if small else INK))
             left += width
         return top + _height(small) if marks else top
 
     def finish(self, height: int) -> Image.Image:
-        sheet = Image.new("RGB", (self.right + _PAD if self.right >= self.left else self.right, height), _PAPER)
+        sheet = Image.new("RGB", (self.right + _PAD if self.right >= self.left else self.right, height), PAPER)
         draw = ImageDraw.Draw(sheet)
         for image, left, top in self._pasted:
             sheet.paste(image, (left, top))

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from bsap.reports.lettering import font, printable, wrapped
+from bsap.reports.lettering import INK, PAPER, Colour, font, printable, wrapped
 
-Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart (https://jfly.uni-koeln.de/color/).
@@ -26,8 +25,6 @@ CHOICES: tuple[Colour, ...] = (
     (240, 228, 66),
 )
 _PROPOSAL: Colour = (150, 150, 150)
-_PAPER: Colour = (255, 255, 255)
-_INK: Colour = (20, 20, 20)
 _PAD = 8
 _THINNEST = 96  # pixels of a picture's shorter side: frames in a narrower strip look the same
 _LONGEST = 4  # a picture's longer side, in widths of the drawing
@@ -170,7 +167,7 @@ def _inside(box: NDArray[np.float64], size: tuple[int, int], inset: float = 0) -
 def _dashed(draw: ImageDraw.ImageDraw, box: Box, stroke: int) -> None:
     """A dashed frame on a white one, to be seen on any ground."""
     x0, y0, x1, y1 = box
-    draw.rectangle(box, outline=_PAPER, width=stroke)
+    draw.rectangle(box, outline=PAPER, width=stroke)
     dash, gap = 4 * stroke, 2 * stroke
     for start in np.arange(x0, x1, dash + gap).tolist():
         end = min(start + dash, x1)
@@ -184,8 +181,8 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Box, stroke: int) -> None:
 
 def _tab(draw: ImageDraw.ImageDraw, number: str, box: Box, colour: Colour) -> None:
     """A number in the upper left corner of a frame."""
-    draw.rectangle((box[0], box[1], box[0] + 19, box[1] + 17), fill=_PAPER, outline=colour, width=2)
-    draw.text((box[0] + 10, box[1] + 9), number, fill=_INK, font=font(11), anchor="mm")
+    draw.rectangle((box[0], box[1], box[0] + 19, box[1] + 17), fill=PAPER, outline=colour, width=2)
+    draw.text((box[0] + 10, box[1] + 9), number, fill=INK, font=font(11), anchor="mm")
 
 
 def _framed(view: Image.Image, title: str, entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
@@ -208,13 +205,13 @@ def _framed(view: Image.Image, title: str, entries: Sequence[tuple[str, Colour]]
         places.append((x, y))
         x += length
     head, foot = len(lines) * line + _PAD, (y + row + _PAD) if entries else 0
-    frame = Image.new("RGB", (width, head + view.height + foot), _PAPER)
+    frame = Image.new("RGB", (width, head + view.height + foot), PAPER)
     frame.paste(view, (0, head))
     draw = ImageDraw.Draw(frame)
     for n, text in enumerate(lines):
-        draw.text((_PAD, _PAD // 2 + n * line), text, fill=_INK, font=large)
+        draw.text((_PAD, _PAD // 2 + n * line), text, fill=INK, font=large)
     for (label, colour), (left, down) in zip(entries, places, strict=True):
         top = head + view.height + _PAD // 2 + down
         draw.rectangle((left, top + row * 0.15, left + row * 0.7, top + row * 0.85), fill=colour)
-        draw.text((left + row, top), label, fill=_INK, font=small)
+        draw.text((left + row, top), label, fill=INK, font=small)
     return frame

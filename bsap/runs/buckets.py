@@ -49,8 +49,17 @@ def bucket(field: str, value: str | int | None) -> str:
         return "unknown"
     if field not in BUCKETS:
         return str(value)
-    starts = BUCKETS[field]
-    index = max((i for i, start in enumerate(starts) if start <= int(value)), default=0)
+    return range_name(int(value), BUCKETS[field])
+
+
+def range_name(value: int, starts: Sequence[int]) -> str:
+    """The name of the range that a number falls into; ``starts`` are the least values, the last range is open.
+
+    Example:
+        >>> [range_name(n, (0, 1, 5)) for n in (0, 3, 9)]
+        ['0', '1-4', '5+']
+    """
+    index = max((i for i, start in enumerate(starts) if start <= value), default=0)
     if index == len(starts) - 1:
         return f"{starts[index]}+"
     last = starts[index + 1] - 1

@@ -13,9 +13,13 @@ import pytest
 import yaml
 from pycocotools import mask as coco_mask
 
+from bsap.analysis.comparison import Side
 from bsap.cli import main
 from bsap.reports.curves import calibration, calibration_error, coverage
+from bsap.reports.page_tables import breakdowns
 from bsap.reports.report import write_report
+from bsap.runs.records import read_predictions
+from bsap.runs.saved import read_run
 from support.results import change_results
 
 HOSTILE = "<script>document.title='changed'</script><img src=https://example.org/x.png onerror=alert(1)> </script>"
@@ -291,6 +295,11 @@ def test_the_groups_are_those_of_compare(run: Path, capsys: pytest.CaptureFixtur
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", section)]
     assert [row[:3] for row in cells if row] == expected
     assert section.count("<table>") == 1
+    unknown = read_predictions(run / "predictions.jsonl")
+    for record in unknown:
+        record["category"] = None
+    sides = {name: Side(read_run(run), name, unknown) for name in ("clip", "bsap")}
+    assert breakdowns("run", sides, ["category"]) == [], "nothing is known of it"
     assert '<section id="groups">' not in write_report([run], by=[])
 
 
