@@ -18,7 +18,7 @@ from bsap.datamodules.base import SceneDataModule
 from bsap.datamodules.batch import collate
 from bsap.datamodules.picture_files import scene_picture
 from bsap.demo.dataset import make_demo_root
-from bsap.errors import ConfigError, DataError
+from bsap.errors import ConfigError, DataError, ModelError
 from bsap.features.ensemble import Ensemble
 from bsap.features.region_bank import RegionBankConfig, draw_region_bank, load_region_bank
 from bsap.models.encoder import Encoder
@@ -153,6 +153,20 @@ def test_regions_of_the_own_picture_do_not_count(world: Path, encoder: Encoder) 
     assert s.region_bank.valid is not None
     total = sum(len(scene.proposals) for scene in found.scenes)
     assert s.region_bank.valid.sum(1).tolist() == [total - len(scene.proposals) for scene in found.scenes]
+
+
+def test_features_that_are_not_finite_are_refused_and_not_stored(
+    world: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = Ensemble([encoder], [make_view("crop")], store=tmp_path)
+    region_bank = load_region_bank(
+        data(world), RegionBankConfig("train", size=2), SCORERS | {"sinkhorn_split": SCORERS["clip"]}
+    )
+    monkeypatch.setattr(encoder, "encode_image", lambda pixels, **k: torch.full((len(pixels), 128), torch.nan))
+    with pytest.raises(ModelError, match="Model 'demo' gives features that are not finite"):
+        ensemble.fit(None, region_bank)
+    ensemble.flush()
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_what_is_missing_is_said_before_anything_is_encoded(world: Path) -> None:

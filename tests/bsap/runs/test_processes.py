@@ -53,6 +53,18 @@ def test_real_pictures(
     assert found[1].results["counts"]["seen"] == sum(len(ref["sentences"]) for ref in refs if ref["split"] == split)
 
 
+def test_every_process_has_the_same_region_bank(ranks: Ranks, drawn: Any, read_run: Any, tmp_path: Path) -> None:
+    model = {"scorers": ["clip", "sinkhorn", "dual_is"], "region_bank": "test", "transform": "i0t", "store": "auto"}
+    data = drawn["data"] | {"limit": 150}  # not the same number of pictures for all
+    config = drawn | {"data": data, "model": drawn["model"] | model}
+    for world in (1, 3):
+        ranks.start(named(config, tmp_path / str(world), "run"), tmp_path, world=world).check()
+    one, three = (read_run(tmp_path / str(world) / "run") for world in (1, 3))
+    three.check_same(one)
+    assert one.results["protocol"]["region_bank"]["pictures"] == 30
+    assert one.results["transductive"]
+
+
 def test_more_processes_than_scenes(ranks: Ranks, planted: Planted, read_run: Any, tmp_path: Path) -> None:
     """Four scenes on six processes: two of them see nothing and hold up nobody."""
     config = planted.config(run={"root": str(tmp_path)})
