@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bsap.cli.docs import page_text
+
 ROOT = Path(__file__).parents[1]
 MAPPED = ("datamodules", "metrics", "configs")
 SHIM = "https://unpkg.com/iframe-worker/shim"
@@ -43,18 +45,29 @@ def lay_out_pages(pages: Path) -> None:
         text = OUTSIDE.sub(r"\1", page.read_text(encoding="utf-8"))
         page.write_text(text.replace(".ipynb)", ".md)"), encoding="utf-8")
     for notebook in pages.glob("*.ipynb"):
-        notebook.with_suffix(".md").write_text(markdown(notebook), encoding="utf-8")
+        text = f"{page_text(notebook)}\n[This page as a notebook]({notebook.name})\n"
+        notebook.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
-def markdown(notebook: Path) -> str:
-    """A notebook's text and code as a page, with a link to itself."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    texts = ["".join(cell["source"]) for cell in cells]
-    fenced = [
-        text if c["cell_type"] == "markdown" else f"```python\n{text}\n```"
-        for c, text in zip(cells, texts, strict=True)
+def lay_out_names(pages: Path) -> None:
+    """A page with every scorer, view and bank, as `bsap list` knows them."""
+    text = [
+        "# Scorers, views and banks",
+        "",
+        "The tables of `bsap list`. Notation is that of [the method](method.md).",
+        "",
     ]
-    return "\n\n".join([*fenced, f"[This page as a notebook]({notebook.name})", ""])
+    for kind in ("scorers", "views", "banks"):
+        listed = subprocess.run(
+            [sys.executable, "-m", "bsap", "list", kind, "--format", "json"], check=True, capture_output=True, text=True
+        )
+        rows = json.loads(listed.stdout)
+        text += [f"## {kind.capitalize()}", "", f"    bsap list {kind}", "", "| " + " | ".join(rows[0]) + " |"]
+        text += ["|" + " --- |" * len(rows[0])]
+        text += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row.values()) + " |" for row in rows] + [
+            ""
+        ]
+    (pages / "names.md").write_text("\n".join(text), encoding="utf-8")
 
 
 def lay_out_api(pages: Path, package: Path) -> list[str]:
@@ -91,6 +104,7 @@ def main(folder: Path) -> int:
         pages, package = work / "docs", work / "package" / "bsap"
         lay_out_package(package)
         lay_out_pages(pages)
+        lay_out_names(pages)
         text = (ROOT / "zensical.toml").read_text(encoding="utf-8")
         api = json.dumps(lay_out_api(pages, package))
         (work / "zensical.toml").write_text(text.replace('"API" = []', f'"API" = {api}'), encoding="utf-8")

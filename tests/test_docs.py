@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,24 @@ def program(page: str) -> str:
     """The only Python program of a page."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     return str(code)
+
+
+def test_the_notebook_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = json.loads((DOCS / "own_picture.ipynb").read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "stored outputs grow old"
+            exec("".join(cell["source"]), names)
+    printed = capsys.readouterr().out
+    for sentence in names["sentences"]:
+        assert f"{sentence}: {sentence.removeprefix('the ')}, p =" in printed
+    assert "CLIP chooses 0 and BSAP 1" in printed
+    assert names["found"]._repr_html_().count("<img") == 3
+    assert (tmp_path / "answer.png").stat().st_size > 1000
 
 
 def test_a_data_set_of_ones_own(

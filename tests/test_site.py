@@ -18,7 +18,7 @@ NAV = re.findall(r'"([\w/]+\.md)"', (ROOT / "zensical.toml").read_text(encoding=
 
 def test_every_page_stands_in_the_navigation_once() -> None:
     pages = {file.name for file in (ROOT / "docs").glob("*.md")}
-    pages |= {file.with_suffix(".md").name for file in (ROOT / "docs").glob("*.ipynb")} | {"changelog.md"}
+    pages |= {file.with_suffix(".md").name for file in (ROOT / "docs").glob("*.ipynb")} | {"changelog.md", "names.md"}
     assert sorted(NAV) == sorted(pages)
 
 

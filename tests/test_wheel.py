@@ -54,7 +54,7 @@ def test_the_demo_runs_from_the_wheel_installed_elsewhere(dist: Path, tmp_path: 
     listed = _run([sys.executable, "-m", "bsap", "docs"], tmp_path, target)
     (address,) = re.findall(r'^Documentation = "(.+)"$', PYPROJECT, re.MULTILINE)
     assert address in listed
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.ipynb")]:
         assert page.stem in listed
     assert "# Data" in _run([sys.executable, "-m", "bsap", "docs", "data"], tmp_path, target)
 
@@ -63,8 +63,8 @@ def test_the_sdist_installs_and_can_be_tested(dist: Path, tmp_path: Path) -> Non
     sdist = next(dist.glob("bsap-*.tar.gz"))
     target = _install(sdist, tmp_path)
     code = (
-        "import bsap, numpy as np; found = bsap.balance(np.array([[0.30, 0.28]]), np.array([[0.29, 0.10], [0.28, 0.12]]), "
-        "tau=100.0); print(bsap.__version__, found.choice)"
+        "import bsap, numpy as np; query, bank = np.array([[0.30, 0.28]]), np.array([[0.29, 0.10], [0.28, 0.12]]); "
+        "print(bsap.__version__, bsap.balance(query, bank, tau=100.0).choice)"
     )
     assert _run([sys.executable, "-c", code], tmp_path, target) == f"{VERSION} [1]\n"
     with tarfile.open(sdist) as archive:
@@ -83,7 +83,7 @@ def test_the_wheel_holds_no_tests_and_one_folder(dist: Path) -> None:
         names = wheel.namelist()
         (metadata,) = (wheel.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
     assert {name.partition("/")[0] for name in names} == {"bsap", f"bsap-{VERSION}.dist-info"}
-    assert not [name for name in names if "/tests/" in name or name.endswith((".ipynb", ".png"))]
+    assert not [name for name in names if "/tests/" in name or name.endswith(("build.py", ".png"))]
     assert "License-Expression: Apache-2.0" in metadata
 
 

@@ -17,7 +17,7 @@ def false_bounds(package: str = "bsap") -> list[str]:
         marker = requirement.marker
         if requirement.name == package or (marker and not any(marker.evaluate({"extra": e}) for e in _tested())):
             continue
-        (lowest,) = (Version(s.version) for s in requirement.specifier if s.operator == ">=")
+        (lowest,) = (Version(s.version) for s in requirement.specifier if s.operator in (">=", "=="))
         installed = Version(version(requirement.name))
         if installed != lowest:
             found.append(f"{requirement.name}>={lowest} cannot be installed; the lowest that can be is {installed}.")
