@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -28,19 +31,14 @@ def on_processes(tmp_path: Path) -> Callable[[Sequence[Job]], list[list[Result]]
         world = len(jobs[0][0])
         (tmp_path / "jobs.pickle").write_bytes(pickle.dumps(jobs))
         script = Path(__file__).with_name("worker.py")
-        command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
-        processes = [
-            subprocess.Popen([*command, str(rank), str(world)], stderr=subprocess.PIPE, text=True)
-            for rank in range(world)
-        ]
-        try:
-            for process in processes:
+        command = [sys.executable, "-W", "ignore", str(script), str(tmp_path), str(world)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+            try:
                 _, complaint = process.communicate(timeout=120)
-                assert process.returncode == 0, complaint
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # all have ended
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0, complaint
         return [pickle.loads((tmp_path / f"results{rank}.pickle").read_bytes()) for rank in range(world)]
 
     return run

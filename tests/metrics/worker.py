@@ -1,12 +1,19 @@
-"""One process of several: read jobs, count this rank's shards, write what compute returns. Run by `conftest.py`."""
+"""Several processes: each reads jobs, counts its rank's shards and writes what compute returns. Run by `conftest.py`.
+
+They are forked from one process, which imports torch and torchmetrics once for all.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
+import traceback
 from pathlib import Path
 
 import torch.distributed
+
+import bsap.metrics.sets  # noqa: F401 - with torchmetrics, the slow part of every start
 
 
 def main(folder: Path, rank: int, world_size: int) -> None:
@@ -30,4 +37,17 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    world = int(sys.argv[2])
+    children = []
+    for number in range(world):
+        children.append(os.fork())
+        if children[-1] == 0:
+            status = 1
+            try:
+                main(Path(sys.argv[1]), number, world)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
