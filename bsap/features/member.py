@@ -64,9 +64,16 @@ class Member:
         return text_features(self.texts, sentences, phrases, weight=1 - self.wording.weight)
 
     def cosines(self, texts: Tensor, regions: Tensor) -> Tensor:
-        """Cosines of texts ``(..., K, D)`` with regions ``(..., R, D)``, or what the transform makes of them."""
+        """Cosines of texts ``(..., K, D)`` with regions ``(..., R, D)``, or what the transform makes of them.
+
+        Raises:
+            ConfigError: the transform is not fitted.
+        """
         if self.transform is not None:
-            assert self.fitted is not None, "Ensemble.fit has not run"
+            if self.fitted is None:
+                raise ConfigError(
+                    f"The transform {self.transform.name!r} has no statistics: call `Ensemble.fit` first."
+                )
             regions, texts = self.fitted.apply(regions, texts)
         return texts @ regions.mT
 

@@ -187,6 +187,8 @@ def test_statistics_of_another_model_are_refused() -> None:
     encoder = Encoder("demo")
     (member,) = Ensemble([encoder], [make_view("crop")], transform=I0T()).members
     assert member.label == "demo/crop/i0t"
+    with pytest.raises(ConfigError, match=r"'i0t' has no statistics: call `Ensemble.fit` first"):
+        member.cosines(units(2, 128), units(3, 128))
     with pytest.raises(
         ConfigError, match="'i0t' was fitted with another model's features, not with those of 'demo/crop"
     ):
