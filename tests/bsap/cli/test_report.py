@@ -315,9 +315,9 @@ def test_the_prompts_are_those_of_explain(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_a_run_that_recorded_less(planted: Any, tmp_path: Path) -> None:
-    """Neither features nor all scores, and one scorer, which cannot differ from another."""
-    config = planted.config(run={"root": str(tmp_path), "name": "run"}, model={"scorers": ["clip"]})
+def test_a_run_that_recorded_less(planted: Any, tmp_path: Path, browser: Any) -> None:
+    """Neither features, masks nor all scores, and one scorer, which cannot differ from another."""
+    config = planted.config(run={"root": str(tmp_path), "name": "run"}, model={"scorers": ["clip"], "tasks": ["rec"]})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
     page = write_report([tmp_path / "run"])
@@ -325,6 +325,15 @@ def test_a_run_that_recorded_less(planted: Any, tmp_path: Path) -> None:
     assert "kept no features: run it again with `--model.store auto --run.overwrite true`" in page
     assert "No two scorers of the run choose differently" in page
     assert '<section id="groups">' not in page
+    (tmp_path / "page.html").write_text(page)
+    browser.get((tmp_path / "page.html").as_uri())
+    assert not browser.find_element("id", "masks").is_displayed()
+    fill(browser, "search", "the red one")
+    widths = [
+        float(frame.get_attribute("stroke-width"))
+        for frame in browser.find_elements("css selector", "article rect:not(.region)")
+    ]
+    assert widths[0] > widths[1] + 2, "the referent's frame shows around that of a choice of the same box"
 
 
 @pytest.mark.usefixtures("without_plots")
