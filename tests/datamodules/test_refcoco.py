@@ -347,7 +347,7 @@ def test_two_processes_see_everything_once(root: Path, tmp_path: Path) -> None:
 
             if __name__ == "__main__":
                 data = RefCOCODataModule({str(root)!r}, ProposalConfig("ground_truth"), dataset="tiny", num_workers=0)
-                Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_progress_bar=False,
+                Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_progress_bar=False,
                         enable_model_summary=False, default_root_dir={str(tmp_path)!r}).test(Seen(), data)
             """
         )

@@ -305,12 +305,19 @@ def test_no_file_of_a_folder_runs(
 
 @pytest.mark.parametrize("suffix", ["pt", "npz", "npy", "safetensors", "ckpt", ""])
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_no_named_file_runs(container: str, suffix: str, tmp_path: Path, watched: Callable[[], list[str]]) -> None:
+def test_no_named_file_runs(
+    container: str,
+    suffix: str,
+    tmp_path: Path,
+    watched: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Tiny-8", MODEL)
     file = tmp_path / f"dir.d/w.{suffix}".rstrip(".")
     file.parent.mkdir()
     unwatched(lambda: file.write_bytes(CONTAINERS[container](payloads(tmp_path / "witness")["protocol 2"])))
     with pytest.raises(ModelError, match=r"/w"):
-        Encoder({"name": "ViT-S-32-alt", "pretrained": str(file), "quickgelu": False})
+        Encoder({"name": "Tiny-8", "pretrained": str(file), "quickgelu": False})
     with pytest.raises(ModelError, match=r"/w"):
         load_detector("fasterrcnn_mobilenet_v3_large_320_fpn", weights=file)
     with pytest.raises(ConfigError, match=r"w\S* is no checkpoint that `bsap fit` wrote"):
