@@ -2,7 +2,7 @@
 
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.global_local import GlobalLocal
-from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray
+from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray, GrayMask
 from bsap.views.inside import FALIP, Dense, DenseMask
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.registry import VIEWS, make_view
@@ -22,6 +22,7 @@ __all__ = [
     "Dim",
     "GlobalLocal",
     "Gray",
+    "GrayMask",
     "MaskedCrop",
     "RedBox",
     "RedCircle",

@@ -100,9 +100,7 @@ class Gray(_Highlight):
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on its luma, as PIL's ``convert("L")`` computes it."""
-        weights = constant((19595, 38470, 7471), torch.int32, picture.device)[:, None, None]
-        luma = ((picture.int() * weights).sum(0, dtype=torch.int32) + 0x8000) >> 16
-        return picture, luma.to(torch.uint8).expand_as(picture)
+        return picture, _luma(picture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +189,27 @@ class BlurMask(View):
     def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
         """The pictures on the blurred pictures."""
         return list(zip(pictures, gaussian_blurs(pictures, self.std, method=method), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrayMask(View):
+    """The whole picture, without colour outside the mask (grayscale reverse mask)."""
+
+    kind = "gray_mask"
+    source = "FGVP, Yang et al., NeurIPS 2023"
+    needs_masks = True
+
+    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
+        """The mask."""
+        return masks
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on its luma."""
+        return picture, _luma(picture)
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """(3, H, W) uint8 without colour, as PIL's ``convert("L")`` computes it."""
+    weights = constant((19595, 38470, 7471), torch.int32, picture.device)[:, None, None]
+    luma = ((picture.int() * weights).sum(0, dtype=torch.int32) + 0x8000) >> 16
+    return luma.to(torch.uint8).expand_as(picture)

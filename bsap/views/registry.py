@@ -8,7 +8,7 @@ from typing import Any
 from bsap.registry import Registry
 from bsap.views.crops import Crop, MaskedCrop
 from bsap.views.global_local import GlobalLocal
-from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray
+from bsap.views.highlights import CPT, Blur, BlurMask, BlurWindow, Dim, Gray, GrayMask
 from bsap.views.inside import FALIP, Dense, DenseMask
 from bsap.views.outlines import Contour, RedBox, RedCircle
 from bsap.views.view import View
@@ -27,6 +27,7 @@ VIEWS: dict[str, View] = {
     "cpt": CPT(),
     "masked_crop": MaskedCrop(),
     "blur_mask": BlurMask(),
+    "gray_mask": GrayMask(),
     "contour": Contour(),
     "global_local": GlobalLocal(),
     "falip": FALIP(),

@@ -135,6 +135,7 @@ REFERENCE = {
     "blur_circle": lambda image, box, mask: paste(blurred(image), image, ellipse(box)),
     "blur_window": lambda image, box, mask: paste(blurred(image), image, box_mask(box)).crop(window(box, 0.6)),
     "blur_mask": lambda image, box, mask: paste(blurred(image), image, pil_mask(mask)),
+    "gray_mask": lambda image, box, mask: paste(gray(image), image, pil_mask(mask)),
     "gray": lambda image, box, mask: paste(gray(image), image, box_mask(box)),
     "gray_circle": lambda image, box, mask: paste(gray(image), image, ellipse(box)),
     "dim": lambda image, box, mask: paste(ImageEnhance.Brightness(image).enhance(0.5), image, box_mask(box)),
