@@ -10,11 +10,12 @@ import pytest
 pytest.importorskip("triton", minversion="3.4")  # comes with torch on Linux; the compiler's own interface was another
 
 
-def test_the_kernels_draw_as_pil_does():
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_kernels_draw_as_pil_does(marked):
     """Triton reads its variable when kernels are made: they are interpreted in a process of their own."""
     file = Path(__file__).with_name("interpreted.py")
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-m", marked, "-p", "no:cacheprovider", str(file)],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
