@@ -256,6 +256,22 @@ def test_all_texts_are_encoded_before_the_first_picture(planted: Any, monkeypatc
     assert len(calls[0]) == len(queries | prompts)
 
 
+def test_pictures_are_decoded_while_texts_are_encoded(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader's workers are started first."""
+    import multiprocessing
+
+    from lightning.pytorch import Trainer
+
+    found = module(planted)
+    (encoder,) = found.models
+    texts, workers = encoder.encode_text, []
+    count = lambda: workers.append(len(multiprocessing.active_children()))  # noqa: E731
+    monkeypatch.setattr(encoder, "encode_text", lambda t, **options: (count(), texts(t, **options))[1])
+    data = RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=1)
+    Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(found, data)
+    assert workers == [1]
+
+
 def test_a_pack_that_was_too_large_is_recorded(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 
