@@ -76,7 +76,7 @@ class BSAPModule(LightningModule):
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
         missing_mask: for RIS, what to do with a referent without a mask: ``error`` or ``skip``.
         compile: compile the image towers with torch.compile, which pays off on long runs only: true, or a mode, where
-            ``reduce-overhead`` records CUDA graphs. Packs are then filled up to few sizes.
+            ``reduce-overhead`` records CUDA graphs.
         region_batch: how many regions are encoded at once; bounds the memory, and changes last bits only. By
             default 16 on a CPU, 512 on an H100 or H200 and 128 elsewhere.
         run: where the run folder is written; null writes none.
