@@ -136,7 +136,7 @@ class CommandParser(LightningArgumentParser):
     """Arguments of the Trainer that the help names."""
 
     hidden: tuple[str, ...] = ()
-    """What settings start with that the help leaves out."""
+    """Prefixes of the settings that the help leaves out."""
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """The text of ``--help``."""
@@ -219,7 +219,7 @@ class CommandLine(LightningCLI):
     """
 
     hidden: tuple[str, ...] = ()
-    """What settings start with that the help leaves out."""
+    """Prefixes of the settings that the help leaves out."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which words the demo's model knows."""
+"""The words that the demo's model knows."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _as_settings() -> Iterator[None]:
 
 
 _META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mapping, "settings": Mapping}
-"""What ``bank.json`` may hold and what it must be; null stands for a value that is not known."""
+"""The keys of ``bank.json`` that are checked, and their types; null stands for a value that is not known."""
 
 
 def _read_meta(file: Path) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _read_meta(file: Path) -> dict[str, Any]:
 
 
 class Model(Protocol):
-    """What a learned bank needs to know of a model."""
+    """The properties of a model that a learned bank depends on."""
 
     @property
     def label(self) -> str:

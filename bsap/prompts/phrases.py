@@ -75,7 +75,7 @@ def rejoined(doc: Doc) -> str:
 
 
 class Wording:
-    """How an expression is put to the text tower: its sentence, and its noun phrase.
+    """The texts of an expression that go to the text tower: its sentence and its noun phrase.
 
     Args:
         phrases: the settings.

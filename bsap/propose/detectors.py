@@ -48,7 +48,7 @@ class Detector:
     min_size: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What decides the detections; plain values."""
+        """The settings that decide the detections, as plain values."""
         return {
             "detector": self.name,
             "weights": self.weights,

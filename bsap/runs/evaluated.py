@@ -1,4 +1,4 @@
-"""What the run folder needs of a module: an interface, so that ``runs`` does not depend on the module that uses it."""
+"""The interface that the run folder needs of a module, so that ``runs`` does not depend on the module that uses it."""
 
 from __future__ import annotations
 

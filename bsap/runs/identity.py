@@ -1,4 +1,4 @@
-"""What makes a run the same run: its settings, and the content of the files that they name."""
+"""The identity of a run: its settings, and the content of the files that they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bsap.runs.settings import digest, plain
 
 
 def resolved_settings(trainer: Trainer, model: dict[str, Any]) -> RunSettings:
-    """What makes a result: settings of data and model, and the precision; not how many processes shared the work.
+    """The settings that decide a result: those of data and model, and the precision, but not the number of processes.
 
     Args:
         trainer: with a :class:`~bsap.datamodules.base.SceneDataModule`.

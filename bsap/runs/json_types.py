@@ -1,4 +1,4 @@
-"""Compares JSON values with declared types: says what is missing, and what is of another type."""
+"""Compares JSON values with declared types, and describes what is missing or of another type."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a value.
+    """A problem of a value.
 
     Attributes:
-        path: where, seen from the value that was checked, for example ``.counts.seen``; empty for the value itself.
-        text: how it is, for example ``is null``.
+        path: its place inside the value that was checked, for example ``.counts.seen``; empty for the value itself.
+        text: what the value is instead, for example ``is null``.
         missing: keys that the mapping at ``path`` lacks.
     """
 
@@ -38,7 +38,7 @@ def checker(kind: Any) -> Check:
 
     Args:
         kind: a ``TypedDict``, ``list[...]``, ``dict[str, ...]``, ``Literal``, union or JSON scalar. In
-            ``Annotated[kind, test, ...]`` each test is a function that tells whether a value is allowed. Keys that a
+            ``Annotated[kind, test, ...]`` each test is a function that returns whether a value is allowed. Keys that a
             ``TypedDict`` does not declare are ignored. A bool is not an int; an int is a float, too.
 
     Example:

@@ -28,7 +28,7 @@ def make_records(
     is_cut: Callable[[Expression], bool],
     understand: Callable[[str], Understood] | None = None,
 ) -> list[Record]:
-    """What became of the expressions of several scenes, in order; see :func:`make_record`.
+    """The records of the expressions of several scenes, in order; see :func:`make_record`.
 
     Args:
         choices: of all scorers.
@@ -58,7 +58,7 @@ def make_record(
     text_cut: bool = False,
     understood: Understood | None = None,
 ) -> Record:
-    """What became of one expression.
+    """The record of one expression.
 
     Args:
         scene: the picture.

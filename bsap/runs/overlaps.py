@@ -69,7 +69,7 @@ def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
 
 
 def check_masks(scenes: Sequence[Scene], missing_mask: Literal["error", "skip"]) -> None:
-    """Say before anything is encoded what RIS lacks.
+    """Raise an error before anything is encoded if RIS lacks masks.
 
     Args:
         scenes: the scenes of a run.

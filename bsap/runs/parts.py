@@ -126,7 +126,7 @@ def next_attempt(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Parts:
-    """What lies in ``parts`` of a run folder.
+    """The content of ``parts`` in a run folder.
 
     Attributes:
         records: all sound records by id, of each the newest.

@@ -1,4 +1,4 @@
-"""How the processes of a run stay together: none continues alone, and none waits for one that has ended.
+"""Keeps the processes of a run together: none continues alone, and none waits for one that has ended.
 
 Shares of scenes differ in length, so processes see nothing of each other until the end. A process that has done its
 share, was asked to stop, or failed goes to a rendezvous. There the processes exchange their states, and all act on the

@@ -30,7 +30,7 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
 
 
 def metric_inputs(records: Sequence[Record], scorer: str, task: Task) -> tuple[Tensor, ...]:
-    """What the metrics of a task take from the records of one scorer.
+    """The inputs of a task's metrics, from the records of one scorer.
 
     Returns:
         For ``rec`` the (N,) float64 IoUs and the (N,) bool marks of expressions without a proposal; for ``ris`` the
@@ -52,7 +52,7 @@ def are_sets(records: Sequence[Record]) -> bool:
 
 
 def set_inputs(records: Sequence[Record], scorer: str, task: Task, *, generalized: bool = False) -> tuple[Tensor, ...]:
-    """What the metrics of answers that are sets take from the records of one scorer.
+    """The inputs of the metrics of answers that are sets, from the records of one scorer.
 
     Args:
         records: with answers that are sets.

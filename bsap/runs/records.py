@@ -20,7 +20,7 @@ _check = checker(Record)
 
 
 def record_problem(record: Any) -> str | None:
-    """What makes a value from a file no record, or None."""
+    """The reason why a value from a file is not a valid record, or None if it is valid."""
     if (problem := _check(record)) is not None:
         return str(problem)
     if not record["scorers"]:
@@ -44,7 +44,7 @@ def record_problem(record: Any) -> str | None:
 
 
 def _answer_problem(choice: Choice, record: Record) -> str | None:
-    """What is wrong with an answer that is a set."""
+    """The reason why an answer that is a set is not valid, or None."""
     answer, known = choice["regions"], len(record["referent"]["ann_ids"])
     if len(set(answer)) < len(answer) or any(region >= record["n_regions"] for region in answer):
         return f"answers with the regions {answer} of {record['n_regions']}"
@@ -89,7 +89,7 @@ def read_predictions(path: Path, tasks: Sequence[Task] = ()) -> list[Record]:
 
 
 def _differs(record: Record, first: Record, tasks: Sequence[Task]) -> str | None:
-    """What makes a record another than the run's others, or None."""
+    """How a record differs from the run's other records in scorers or fields, or None if it does not."""
     if list(record["scorers"]) != list(first["scorers"]):
         return f"its scorers are {', '.join(record['scorers'])}, but those of line 1 are {', '.join(first['scorers'])}"
     sets = "regions" in next(iter(first["scorers"].values()))

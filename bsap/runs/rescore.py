@@ -22,7 +22,7 @@ from bsap.scoring import AnswerRule
 
 @dataclass(frozen=True)
 class Rescored:
-    """What a run's predictions say.
+    """The metrics and counts of a run's predictions, computed again.
 
     Attributes:
         folder: the run.
@@ -157,7 +157,7 @@ def _own_answer(run: SavedRun) -> AnswerRule:
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:
-    """Where two nested results differ in a bit; NaN equals NaN."""
+    """Places at which two nested results differ, a line each; NaN equals NaN."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
         for key in dict.fromkeys((*old, *new)):

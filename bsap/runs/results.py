@@ -61,7 +61,7 @@ def make_results(
 
 
 def counts(records: Sequence[Record], summary: SplitSummary) -> Counts:
-    """What was seen, and what was left out."""
+    """Counts of expressions, scenes and regions that were seen or left out."""
     return {
         "seen": len(records),
         "selected": summary.selected,
@@ -113,7 +113,7 @@ def bank_info(module: Evaluated) -> BankInfo | None:
 
 
 def made_by(module: Evaluated, *, processes: int) -> MadeBy:
-    """What makes the records of one attempt at a run, and may be different for the next attempt."""
+    """Device, versions, processes and pack of one attempt at a run; the next attempt may have others."""
     device = module.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     setting = module.settings.get("region_batch")

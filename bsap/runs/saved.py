@@ -17,7 +17,7 @@ from bsap.runs.schema import NUMBERS, Results
 
 
 class _Config(TypedDict):
-    """What every ``config.yaml`` of a run folder has."""
+    """The keys that every ``config.yaml`` of a run folder has."""
 
     model: dict[str, Any]
 
@@ -59,16 +59,16 @@ class SavedRun:
         return self.results
 
     def changed_numbers(self) -> str | None:
-        """How the numbers of ``results.json`` differ from their checksum; None where they do not, or have none."""
+        """The reason why the numbers of ``results.json`` do not match their checksum; None if they do or have none."""
         if self.results is None or (expected := self.results.get("numbers_sha256")) is None:
             return None
         found = numbers_digest(self.results)
         return None if found == expected else f"the SHA-256 of its numbers is {found}, but it says {expected}"
 
     def changed_predictions(self) -> str | None:
-        """What tells that ``predictions.jsonl`` is not the run's; None where nothing does.
+        """The reason why ``predictions.jsonl`` cannot be the file that the run wrote, or None.
 
-        Runs of version 0.1.0 did not write its SHA-256 down, and a file that is not there cannot differ.
+        Runs of version 0.1.0 did not record its SHA-256. A missing file counts as unchanged.
         """
         path = self.folder / "predictions.jsonl"
         if self.results is None or not path.exists():

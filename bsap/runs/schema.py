@@ -1,4 +1,4 @@
-"""What a run folder's files hold, as types: all writers build these, and all readers check against them.
+"""The content of a run folder's files as types, which all writers build and all readers check.
 
 ``predictions.jsonl`` holds a :class:`Record` a line, ``results.json`` one :class:`Results`. A class whose name ends in
 ``Fields`` holds what every file has; the class derived from it adds what some files have.
@@ -37,7 +37,7 @@ Box = Annotated[list[Finite], lambda box: len(box) == 4]
 
 
 class ChoiceFields(TypedDict):
-    """What one scorer chose; all None where the picture has no proposal."""
+    """The choice of one scorer; all None if the picture has no proposal."""
 
     region: Count | None
     score: Finite | None
@@ -128,7 +128,7 @@ class Counts(TypedDict):
 
 
 class BankFields(TypedDict):
-    """What every version writes of a bank."""
+    """The fields of a bank that every version writes."""
 
     name: str
     prompts: Count | None
@@ -198,7 +198,7 @@ class RunSettings(TypedDict):
 
 
 class MadeByFields(TypedDict):
-    """What every version writes of what computed the numbers."""
+    """The fields of :class:`MadeBy` that every version writes."""
 
     processes: Count
     device: str

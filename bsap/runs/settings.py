@@ -124,7 +124,7 @@ def digest(settings: Any) -> str:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Where two settings differ, a line each.
+    """The differences between two settings, a line each.
 
     Example:
         >>> differences({"model": {"bank": "generic", "strict": True}}, {"model": {"bank": "colours", "strict": True}})
