@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bsap.errors import DataError, unknown
 from bsap.runs.saved import SavedRun
+from bsap.runs.settings import region_bank_name
 
 if TYPE_CHECKING:
     from bsap.analysis.paired import Gain
@@ -24,7 +25,7 @@ USUAL = (0, None, False, "miss")
 MARKS = {
     "partial": "part of the split was left out by a filter or a skip",
     "incomplete": "other than the split's published number of expressions",
-    "transductive": "the bank holds expressions of the split under test",
+    "transductive": "the bank holds expressions, or the region bank regions, of the split under test",
     "unchecked": "results.json has no checksum, as in version 0.1.0: `bsap score` compares it with the predictions",
     "ground_truth": "chooses among the annotated objects, not among what a detector finds",
 }
@@ -205,7 +206,7 @@ def rows_of(run: SavedRun, name: str) -> list[Row]:
                     },
                     n={TASKS[task]: int(row["n"]) for task, row in values.items()},
                     missing={TASKS[task]: int(row["missing"]) for task, row in values.items()},
-                    marks=_marks(results, transductive=not no_bank),
+                    marks=_marks(results, scorer),
                     folder=str(run.folder),
                 )
             )
@@ -246,11 +247,12 @@ def counts(by_task: Mapping[str, int]) -> str:
     return " / ".join(map(str, by_task.values() if differ else list(by_task.values())[:1]))
 
 
-def _marks(results: Mapping[str, Any], *, transductive: bool) -> tuple[str, ...]:
+def _marks(results: Mapping[str, Any], scorer: str) -> tuple[str, ...]:
+    banks = [results["protocol"].get(name) or {} for name in ("bank", "region_bank")]
     found = {
         "partial": results["partial"],
         "incomplete": not results["complete"] and not results["partial"],
-        "transductive": transductive and results["transductive"],
+        "transductive": any(bank.get("transductive") and scorer in bank["used_by"] for bank in banks),
         "unchecked": "numbers_sha256" not in results,
         "ground_truth": (results["protocol"]["proposals"] or {}).get("source") == "ground_truth",
     }
@@ -384,6 +386,8 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "templates": _protocol("templates"),
     "phrases": _protocol("phrases"),
     "relations": _relations,
+    "transform": lambda results: Setting(value := results["protocol"].get("transform"), short(value)),
+    "region bank": lambda results: Setting(*region_bank_name(results["protocol"].get("region_bank"))),
     "bank": _bank,
     "aggregate": _protocol("aggregate"),
     "answer": _answer,

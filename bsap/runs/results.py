@@ -91,7 +91,9 @@ def protocol(module: Evaluated, summary: SplitSummary) -> Protocol:
         fixed["parsers"] = module.parsers
     rest = {key: value for key, value in module.settings.items() if key not in ("bank", *SPEED_SETTINGS)}
     if module.region_bank is not None:
-        rest["region_bank"] = module.region_bank.describe()
+        learnt = module.transform is not None and module.transform.needs_region_bank
+        used_by = [name for name, scorer in module.scorers.items() if scorer.needs_region_bank or learnt]
+        rest["region_bank"] = module.region_bank.describe() | {"used_by": used_by}
     return cast(Protocol, fixed | rest)
 
 
@@ -100,14 +102,14 @@ def bank_info(module: Evaluated) -> BankInfo | None:
     bank = module.bank
     if bank is None:
         return None
-    learnt = [module.transform.name] if module.transform is not None and module.transform.needs_bank else []
+    learnt = module.transform is not None and module.transform.needs_bank  # then every score depends on it
     return {
         "name": bank.name,
         "prompts": len(bank.prompts) or None,
         "prompts_digest": digest(bank.prompts) if bank.prompts else None,
         "transductive": bank.transductive,
         "source": bank.source,
-        "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank] + learnt,
+        "used_by": [name for name, scorer in module.scorers.items() if scorer.needs_bank or learnt],
         "too_small_for": too_small_for(bank, module.scorers),
     }
 

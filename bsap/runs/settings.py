@@ -112,6 +112,21 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def region_bank_name(described: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """What tells the region bank of a run from others, and its name in a table.
+
+    Args:
+        described: what results record; None or bare settings where the run had none.
+
+    Example:
+        >>> region_bank_name({"split": "train", "regions": 2000, "digest": "0f"}), region_bank_name(None)
+        (('0f', '2000 of train'), (None, 'none'))
+    """
+    if described is None or "digest" not in described:
+        return None, "none"
+    return described["digest"], f"{described['regions']} of {described['split']}"
+
+
 def digest(settings: Any) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the settings' canonical JSON.
 

@@ -13,7 +13,7 @@ from bsap.datamodules import RefCOCODataModule
 from bsap.datamodules.records import SplitRecords
 from bsap.errors import ConfigError, DataError
 from bsap.features.ensemble import Ensemble
-from bsap.features.region_bank import RegionBankConfig, load_region_bank
+from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
 from bsap.features.stored_model import StoredModel
 from bsap.features.transforms import make_transform
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
@@ -37,7 +37,7 @@ class Row:
         scorer: the scorer's unique name.
         spec: what a configuration says for it.
         bank: the bank's name, or None for a scorer without one.
-        transductive: whether the bank holds expressions of the split itself.
+        transductive: whether the bank holds expressions, or the region bank regions, of the split itself.
         aggregate: how the ensemble was joined.
         metrics: values by ``task/metric``.
     """
@@ -131,15 +131,17 @@ class Sweep:
         self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets, relations=self.relations)
         self._region_bank = RegionBankConfig.of(model.get("region_bank"))
 
-    def fit(self, scorers: Mapping[str, Scorer], bank: Bank, others: Sequence[str] = ()) -> None:
-        """Take what scorers, the transform and others need besides the bank from the store.
+    def fit(self, scorers: Mapping[str, Scorer], bank: Bank, others: Sequence[str] = ()) -> RegionBank | None:
+        """Take what scorers, the transform and others need besides the bank from the store: the region bank, if any.
 
         Raises:
             ConfigError: something needs a region bank, and the run had none.
             DataError: its features are not stored.
         """
         ensemble = self.split.ensemble
-        ensemble.fit(bank, load_region_bank(self.data, self._region_bank, scorers, others, ensemble.transform))
+        region_bank = load_region_bank(self.data, self._region_bank, scorers, others, ensemble.transform)
+        ensemble.fit(bank, region_bank)
+        return region_bank
 
     def rows(
         self, scorers: Mapping[str, Scorer], banks: Sequence[str], aggregates: Sequence[str], *, bank_seed: int = 0
@@ -152,14 +154,15 @@ class Sweep:
             for number, name in enumerate(banks):
                 bank = self.bank(name, scorers, seed=bank_seed)
                 todo = {key: scorer for key, scorer in scorers.items() if scorer.needs_bank or always or not number}
-                self.fit(todo, bank)
+                region_bank = self.fit(todo, bank)
                 found = self.split.evaluate(todo, bank, aggregate=aggregate, strict=strict)  # type: ignore[arg-type]
                 for key, scorer in todo.items():
                     metrics = {f"{task}/{k}": v for task, rows in found.items() for k, v in rows[key].items()}
                     used = name if scorer.needs_bank or always else None
-                    yield Row(
-                        key, scorer_spec(scorer, key), used, used is not None and bank.transductive, aggregate, metrics
-                    )
+                    learnt = scorer.needs_region_bank or (transform is not None and transform.needs_region_bank)
+                    seen = bool(learnt and region_bank is not None and region_bank.transductive)
+                    seen |= used is not None and bank.transductive
+                    yield Row(key, scorer_spec(scorer, key), used, seen, aggregate, metrics)
         self.split.ensemble.flush()
         if self.relations is not None:
             self.relations.sentences.flush()

@@ -226,11 +226,22 @@ def test_a_sweep_takes_the_region_bank_from_the_store(run: Path, world: Path, tm
         list(Sweep(saved).rows(scorer_grid(["dbsn"]), ["generic"], ["before"]))
 
 
-def test_the_split_under_test_is_transductive(run: Path, tmp_path: Path) -> None:
+def test_the_split_under_test_is_transductive(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--run.root", str(tmp_path), "--run.name", "r", "--model.scorers", "[clip,sinkhorn_split]"]
     bank = ["--model.region_bank.split", "test", "--model.region_bank.size", "null"]
     assert main(["test", "-c", str(run.parent / "config.yaml"), *where, *bank]) == 0
     results = json.loads((tmp_path / "r" / "results.json").read_text())
+    capsys.readouterr()
+    assert main(["table", str(tmp_path / "r"), str(run), "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    rows = rows if isinstance(rows, list) else rows["rows"]
+    marked = {(row["run"], row["scorer"]): "transductive" in row["marks"] for row in rows}
+    swept = Sweep(read_run(tmp_path / "r")).rows(scorer_grid(["clip", "sinkhorn_split"]), ["generic"], ["before"])
+    assert [row.transductive for row in swept] == [False, True]
+    assert marked["r", "sinkhorn_split"]
+    assert not marked["r", "clip"]
+    assert not any(marked["run", name] for name in NAMES if ("run", name) in marked)
+    assert "6 of train" in json.dumps(rows)
     assert results["transductive"]
     assert results["protocol"]["region_bank"]["transductive"]
 
