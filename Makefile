@@ -13,7 +13,7 @@ demo: .venv/.installed  ## install, then run the main job on the embedded drawn 
 	$(BIN)/bsap demo
 
 test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations 15
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
 lowest: .venv/.installed  ## a fast part of the tests on the lowest versions promised, in an environment of its own
 	.ci/lowest

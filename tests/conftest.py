@@ -18,6 +18,24 @@ from support.ports import free_port
 settings.register_profile("bsap", deadline=None)  # no test is about time, and a busy machine takes ten times as long
 settings.load_profile("bsap")
 
+FIRST = (
+    "test_wheel.py",
+    "test_scripts.py",
+    "test_fused.py",
+    "test_reproduce.py",
+    "test_resume.py",
+    "test_end_to_end.py",
+    "test_propose.py",
+    "test_damaged.py",
+    "test_hostile_models.py",
+)
+"""Files of slow tests. They run first, so that at the end no worker waits for the last of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow files first; within and among the others the order stays."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
 
 @pytest.fixture(autouse=True)
 def own_port() -> None:
