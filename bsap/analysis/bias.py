@@ -125,13 +125,16 @@ class Bias:
     by_region: list[dict[str, str | int | float]]
 
 
-def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = None) -> Bias:
+def measure_bias(
+    run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = None, records: Sequence[Record] | None = None
+) -> Bias:
     """Measure the bias of a finished run. No picture is opened and no image encoder runs.
 
     Args:
         run: a run whose features are stored.
         texts: measure popularity over at most so many texts of the split, spread evenly over it.
         sweep: the run's stored features, if they are open already.
+        records: its predictions, if they are read already.
 
     Raises:
         DataError: if features are not stored, or no picture has two regions.
@@ -143,14 +146,14 @@ def measure_bias(run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = Non
     check_learned_bank(bank, sweep.models)
     scorers = {BEFORE: CLIP(), **{scorer_name(spec): make_scorer(spec) for spec in model["scorers"]}}
     sweep.fit(scorers, bank)
-    records: dict[str, list[Record]] = {}
-    for record in read_records(run):
-        records.setdefault(record["image_id"], []).append(record)
+    by_picture: dict[str, list[Record]] = {}
+    for record in read_records(run) if records is None else records:
+        by_picture.setdefault(record["image_id"], []).append(record)
     probe = _probe(sweep.data.scenes, texts)
     members = sweep.split.ensemble.members
     rows = [member.queries(probe) for member in members]
     scenes = [
-        _measure_scene(scene, similarities, scorers, model["aggregate"], records.get(scene.image_id, []))
+        _measure_scene(scene, similarities, scorers, model["aggregate"], by_picture.get(scene.image_id, []))
         for scene, similarities in _similarities(sweep, bank, probe, rows)
         if len(scene.proposals) > 1
     ]

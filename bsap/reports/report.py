@@ -60,7 +60,7 @@ def write_report(
         for name, run in opened.items()
         for scorer in run.records[0]["scorers"]
     }
-    bias, prompts, without = _measured(names, runs)
+    bias, prompts, without = _measured(runs, opened)
     groups = []
     for name, run in zip(names, runs, strict=True):
         sides = {scorer: Side(run, scorer, opened[name].records) for scorer in opened[name].records[0]["scorers"]}
@@ -75,7 +75,7 @@ def write_report(
         title=", ".join(names),
         version=version("bsap"),
         runs=[_about(name, run) for name, run in zip(names, runs, strict=True)],
-        results=_results(runs),
+        results=_results(runs, opened),
         figures=[(title, Markup(svg), text) for title, svg, text in figures(scorers)],
         bias=bias_tables(bias) if bias else [],
         bias_figures=_bias_figures(bias) if bias else (),
@@ -91,11 +91,12 @@ def write_report(
     )
 
 
-def _results(runs: Sequence[SavedRun]) -> TextTable:
+def _results(runs: Sequence[SavedRun], opened: Mapping[str, ShownRun]) -> TextTable:
     """All metrics, with gains over the first scorer."""
     table, notes = make_table(runs, published_rows(runs)), []
     try:
-        table = with_gains(table, next(row.scorer for row in table.rows))
+        known = {str(shown.folder): shown.records for shown in opened.values()}
+        table = with_gains(table, next(row.scorer for row in table.rows), known=known)
     except BSAPError as error:
         notes.append(f"Gains are not shown: {error}")
     columns, rows, numbers, legend = table_cells(table)
@@ -103,14 +104,14 @@ def _results(runs: Sequence[SavedRun]) -> TextTable:
 
 
 def _measured(
-    names: Sequence[str], runs: Sequence[SavedRun]
+    runs: Sequence[SavedRun], opened: Mapping[str, ShownRun]
 ) -> tuple[dict[str, Bias], list[TextTable], dict[str, BSAPError]]:
     """The bias and the prompts of the runs whose features are stored, and why others lack one or both."""
     bias, prompts, without = {}, [], {}
-    for name, run in zip(names, runs, strict=True):
+    for run, (name, shown) in zip(runs, opened.items(), strict=True):
         try:
             sweep = stored_features(run)
-            bias[name] = measure_bias(run, sweep=sweep)
+            bias[name] = measure_bias(run, sweep=sweep, records=shown.records)
             bank, scorer = bank_and_scorer(sweep, run.settings["model"]["bank"])
             meanings = explain(sweep.split, bank, scorer=make_scorer(scorer))
             prompts.append(prompt_table(name, bank.name, scorer_name(scorer), meanings))

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from bsap.analysis.comparison import Comparison, Side, compare_sides, corrected, read_records, read_sides
 from bsap.errors import DataError, unknown
 from bsap.reports.run_table import RunTable, metric_column, metric_name
 from bsap.runs.saved import read_run
+from bsap.runs.schema import Record
 
 MAIN = ("rec/acc@0.5", "rec/Pr@F1", "ris/oIoU", "ris/mIoU", "ris/gIoU", "ris/cIoU")
 """The metrics whose gains are shown in a table of all metrics."""
 RESAMPLES = 10_000
 
 
-def with_gains(table: RunTable, baseline: str) -> RunTable:
+def with_gains(
+    table: RunTable, baseline: str, *, known: Mapping[str, Sequence[Record]] = MappingProxyType({})
+) -> RunTable:
     """Add the gains over a scorer to a table.
 
     Args:
         table: the table; rows of one split and the same expressions as the baseline get gains.
         baseline: a scorer, which every run must have, or ``RUN:SCORER``.
+        known: the predictions of runs that are read already, by folder.
 
     Raises:
         ConfigError: if a run lacks the scorer.
@@ -30,7 +36,7 @@ def with_gains(table: RunTable, baseline: str) -> RunTable:
     for row in table.rows:
         if row.folder and row.folder not in sides:
             run = read_run(Path(row.folder))
-            records = read_records(run)
+            records = known.get(row.folder) or read_records(run)
             sides[row.folder] = {name: Side(run, name, records) for name in records[0]["scorers"]}
     fixed = None
     if ":" in baseline:
