@@ -12,8 +12,8 @@ def run(argv: list[str]) -> int:
     """Write the page."""
     parser = Arguments(
         prog="bsap report",
-        description="Write one HTML page about one or several runs: tables with intervals, curves, bias measures, prompts "
-        "and a gallery of expressions with filters. It needs no network and can be mailed.",
+        description="Write one HTML page about one or several runs: tables with intervals, curves, bias measures, "
+        "prompts and a gallery of expressions with filters. It needs no network and can be mailed.",
     )
     parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="finished run folders, for example runs/*")
     parser.add_argument(
