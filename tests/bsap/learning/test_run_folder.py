@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from bsap.errors import BSAPError, ConfigError
 from bsap.learning import PromptLearner
 from bsap.learning.run_folder import write_bank
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
-from bsap.runs.parts import FolderLock
 
 
 @dataclass
@@ -108,25 +108,27 @@ def test_a_run_that_starts_again_leaves_no_bank_of_the_old_one(
     assert not (tmp_path / "run" / "test.yaml").exists()
 
 
-def hold(folder: Path, ready: Any, release: Any) -> None:
-    FolderLock(folder)
-    ready.set()
-    release.wait(60)
+HOLD = """
+import sys
+from pathlib import Path
+from bsap.runs.parts import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_two_processes_on_one_run(fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    context = multiprocessing.get_context("spawn")
     (tmp_path / "run").mkdir()
-    ready, release = context.Event(), context.Event()
-    child = context.Process(target=hold, args=(tmp_path / "run", ready, release))
-    child.start()
-    try:
-        assert ready.wait(60)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
         assert fit() == 2
         assert "Another process is writing" in capsys.readouterr().err
-    finally:
-        release.set()
-        child.join()
+        other.stdin.close()
+        assert other.wait(60) == 0
     assert fit() == 0
 
 
