@@ -1,4 +1,4 @@
-"""Whatever a configuration says in the place of a view or of a scorer, the answer is one or one clear error."""
+"""Whatever a configuration says in the place of a view, scorer or transform, the answer is one or one clear error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsap.errors import ConfigError
+from bsap.features.transforms import TRANSFORMS, Transform, make_transform
 from bsap.scoring import SCORERS, Scorer, make_scorer
 from bsap.views import VIEWS, View, make_view
 
 KINDS: dict[str, tuple[Callable[[Any], Any], type, dict[str, Any]]] = {
     "view": (make_view, View, VIEWS),  # type: ignore[dict-item]
     "scorer": (make_scorer, Scorer, SCORERS),  # type: ignore[dict-item]
+    "transform": (make_transform, Transform, TRANSFORMS),  # type: ignore[dict-item]
 }
 SCALARS = st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**400) | st.floats() | st.text(max_size=8)
 YAML: st.SearchStrategy[Any] = st.recursive(
@@ -31,7 +33,8 @@ def specifications(draw: st.DrawFn, named: dict[str, Any]) -> Any:
     part = draw(st.sampled_from(list(named.values())))
     fields = [field.name for field in dataclasses.fields(part)]
     path = draw(st.sampled_from([type(part).__name__, f"{type(part).__module__}.{type(part).__name__}"]) | YAML)
-    arguments = draw(st.dictionaries(st.sampled_from(fields) | st.text(max_size=8), YAML, max_size=3) | YAML)
+    names = st.sampled_from(fields) | st.text(max_size=8) if fields else st.text(max_size=8)
+    arguments = draw(st.dictionaries(names, YAML, max_size=3) | YAML)
     spec = {"class_path": path, "init_args": arguments}
     return draw(st.sampled_from([spec, {"class_path": path}, path, arguments, {**spec, "more": 1}]))
 
