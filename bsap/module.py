@@ -342,7 +342,7 @@ class BSAPModule(LightningModule):
         complete = self.ensemble.complete()
         if _to_score(batch):
             self.ensemble.submit(replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank)
-        if self.device.type == "cpu":  # a device works on this batch while the host makes records of earlier ones
+        if not self._side.exists:  # a GPU works on this batch while the host makes records of earlier ones
             complete += self.ensemble.complete()
         records = self._count(complete, () if _to_score(batch) else batch.scenes)
         last = self.trainer.test_loop.batch_progress.is_last_batch

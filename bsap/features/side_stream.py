@@ -26,6 +26,11 @@ class SideStream:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._event = torch.cuda.Event() if device.type == "cuda" else None
 
+    @property
+    def exists(self) -> bool:
+        """Whether the host gains by reading what is done before it reads what it has just asked for."""
+        return self._stream is not None
+
     def mark(self) -> None:
         """What the device was asked for up to now is what :meth:`after_mark` may read."""
         if self._event is not None:

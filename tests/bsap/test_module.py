@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,50 @@ def test_pictures_are_decoded_while_texts_are_encoded(planted: Any, monkeypatch:
     data = RefCOCODataModule(str(planted.root), ProposalConfig("masks", path=str(planted.proposals)), num_workers=1)
     Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(found, data)
     assert workers == [1]
+
+
+def records_of(found: BSAPModule, planted: Any, accelerator: str = "cpu", batch_size: int = 1) -> Any:
+    """What every step of a test records: ids and choices."""
+    from lightning.pytorch import Trainer
+
+    steps, step = [], found.test_step
+
+    def note(*arguments: Any) -> Any:
+        output = step(*arguments)
+        steps.append(
+            [(r["id"], {name: row["region"] for name, row in r["scorers"].items()}) for r in output["records"]]
+        )
+        return output
+
+    found.test_step = note  # type: ignore[method-assign]
+    proposals = ProposalConfig("masks", path=str(planted.proposals))
+    data = RefCOCODataModule(str(planted.root), proposals, num_workers=0, batch_size=batch_size)
+    Trainer(accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False).test(found, data)
+    return steps
+
+
+def test_on_a_gpu_the_host_is_one_batch_behind(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the stream beside the packs makes it, here without a GPU."""
+    from bsap.features.side_stream import SideStream
+
+    at_once = records_of(module(planted, region_batch=1), planted)
+    monkeypatch.setattr(SideStream, "exists", True)
+    behind = records_of(module(planted, region_batch=1), planted)
+    assert sorted(chain(*at_once), key=str) == sorted(chain(*behind), key=str)
+    assert [len(records) for records in at_once] == [3, 1, 1, 3]
+    # The third picture has no region and needs no device.
+    assert [len(records) for records in behind] == [0, 3, 2, 3]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pack", [2, 16])
+def test_a_gpu_chooses_as_a_cpu(planted: Any, pack: int) -> None:
+    views = ["crop", "blur"]
+    cpu, gpu = (
+        records_of(module(planted, views=views, region_batch=pack), planted, accelerator, batch_size=2)
+        for accelerator in ("cpu", "gpu")
+    )
+    assert sorted(chain(*cpu), key=str) == sorted(chain(*gpu), key=str)
 
 
 def test_a_pack_that_was_too_large_is_recorded(planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from bsap.errors import ConfigError
 from bsap.features.ensemble import Ensemble
 from bsap.features.packs import PackQueue
 from bsap.models.encoder import Encoder
+from bsap.models.precision import autocast
 from bsap.views import make_view
 
 COUNTS = (3, 0, 5, 1, 9, 2)
@@ -92,6 +93,26 @@ def test_bits_do_not_depend_on_order_and_batches(
         alone, stored = single.regions(collate([item])), found.stored_regions(item[0])
         assert stored is not None
         assert all(torch.equal(a, b) for a, b in zip(alone, stored, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_bits_on_a_gpu(items: Any, tmp_path: Path, precision: str) -> None:
+    stored = []
+    for name, order in (("a", [0, 1, 2, 3, 4, 5]), ("b", [5, 3, 1, 4, 2, 0])):
+        found = ensemble(Encoder("demo").to("cuda"), store=tmp_path / name, pack=8, precision=precision)
+        on_device = [(scene, picture.cuda()) for scene, picture in items]
+        with autocast(precision, "cuda"):
+            for index in order:
+                found.submit(collate([on_device[index]]).to("cuda"))
+        found.finish()
+        for encoded in found.complete():
+            found.joined(encoded, None)
+        found.keep()
+        stored.append([found.stored_regions(scene) or [] for scene, _ in items])
+    for first, second in zip(*stored, strict=True):
+        assert len(first) == len(second) == 2
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_another_pack_is_another_feature(items: Any, demo: Encoder, tmp_path: Path) -> None:
