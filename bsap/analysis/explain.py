@@ -108,7 +108,7 @@ def explain(
     texts = list(dict.fromkeys(e.text for part in split.parts for scene in part.scenes for e in scene.expressions))
     rows = member.texts.features([member.templates.query.format(text) for text in texts])
     cosines = F.normalize(features, dim=-1) @ rows.T
-    best = cosines.topk(min(nearest, len(texts)), dim=1)
+    best = cosines.argsort(dim=1, descending=True, stable=True)[:, :nearest]  # `topk` does not say which of equals
     counts: dict[str, Counter[int]] = {name: Counter() for name in ("explains", "fixed", "broken")}
     total = 0
     for part, similarities in split.similarities(bank):
@@ -126,7 +126,7 @@ def explain(
             prompt=name,
             words=words[k] if words else (),
             expressions=tuple(
-                (texts[int(i)], float(value)) for value, i in zip(best.values[k], best.indices[k], strict=True)
+                (texts[int(i)], float(value)) for value, i in zip(cosines[k, best[k]], best[k], strict=True)
             ),
             **{key: count[k] / max(total, 1) for key, count in counts.items()},
         )

@@ -50,7 +50,7 @@ def shipped(argv: Sequence[str]) -> list[str]:
         ConfigError: if the package has no such file.
     """
     root = Path(str(files("bsap.configs")))
-    known = [path.relative_to(root).as_posix() for path in root.rglob("*.yaml")]
+    known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
     replaced = []
     for item in argv:
         head, sign, tail = item.rpartition("=")

@@ -38,7 +38,8 @@ def nearest_words(file: Path | None, tower: FrozenTower | None, count: int) -> l
     vocabulary = F.normalize(tower.vocabulary[seen].float().cpu(), dim=-1)
     found = []
     for rows, length in zip(context, lengths.tolist(), strict=True):
-        indices = (F.normalize(rows[:length], dim=-1) @ vocabulary.T).topk(min(count, len(seen)), dim=1).indices
+        near = F.normalize(rows[:length], dim=-1) @ vocabulary.T
+        indices = near.argsort(dim=1, descending=True, stable=True)[:, :count]  # `topk` does not say which of equals
         found.append(tuple(tuple(_word(decoder[int(seen[i])]) for i in row) for row in indices))
     return found
 

@@ -125,5 +125,5 @@ def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
         0.25
     """
     bins = _bins(scores)
-    gaps = [abs(scores[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+    gaps = [abs(scores[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     return float(sum(gaps))
