@@ -19,7 +19,7 @@ lowest: .venv/.installed  ## a fast part of the tests on the lowest versions pro
 	.ci/lowest
 
 docs: .venv/.installed  ## build the documentation in site/, strictly; open site/index.html
-	$(BIN)/python docs/build.py
+	$(BIN)/python docs/assets/build.py
 
 dist: .venv/.installed  ## build the sdist and the wheel in dist/ and check them
 	rm -rf dist

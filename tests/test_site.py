@@ -27,7 +27,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("zensical")
     folder = tmp_path_factory.mktemp("docs") / "site"
     built = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "build.py"), str(folder)], capture_output=True, text=True, timeout=280
+        [sys.executable, str(ROOT / "docs" / "assets" / "build.py"), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     assert "No issues found" in built.stdout + built.stderr

@@ -69,7 +69,7 @@ def test_the_sdist_installs_and_can_be_tested(dist: Path, tmp_path: Path) -> Non
     assert _run([sys.executable, "-c", code], tmp_path, target) == f"{VERSION} [1]\n"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"CHANGELOG.md", "LICENSE", "docs/build.py", "tests/conftest.py", "zensical.toml"} <= names
+    assert {"CHANGELOG.md", "LICENSE", "docs/assets/build.py", "tests/conftest.py", "zensical.toml"} <= names
 
 
 def test_what_the_index_would_refuse(dist: Path) -> None:

@@ -1,6 +1,6 @@
 """``make docs``: build the site, strictly, from the pages, the docstrings, the notebook and the changelog.
 
-``python docs/build.py [FOLDER]`` writes it to FOLDER, by default ``site``.
+``python docs/assets/build.py [FOLDER]`` writes it to FOLDER, by default ``site``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bsap.cli.docs import page_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MAPPED = ("datamodules", "metrics", "configs")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
