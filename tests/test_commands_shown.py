@@ -88,6 +88,7 @@ def test_the_commands_of_the_first_pages_run(
         "report.html",
         "answers.csv",
         "pictures",
+        "views/2891.png",
         "runs/demo/detections-generic/sweep/best.yaml",
     ):
         assert Path(file).exists(), file
