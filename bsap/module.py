@@ -103,7 +103,7 @@ class BSAPModule(LightningModule):
         relations: bool | dict[str, Any] | Relations = False,
         bank: str | Sequence[str] = "coco_categories",
         bank_seed: int = 0,
-        region_bank: RegionBankConfig | str | None = None,
+        region_bank: dict[str, Any] | str | RegionBankConfig | None = None,
         transform: str | dict[str, Any] | None = None,
         scorers: Sequence[str | dict[str, Any]] | str = ("clip", "bsap", "bsap_h"),
         aggregate: Aggregate = "before",

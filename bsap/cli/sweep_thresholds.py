@@ -50,6 +50,7 @@ def sweep_thresholds(options: argparse.Namespace, saved: SavedRun, output: Path)
     rows = [_row(key, chosen[key][0], found[key], model["tasks"]) for key in keys]
     document = {"run": str(options.run), "selected_on": selected_on, "choose": options.choose, "rows": rows}
     console = Console()
+    console.width = max(console.width, 120)  # a narrow terminal folds lines, but no number is cut
     console.print(_table(rows[: options.rows], f"{selected_on}: the thresholds with the best {options.choose}"))
     if options.report_on is not None:
         others = _outcomes(Sweep(saved, split=options.report_on, sets=True), *setting)
@@ -89,13 +90,13 @@ def _outcomes(sweep: Sweep, options: argparse.Namespace, bank: str, aggregate: A
 
 
 def _row(key: tuple[str, Any], threshold: float, outcomes: SetOutcomes, tasks: Sequence[str]) -> dict[str, Any]:
-    coverage, accuracy = outcomes.curve()
+    coverage, accuracy = outcomes.curve(tasks)
     places = np.linspace(0, len(coverage) - 1, min(CURVE, len(coverage))).round().astype(int)
     return {
         "scorer": key[0],
         "over": key[1],
         "threshold": threshold,
-        "metrics": outcomes.rejecting() | outcomes.at(threshold, tasks),
+        "metrics": outcomes.rejecting(tasks) | outcomes.at(threshold, tasks),
         "accuracy_over_coverage": [[coverage[n], accuracy[n]] for n in places],
     }
 

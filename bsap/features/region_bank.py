@@ -53,6 +53,8 @@ class RegionBankConfig:
         if value is None or isinstance(value, cls):
             return value
         try:
+            if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+                raise TypeError("a mapping or list that cannot be read as settings")
             return cls(**value) if isinstance(value, Mapping) else cls(value)  # type: ignore[arg-type]
         except TypeError as error:
             raise ConfigError(f"`region_bank` takes split, size and seed, but got {value!r}.") from error

@@ -7,7 +7,7 @@ from math import fsum, nan, sqrt
 
 from bsap.errors import DataError
 from bsap.metrics.functional import IOU_THRESHOLDS, rec_accuracy
-from bsap.runs.recompute import metric_inputs
+from bsap.runs.recompute import are_sets, metric_inputs
 from bsap.runs.schema import Record
 
 SIZES = {"ref_l4": (128, 256), "coco": (32, 96)}
@@ -47,6 +47,8 @@ def rec_detail(records: Sequence[Record], *, strict: bool, sizes: str = "ref_l4"
 
     Source: Chen et al. 2024, arXiv 2406.16866 (Ref-L4).
     """
+    if are_sets(records):
+        raise DataError("The answers of the run are sets of regions, which have no accuracy by size.")
     boxes = all(record["referent"]["boxes"] for record in records)
     if not boxes or not all("box_iou" in choice for record in records for choice in record["scorers"].values()):
         raise DataError("The run did not measure REC, so that it has no accuracy by size. Run it with the task `rec`.")

@@ -10,6 +10,7 @@ from typing import Any
 from bsap.datamodules.reviewed import Reviewed, label_errors
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError
+from bsap.relations.settings import relation_settings
 from bsap.runs.buckets import check_fields
 from bsap.runs.reanswer import reanswered
 from bsap.runs.rec_detail import Detail, rec_detail
@@ -90,6 +91,7 @@ def rescore(
             "added. Restore the file, or run `bsap test` again with `--run.overwrite true`."
         )
     if answer is not None and scene_of is not None:
+        relation_settings(run.settings["model"].get("relations", False), several=answer.several)
         records = reanswered(records, scene_of, answer, tasks)
     if variant != "paper" and not are_sets(records):
         raise ConfigError(f"{folder} answers with one region, for which there is no variant {variant!r}.")

@@ -161,9 +161,9 @@ class DBSN(Sinkhorn):
         rows = torch.cat([logits.bank, other.bank], dim=-1)
         if logits.valid is None and other.valid is None:
             return rows, None
-        lead = logits.query.shape[:-2]
+        everything = torch.ones((), dtype=torch.bool, device=rows.device)
         both = [
-            torch.ones(*lead, x.shape[-1], dtype=torch.bool, device=rows.device) if known is None else known
+            (everything if known is None else known).expand(*logits.query.shape[:-2], x.shape[-1])
             for x, known in ((logits.bank, logits.valid), (other.bank, other.valid))
         ]
         return rows, torch.cat(both, dim=-1)

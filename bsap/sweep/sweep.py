@@ -103,6 +103,7 @@ class Sweep:
         results = run.finished()
         self.settings = run.settings
         model = run.settings["model"]
+        wanted = relation_settings(model.get("relations", False), several=sets) if relations else None
         data = dict(run.settings["data"])
         own = data.get("split", "val")
         self.data = RefCOCODataModule(**data | {"split": split or own})
@@ -126,7 +127,6 @@ class Sweep:
             store=store,
             transform=None if model.get("transform") is None else make_transform(model["transform"]),
         )
-        wanted = relation_settings(model.get("relations", False)) if relations else None
         self.relations = None if wanted is None else RelationReader(wanted, store)
         self.split = StoredSplit(self.data.scenes, ensemble, model["tasks"], sets=sets, relations=self.relations)
         self._region_bank = RegionBankConfig.of(model.get("region_bank"))

@@ -72,10 +72,10 @@ class SetOutcomes:
                 found["ris"] = ris_set_scores(*(row[self.scored] for row in rows))
         return {f"{task}/{k}": v for task, scores in found.items() for k, v in as_numbers(scores).items()}
 
-    def rejecting(self) -> dict[str, float]:
+    def rejecting(self, tasks: Sequence[str]) -> dict[str, float]:
         """AUROC and average precision of telling expressions without a target, and accuracy where half is answered."""
         known = (self.targets > 0).numpy()
-        coverage, accuracy = self.curve()
+        coverage, accuracy = self.curve(tasks)
         half = int(np.searchsorted(coverage, 0.5))
         return {
             "AUROC": auroc(self.best, known),
@@ -83,11 +83,17 @@ class SetOutcomes:
             "acc@half": float(accuracy[min(half, len(accuracy) - 1)]),
         }
 
-    def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Coverage and accuracy of the best region, over all thresholds."""
-        right = (
-            self.matched[:, 1] > 0 if self.matched.shape[1] > 1 else torch.zeros(len(self.matched), dtype=torch.bool)
-        )
+    def curve(self, tasks: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coverage and accuracy of the best region, over all thresholds.
+
+        It is right where its box matches a target's; for RIS alone, where its mask has IoU >= 0.5 with the targets'.
+        """
+        if self.matched.shape[1] == 1:
+            right = torch.zeros(len(self.matched), dtype=torch.bool)
+        elif "rec" in tasks:
+            right = self.matched[:, 1] > 0
+        else:
+            right = (self.intersection[:, 1] > 0) & (2 * self.intersection[:, 1] >= self.union[:, 1])
         return coverage_accuracy(self.best, right.numpy())
 
     def candidates(self, criterion: Criterion) -> list[float]:
@@ -113,6 +119,8 @@ class SetOutcomes:
         needed = {"f1": "rec", "giou": "ris"}.get(criterion)
         if needed is not None and needed not in tasks:
             raise ConfigError(f"--choose {criterion} needs the task {needed}, which the run did not measure.")
+        if not self.values.isfinite().any():
+            raise ConfigError("No picture of the split has a proposal, so that there is no threshold to choose.")
         worth, threshold = max((self._worth(t, criterion), -t) for t in self.candidates(criterion))
         return -threshold, worth
 

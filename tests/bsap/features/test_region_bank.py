@@ -91,6 +91,8 @@ def test_an_empty_region_bank_is_refused(world: Path) -> None:
         ({"seed": -1}, "`region_bank.seed` must be a whole number"),
         ({"split": ""}, "`region_bank.split` must be the name of a split"),
         ({"splits": "train"}, "`region_bank` takes split, size and seed"),
+        ("{split: train, sizes: 3}", "`region_bank` takes split, size and seed"),
+        ("[]", "`region_bank` takes split, size and seed"),
         (3, "`region_bank.split` must be the name of a split"),
     ],
 )
@@ -252,3 +254,15 @@ def test_the_command_line_names_a_missing_region_bank(
     where = ["--run.root", str(tmp_path), "--model.region_bank", "null"]
     assert main(["test", "-c", str(run.parent / "config.yaml"), *where]) == 2
     assert "Regions of other pictures are needed for dbsn, dual_is, dual_dis." in capsys.readouterr().err
+
+
+def test_the_command_line_names_a_wrong_setting(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, message in (
+        ("{split: train, size: 0}", "`region_bank.size` must be a whole number of at least 1, but got 0."),
+        ("{split: train, sizes: 3}", "`region_bank` takes split, size and seed"),
+    ):
+        where = ["--run.root", str(tmp_path), "--model.region_bank", given]
+        assert main(["test", "-c", str(run.parent / "config.yaml"), *where]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error

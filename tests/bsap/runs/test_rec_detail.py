@@ -126,3 +126,10 @@ def test_a_run_without_rec_is_refused() -> None:
     del masks["scorers"]["clip"]["box_iou"]
     with pytest.raises(DataError, match="did not measure REC"):
         rec_detail([masks], strict=False)
+
+
+def test_answers_that_are_sets_are_refused() -> None:
+    sets = record(1, 1.0, 10, "dog")
+    sets["scorers"]["clip"] |= {"regions": [0], "boxes": [[0.0, 0.0, 10.0, 10.0]], "matched": 1}
+    with pytest.raises(DataError, match="sets of regions"):
+        rec_detail([sets], strict=False)

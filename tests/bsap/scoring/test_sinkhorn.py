@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_equals_the_plain_loop(
             np.testing.assert_allclose(difference, difference.mean(), atol=1e-8)
             assert (scores.rank[b, e, regions:] == -math.inf).all()
             assert scores.value[b, e].sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("aggregate", ["before", "sum", "after"])
+def test_padding_on_one_side_only(aggregate: Any) -> None:
+    s = world(DBSN())
+    assert s.region_bank is not None
+    whole = replace(s, valid=torch.ones_like(s.valid))
+    found = DBSN()(replace(s, valid=None), aggregate=aggregate).rank
+    torch.testing.assert_close(found, DBSN()(whole, aggregate=aggregate).rank)
+    whole = replace(s, region_bank=replace(s.region_bank, valid=torch.ones_like(s.region_bank.valid)))
+    found = DBSN()(replace(s, region_bank=replace(s.region_bank, valid=None)), aggregate=aggregate).rank
+    torch.testing.assert_close(found, DBSN()(whole, aggregate=aggregate).rank)
 
 
 @pytest.mark.parametrize("name", COUPLED)

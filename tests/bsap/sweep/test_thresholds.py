@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import yaml
 
 from bsap.cli import main
 from bsap.demo.dataset import make_demo_root
+from bsap.errors import ConfigError
 from bsap.metrics.functional.rejection import auroc
 from bsap.sweep.thresholds import SetOutcomes
 
@@ -117,12 +120,17 @@ def test_a_choice_by_hand() -> None:
     assert found.candidates("balance") == pytest.approx([0.2, 0.25, 0.35, 0.6, 0.85])
     assert found.choose("balance", ["rec"]) == pytest.approx((0.6, 5 / 6))  # N-acc 1, T-acc 2/3
     assert found.at(0.6, ["rec"])["rec/T-acc"] == pytest.approx(2 / 3)
-    assert found.rejecting()["AUROC"] == auroc([0.9, 0.8, 0.4, 0.3, 0.2], [True, True, False, True, False])
-    coverage, accuracy = found.curve()
+    assert found.rejecting(["rec"])["AUROC"] == auroc([0.9, 0.8, 0.4, 0.3, 0.2], [True, True, False, True, False])
+    coverage, accuracy = found.curve(["rec"])
     assert coverage.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert accuracy.tolist() == pytest.approx([1, 1, 2 / 3, 3 / 4, 3 / 5])
     nothing = outcomes([-math.inf, 0.5], [0, 1])
     assert nothing.at(-99.0, ["rec"])["rec/N-acc"] == 1.0
+    masks = replace(found, intersection=torch.tensor([[0, 5], [0, 4], [0, 0], [0, 9], [0, 0]]),
+                    union=torch.tensor([[9, 10], [9, 9], [9, 9], [9, 9], [0, 0]]))  # fmt: skip
+    assert masks.curve(["ris"])[1].tolist() == pytest.approx([1, 1 / 2, 1 / 3, 2 / 4, 2 / 5])
+    with pytest.raises(ConfigError, match="No picture of the split has a proposal"):
+        outcomes([-math.inf, -math.inf], [0, 1]).choose("balance", ["rec"])
 
 
 def test_bad_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +141,25 @@ def test_bad_input(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         assert main(["sweep", run, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_relations_have_no_threshold(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "val", run)
+    results = json.loads((run / "results.json").read_text())
+    results["settings"]["model"]["relations"] = True
+    (run / "results.json").write_text(json.dumps(results))
+    for command in (["sweep", "--threshold", "p"], ["score", "--answer", "{rule: threshold, value: 0.3}"]):
+        assert main([command[0], str(run), *command[1:]]) == 2
+        assert "no threshold of `answer` makes sense" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_cuts_no_number(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    swept(folder, tmp_path)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capsys.readouterr().out
     config = yaml.safe_load((folder / "val.yaml").read_text())
     config["data"] |= {"min_targets": 1}
     config["model"] |= {"tasks": ["ris"], "region_bank": None, "answer": {"rule": "threshold", "value": 0.5}}
