@@ -19,7 +19,8 @@ boxes = st.lists(st.tuples(*[st.integers(0, 8)] * 2, *[st.integers(1, 8)] * 2), 
 )
 
 
-@given(boxes, st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]), st.randoms(use_true_random=False))
+# No share of small whole numbers but 0.5 and 1: torchvision compares in float32, where 6 / 20 is above 0.3.
+@given(boxes, st.sampled_from([0.0, 0.3137, 0.5, 0.9071, 1.0]), st.randoms(use_true_random=False))
 def test_suppression_is_torchvisions(corners: torch.Tensor, limit: float, random: Any) -> None:
     size = len(corners)
     orders = [random.sample(range(size), size) for _ in range(3)]
