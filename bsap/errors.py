@@ -107,3 +107,11 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(given, names, n=2)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+def check_names(what: str, given: Iterable[object], known: Iterable[str]) -> None:
+    """Refuse the first of some names that is not in a list of names, see :func:`unknown`."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise unknown(what, name, names)

@@ -7,7 +7,7 @@ from array import array
 from dataclasses import fields
 from typing import Any, TypeVar, cast
 
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_names
 
 T = TypeVar("T")
 
@@ -174,9 +174,7 @@ def from_mapping(kind: type[T], value: object, where: str) -> T:
     known = [field.name for field in fields(cast(Any, kind))]
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected the keys {', '.join(known)}, but got {shown(value)}.")
-    for key in value:
-        if key not in known:
-            raise unknown(f"key of {where}", key, known)
+    check_names(f"key of {where}", value, known)
     try:
         return kind(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
     except TypeError as error:

@@ -16,7 +16,7 @@ from bsap.datamodules.proposals import ProposalConfig, ProposalSource
 from bsap.datamodules.records import SplitRecords
 from bsap.datamodules.refer import read_refer
 from bsap.datamodules.scene import Match, Scene
-from bsap.errors import ConfigError, DataError, check_number, unknown
+from bsap.errors import ConfigError, DataError, check_names, check_number, unknown
 
 
 class SplitReader:
@@ -176,7 +176,5 @@ def proposal_config(value: object) -> ProposalConfig:
             f"`proposals` must name its source (ground_truth, detections or masks), but got {value!r}. There is no "
             "default: the source decides a result as much as the model does."
         )
-    for name in value:
-        if name not in known:
-            raise unknown("setting of proposals", name, known)
+    check_names("setting of proposals", value, known)
     return ProposalConfig(**value)

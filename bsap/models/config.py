@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bsap.errors import BSAPError, ConfigError, check_number, unknown
+from bsap.errors import BSAPError, ConfigError, check_names, check_number, unknown
 
 PREFIXES = ("local-dir:", "hf-hub:", "hf:")
 """What a model's name may start with that is not an architecture of open_clip."""
@@ -104,10 +104,7 @@ class EncoderConfig:
             return cls(name, pretrained) if sign and not value.startswith(PREFIXES) else cls(value)
         if not isinstance(value, Mapping):
             raise ConfigError(f"A model must be a name, or a mapping with `name` and other keys, but got {value!r}.")
-        known = [f.name for f in fields(cls)]
-        for key in value:
-            if key not in known:
-                raise unknown("key of a model", key, known)
+        check_names("key of a model", value, [f.name for f in fields(cls)])
         if "name" not in value:
             raise ConfigError(f"A model needs a `name`, but got {dict(value)}.")
         return cls(**value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 from bsap.prompts.sentences import ENGLISH
 
 
@@ -58,10 +58,7 @@ def relation_settings(value: object, *, several: bool = False) -> Relations | No
             "`--model.relations false`, or let every answer be one region."
         )
     if isinstance(value, Mapping):
-        names = [field.name for field in fields(Relations)]
-        for name in value:
-            if name not in names:
-                raise unknown("setting of `relations`", str(name), names)
+        check_names("setting of `relations`", value, [field.name for field in fields(Relations)])
         return Relations(**value)
     if isinstance(value, Relations):
         return value

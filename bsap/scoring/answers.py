@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bsap.errors import ConfigError, check_number, unknown
+from bsap.errors import ConfigError, check_names, check_number, unknown
 from bsap.scoring.functional import as_float, clip_logits
 from bsap.scoring.scorers import Aggregate, Scorer
 from bsap.scoring.tensors import Scores, Similarities
@@ -78,10 +78,7 @@ class AnswerRule:
             return cls(rule=value)  # type: ignore[arg-type]
         if not isinstance(value, Mapping):
             raise ConfigError(f"`answer` must be a rule or a mapping with `rule` and `value`, but got {value!r}.")
-        known = [field.name for field in fields(cls)]
-        for name in value:
-            if name not in known:
-                raise unknown("setting of `answer`", name, known)
+        check_names("setting of `answer`", value, [field.name for field in fields(cls)])
         return cls(**value)
 
     @property
