@@ -1,9 +1,10 @@
-"""What all parsers of the command line share: one form of errors, and the types of common options."""
+"""What all parsers of the command line share: the way to declare options, and one form of errors."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ FAILED = 2
 """Exit status of a command that a mistake of the user stopped; the printed message says how to fix it."""
 
 _LONGEST = 4000  # characters of an error message
+_PATHS = ("RUN", "FILE", "FOLDER")
 
 
 def complain(message: object) -> None:
@@ -38,11 +40,42 @@ def unrecognized(arguments: str, known: Iterable[str]) -> str:
     return f"Unknown option {name!r}." + (f" Did you mean {' or '.join(map(repr, near))}?" if near else "")
 
 
-class Arguments(argparse.ArgumentParser):
-    """A parser whose errors are one message and a hint at the help, without the usage."""
+_FORM = re.compile(r"(--\S+)? ?(\[?)([A-Z/]*)(\.*)\]?")
+_NARGS = {("", ""): None, ("[", ""): "?", ("", "..."): "+", ("[", "..."): "*"}
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **kwargs})
+
+class Arguments(argparse.ArgumentParser):
+    """The parser of a command, whose errors are one message and a hint at the help, without the usage."""
+
+    def __init__(self, prog: str, description: str, **more: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **more)
+        self._section: argparse._ActionsContainer = self
+
+    def section(self, title: str) -> None:
+        """Let the help list what is added next under a title of its own."""
+        self._section = self.add_argument_group(title)
+
+    def add(self, form: str, text: str, default: Any = None, *, least: int = 1, **more: Any) -> None:
+        """Declare an argument or an option.
+
+        Args:
+            form: as the help writes it: ``RUN``, ``[ID...]`` for any number, ``RUN...`` for at least one, ``--rows N``,
+                or ``--report`` for a switch. N is a whole number; RUN, FILE and FOLDER are paths; others are texts.
+            text: what it is, for the help, which adds the default where the text does not speak of it.
+            default: its value where it is not given.
+            least: the least N.
+            more: as for ``add_argument``.
+        """
+        match = _FORM.fullmatch(form)
+        assert match is not None
+        option, bracket, name, dots = match.groups()
+        if default not in (None, []) and "default" not in text:
+            text += f" (default: {', '.join(default) if isinstance(default, list) else default})"
+        settings: dict[str, Any] = {"action": "store_true"}
+        if name or more:
+            kind = _whole_number(least) if name == "N" else path if name in _PATHS else str
+            settings = {"default": default, "metavar": name or None, "type": kind, "nargs": _NARGS[bracket, dots]}
+        self._section.add_argument(option or name.lower(), help=text.replace("%", "%%"), **settings | more)
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and exit."""
@@ -81,9 +114,7 @@ def write_or_print(content: str | bytes, file: Path | None) -> None:
     print(visible(f"Written to {file}"), file=sys.stderr)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number of at least ``least``."""
-
+def _whole_number(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         value = int(text)
         if value < least:

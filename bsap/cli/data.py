@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from bsap.cli.arguments import Arguments
-from bsap.cli.data_get import add_parser, run_get
+from bsap.cli.arguments import Arguments, path_text
+from bsap.cli.data_get import add_get, run_get
 from bsap.cli.data_report import print_report
 from bsap.errors import visible
 
@@ -20,7 +19,7 @@ UNSOUND = 1
 
 def run(argv: list[str]) -> int:
     """Print what is found against what is published."""
-    parser = Arguments(prog="bsap data", description="Work with folders of annotations and pictures.")
+    parser = Arguments("bsap data", "Work with folders of annotations and pictures.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser(
         "check",
@@ -29,22 +28,21 @@ def run(argv: list[str]) -> int:
         "ones and the sizes of all pictures with the annotated ones; list missing pictures, invalid boxes and invalid "
         f"masks. The exit status is {UNSOUND} if there is any fault.",
     )
-    check.add_argument("folder", nargs="?", type=Path, metavar="ROOT", help="the folder with refcoco/, images/ ...")
-    check.add_argument("--root", type=Path, help="the same folder, under the name that bsap test uses")
-    check.add_argument(
-        "--images", help="the folder of pictures; by default the usual places under ROOT, such as images/train2014"
+    check.add("[FOLDER]", "the folder with refcoco/, images/ ...")
+    check.add("--root FOLDER", "the same folder, under the name that bsap test uses")
+    check.add(
+        "--images FOLDER",
+        "the folder of pictures; by default the usual places under ROOT, such as images/train2014",
+        type=path_text,
     )
-    check.add_argument(
-        "--size-tolerance",
-        type=int,
-        default=0,
-        metavar="PIXELS",
-        help="how much the width and height of a picture may differ from the annotated ones (default: 0)",
+    check.add(
+        "--size-tolerance N",
+        "how many pixels the width and height of a picture may differ from the annotated ones",
+        0,
+        least=0,
     )
-    check.add_argument(
-        "--format", choices=["table", "json"], default="table", help="print a table or JSON (default: table)"
-    )
-    add_parser(commands)
+    check.add("--format", "form of the output", "table", choices=["table", "json"])
+    add_get(commands)
     options = parser.parse_args(argv[1:])
     if options.command == "get":
         return run_get(options)

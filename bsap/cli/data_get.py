@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bsap.cli.arguments import path
 from bsap.errors import visible
 
 if TYPE_CHECKING:
@@ -18,29 +17,26 @@ if TYPE_CHECKING:
 _LISTED = 20
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command's options."""
+def add_get(commands: Any) -> None:
+    """Add the command and its options."""
     get = commands.add_parser(
         "get",
         help="download datasets",
         description="Download annotations and pictures of datasets into a root for bsap test. The same command "
         "continues a download that was cut off, and fetches nothing twice. The addresses stand in bsap's sources.yaml.",
     )
-    get.add_argument("datasets", nargs="*", metavar="DATASET", help="for example refcoco; --list prints all names")
-    get.add_argument("--root", type=path, help="the folder to download into")
-    get.add_argument("--splits", nargs="+", default=[], metavar="SPLIT", help="the splits that you need (default: all)")
-    get.add_argument(
+    get.add("[DATASET...]", "for example refcoco; --list prints all names")
+    get.add("--root FOLDER", "the folder to download into")
+    get.add("--splits SPLIT...", "the splits that you need (default: all)", [])
+    get.add(
         "--pictures",
+        "which pictures to fetch one by one: those of the chosen splits, those of all splits, or none",
+        "needed",
         choices=["needed", "all", "none"],
-        default="needed",
-        help="which pictures to fetch one by one: those of the chosen splits, those of all splits, or none "
-        "(default: needed)",
     )
-    get.add_argument("--source", metavar="NAME", help="the only source to try; by default all, in their order")
-    get.add_argument(
-        "--sources", action="append", default=[], metavar="FILE", help="a YAML file with more datasets and sources"
-    )
-    get.add_argument("--list", action="store_true", help="print the datasets, their sources and licences")
+    get.add("--source NAME", "the only source to try; by default all, in their order")
+    get.add("--sources FILE", "a YAML file with more datasets and sources", [], action="append")
+    get.add("--list", "print the datasets, their sources and licences")
 
 
 def run_get(options: argparse.Namespace) -> int:
@@ -51,11 +47,11 @@ def run_get(options: argparse.Namespace) -> int:
     if options.list:
         print("\n\n".join(_described(dataset, catalogue) for dataset in catalogue.datasets.values()))
         return 0
-    if not options.datasets or options.root is None:
+    if not options.dataset or options.root is None:
         from bsap.errors import ConfigError
 
         raise ConfigError("Name datasets and a folder: bsap data get refcoco --root refer. `--list` prints all names.")
-    datasets = [catalogue.dataset(name) for name in options.datasets]
+    datasets = [catalogue.dataset(name) for name in options.dataset]
 
     from bsap.datamodules.sources.download import Downloader
     from bsap.datamodules.sources.get import get_dataset

@@ -35,8 +35,8 @@ def address() -> str:
 
 def run(argv: list[str]) -> int:
     """Print the list of pages, or a page."""
-    parser = Arguments(prog="bsap docs", description="Read the documentation, without a network.")
-    parser.add_argument("page", nargs="?", help="the page to print; by default the list of pages")
+    parser = Arguments("bsap docs", "Read the documentation, without a network.")
+    parser.add("[PAGE]", "the page to print; by default the list of pages")
     page, found = parser.parse_args(argv[1:]).page, pages()
     if page is None:
         for name, file in found.items():

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments, at_least, path
+from bsap.cli.arguments import Arguments
 from bsap.errors import ConfigError
 from bsap.reports.text import cell, say
 
@@ -17,32 +17,16 @@ from bsap.reports.text import cell, say
 def run(argv: list[str]) -> int:
     """Print a table of the prompts and write it as JSON."""
     parser = Arguments(
-        prog="bsap explain",
-        description="For each auxiliary prompt, show vocabulary words near its learned context, expressions near its "
-        "feature, and the share of expressions for which the scorer (BSAP, or the scorer that a learned bank was "
-        "learned with) leaves CLIP's choice because of it.",
+        "bsap explain",
+        "For each auxiliary prompt, show vocabulary words near its learned context, expressions near its feature, and "
+        "the share of expressions for which the scorer (BSAP, or the scorer that a learned bank was learned with) "
+        "leaves CLIP's choice because of it.",
     )
-    parser.add_argument(
-        "run", type=path, metavar="RUN", help="a finished run folder; its data, model and views are used"
-    )
-    parser.add_argument(
-        "--bank",
-        metavar="BANK",
-        help="the bank to explain, for example learned:runs/x/bank; by default that of the run",
-    )
-    parser.add_argument(
-        "--nearest",
-        type=at_least(1),
-        default=3,
-        metavar="N",
-        help="number of nearest words and expressions for each prompt (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rows", type=at_least(1), default=30, metavar="N", help="number of prompts to print (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=path, metavar="FILE", help="the JSON file to write (default: RUN/explain.json)"
-    )
+    parser.add("RUN", "a finished run folder; its data, model and views are used")
+    parser.add("--bank BANK", "the bank to explain, for example learned:runs/x/bank; by default that of the run")
+    parser.add("--nearest N", "number of nearest words and expressions for each prompt", 3)
+    parser.add("--rows N", "number of prompts to print", 30)
+    parser.add("--output FILE", "the JSON file to write (default: RUN/explain.json)")
     options = parser.parse_args(argv[1:])
 
     from bsap.analysis.explain import bank_and_scorer, explain, stored_features

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from bsap.cli.arguments import Arguments, path, path_text, write_or_print
+from bsap.cli.arguments import Arguments, path_text, write_or_print
 
 
 def run(argv: list[str]) -> int:
     """Write the file."""
     parser = Arguments(
-        prog="bsap export",
-        description="Write the choices of a finished run for other tools: COCO results with expression ids, or a table "
-        "with one row per expression.",
+        "bsap export",
+        "Write the choices of a finished run for other tools: COCO results with expression ids, or a table with one "
+        "row per expression.",
     )
-    parser.add_argument("run", type=path, metavar="RUN", help="a finished run folder")
-    parser.add_argument(
+    parser.add("RUN", "a finished run folder")
+    parser.add(
         "--format",
+        "coco: results of one scorer, with masks for segmentation; csv, parquet: all scorers (default: csv)",
+        "csv",
         choices=["coco", "csv", "parquet"],
-        default="csv",
-        help="coco: results of one scorer, with masks for segmentation; csv, parquet: all scorers (default: csv)",
     )
-    parser.add_argument("--scorer", metavar="NAME", help="coco: whose choices; needed if the run has several scorers")
-    parser.add_argument(
-        "--output", type=path, metavar="FILE", help="file to write; by default it is printed, which parquet cannot be"
-    )
-    parser.add_argument("--root", type=path_text, metavar="FOLDER", help="the root of the data, if it has moved")
+    parser.add("--scorer NAME", "coco: whose choices; needed if the run has several scorers")
+    parser.add("--output FILE", "file to write; by default it is printed, which parquet cannot be")
+    parser.add("--root FOLDER", "the root of the data, if it has moved", type=path_text)
     options = parser.parse_args(argv[1:])
     if options.format == "parquet" and options.output is None:
         parser.error("Name the Parquet file with --output FILE.")

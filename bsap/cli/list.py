@@ -83,15 +83,13 @@ def _parameters(part: View | Transform) -> str:
 def run(argv: list[str]) -> int:
     """Print a table of names."""
     parser = Arguments(
-        prog="bsap list",
-        description="List the names that a configuration may use: on a terminal as a table, in a pipe one a line with "
-        "tabs between its cells.",
+        "bsap list",
+        "List the names that a configuration may use: on a terminal as a table, in a pipe one a line with tabs between "
+        "its cells.",
     )
-    parser.add_argument("kind", help=f"what to list: {', '.join(KINDS)}")
-    parser.add_argument(
-        "pattern", nargs="?", default="", help="only rows that contain this text, in any case; by default all rows"
-    )
-    parser.add_argument("--format", choices=["table", "json"], default="table", help="by default %(default)s")
+    parser.add("KIND", f"what to list: {', '.join(KINDS)}")
+    parser.add("[PATTERN]", "only rows that contain this text, in any case; by default all rows", "")
+    parser.add("--format", "form of the output", "table", choices=["table", "json"])
     options = parser.parse_args(argv[1:])
     kind, wanted = options.kind, options.pattern.lower()
     if kind not in KINDS:

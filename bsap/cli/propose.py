@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bsap.cli.arguments import Arguments, at_least, path, path_text
+from bsap.cli.arguments import Arguments, path, path_text
 from bsap.reports.text import say
 
 if TYPE_CHECKING:
@@ -20,97 +20,57 @@ EVERY = 10.0
 """The fewest seconds between two lines of progress in a log file."""
 
 
-def _parser() -> Arguments:
-    parser = Arguments(
-        prog="bsap propose",
-        usage="%(prog)s OUTPUT (--pictures FOLDER | --root FOLDER) [options]",
-        description="Find objects with a detector of torchvision and write them as COCO results. `bsap test` reads "
-        "them with --data.proposals.source detections (or masks) and --data.proposals.path OUTPUT. The same command "
-        "continues after an interruption.",
-        epilog="example: %(prog)s dets.jsonl --root refer --split val testA testB",
-    )
-    parser.add_argument(
-        "output",
-        nargs="?",  # --split, which takes several, may have taken it
-        type=path,
-        metavar="OUTPUT",
-        help="the file to write; a file that ends with .jsonl also lists pictures in which nothing was found",
-    )
-    where = parser.add_argument_group("pictures")
-    where.add_argument("--pictures", type=path, metavar="FOLDER", help="process all pictures in a folder")
-    where.add_argument(
-        "--root", type=path_text, metavar="FOLDER", help="process a data set under this root, as for `bsap test`"
-    )
-    where.add_argument("--dataset", default="refcoco", help="name of the data set (default: %(default)s)")
-    where.add_argument(
-        "--split-by", metavar="NAME", help="partition: unc, umd or google; by default the one that papers report"
-    )
-    where.add_argument("--split", nargs="+", default=["val"], help="one or more splits (default: val)")
-    where.add_argument(
-        "--annotations", type=path_text, metavar="FILE", help="JSONL annotations; by default REFER files are read"
-    )
-    where.add_argument(
-        "--images", type=path_text, metavar="FOLDER", help="folder of the pictures (default: ROOT/images/train2014)"
-    )
-    what = parser.add_argument_group("detector")
-    what.add_argument(
-        "--detector",
-        default="maskrcnn_resnet50_fpn_v2",
-        help="name of a detector in torchvision.models.detection (default: %(default)s, the best of them on COCO)",
-    )
-    what.add_argument(
-        "--weights",
-        default="default",
-        metavar="FILE",
-        help="weight file of the detector; by default torchvision's published weights, which are downloaded once",
-    )
-    what.add_argument(
-        "--class-agnostic",
-        action="store_true",
-        help="take the regions of the detector's first stage, which looks for objects of any class; boxes only, and "
-        "many: set --score and --max-per-picture (fasterrcnn and maskrcnn detectors)",
-    )
-    what.add_argument("--random-init", action="store_true", help="use random weights; for tests and benchmarks only")
-    what.add_argument(
-        "--min-size",
-        type=at_least(1),
-        metavar="N",
-        help="pixels of the shorter side that the detector sees; by default the detector's own",
-    )
-    what.add_argument(
-        "--score",
-        type=float,
-        default=0.5,
-        help="keep detections of at least this score, 0 to 1; a run can raise it later (default: %(default)s)",
-    )
-    what.add_argument(
-        "--max-per-picture",
-        type=at_least(1),
-        default=100,
-        metavar="N",
-        help="keep at most so many detections of a picture, the best first (default: %(default)s)",
-    )
-    what.add_argument(
-        "--device", default="auto", help="cpu, cuda or cuda:1; auto takes a GPU if there is one (default: auto)"
-    )
-    what.add_argument(
-        "--batch-size", type=at_least(1), default=4, metavar="N", help="pictures in one batch (default: %(default)s)"
-    )
-    what.add_argument(
-        "--workers",
-        type=at_least(0),
-        metavar="N",
-        help="processes that decode pictures; by default as many as cores allow",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start from the beginning; by default an interrupted file is continued"
-    )
-    return parser
-
-
 def run(argv: list[str]) -> int:
     """Find objects and print what was written."""
-    parser = _parser()
+    parser = Arguments(
+        "bsap propose",
+        "Find objects with a detector of torchvision and write them as COCO results. `bsap test` reads them with "
+        "--data.proposals.source detections (or masks) and --data.proposals.path OUTPUT. The same command continues "
+        "after an interruption.",
+        usage="%(prog)s OUTPUT (--pictures FOLDER | --root FOLDER) [options]",
+        epilog="example: %(prog)s dets.jsonl --root refer --split val testA testB",
+    )
+    parser.add(
+        "[OUTPUT]",  # --split, which takes several, may have taken it
+        "the file to write; a file that ends with .jsonl also lists pictures in which nothing was found",
+        type=path,
+    )
+    parser.add("--overwrite", "start from the beginning; by default an interrupted file is continued")
+    parser.section("pictures")
+    parser.add("--pictures FOLDER", "process all pictures in a folder")
+    parser.add("--root FOLDER", "process a data set under this root, as for `bsap test`", type=path_text)
+    parser.add("--dataset NAME", "name of the data set", "refcoco")
+    parser.add("--split-by NAME", "partition: unc, umd or google; by default the one that papers report")
+    parser.add("--split SPLIT...", "one or more splits", ["val"])
+    parser.add("--annotations FILE", "JSONL annotations; by default REFER files are read", type=path_text)
+    parser.add("--images FOLDER", "folder of the pictures (default: ROOT/images/train2014)", type=path_text)
+    parser.section("detector")
+    parser.add(
+        "--detector NAME",
+        "name of a detector in torchvision.models.detection (default: maskrcnn_resnet50_fpn_v2, the best of them on "
+        "COCO)",
+        "maskrcnn_resnet50_fpn_v2",
+    )
+    parser.add(
+        "--weights FILE",
+        "weight file of the detector; by default torchvision's published weights, which are downloaded once",
+        "default",
+        type=str,
+    )
+    parser.add(
+        "--class-agnostic",
+        "take the regions of the detector's first stage, which looks for objects of any class; boxes only, and many: "
+        "set --score and --max-per-picture (fasterrcnn and maskrcnn detectors)",
+    )
+    parser.add("--random-init", "use random weights; for tests and benchmarks only")
+    parser.add("--min-size N", "pixels of the shorter side that the detector sees; by default the detector's own")
+    parser.add(
+        "--score SCORE", "keep detections of at least this score, 0 to 1; a run can raise it later", 0.5, type=float
+    )
+    parser.add("--max-per-picture N", "keep at most so many detections of a picture, the best first", 100)
+    parser.add("--device DEVICE", "cpu, cuda or cuda:1; auto takes a GPU if there is one", "auto")
+    parser.add("--batch-size N", "pictures in one batch", 4)
+    parser.add("--workers N", "processes that decode pictures; by default as many as cores allow", least=0)
     options = parser.parse_intermixed_args(argv[1:])
     if options.output is None and len(options.split) > 1 and options.split[-1].endswith((".json", ".jsonl")):
         options.output = path(options.split.pop())

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from bsap.cli import report
-from bsap.cli.arguments import Arguments, path
+from bsap.cli.arguments import Arguments
 from bsap.cli.recipe import Cell, Recipe, Run, compare, plan_runs, read_recipe, shipped_recipes
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.runs.signals import SIGNALS, STOPPED, exit_on_signal
@@ -34,28 +34,22 @@ def run(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = Arguments(
-        prog="bsap reproduce",
-        description="Run a recipe: evaluate what a paper evaluated and compare with the numbers that it printed. The "
-        f"same command continues; finished runs are kept. The exit status is {DIFFERENT} if a number differs by more "
-        "than the recipe's tolerance.",
+        "bsap reproduce",
+        "Run a recipe: evaluate what a paper evaluated and compare with the numbers that it printed. The same command "
+        f"continues; finished runs are kept. The exit status is {DIFFERENT} if a number differs by more than the "
+        "recipe's tolerance.",
     )
-    parser.add_argument("recipe", help=f"{', '.join(shipped_recipes())}, or a YAML file")
-    parser.add_argument("--root", type=path, help="the folder of the data, from `bsap data get`")
-    parser.add_argument(
-        "--output", type=path, help="where runs, features and the table are written (default: runs/RECIPE)"
+    parser.add("RECIPE", f"{', '.join(shipped_recipes())}, or a YAML file")
+    parser.add("--root FOLDER", "the folder of the data, from `bsap data get`")
+    parser.add("--output FOLDER", "where runs, features and the table are written (default: runs/RECIPE)")
+    parser.add("--devices DEVICES", "devices of each run, as --trainer.devices", "auto")
+    parser.add("--accelerator NAME", "cpu, gpu or auto, as --trainer.accelerator", "auto")
+    parser.add("--only RUN...", "run and compare only the runs whose names begin so", type=str)
+    parser.add(
+        "--index N", "run only the run of this number, from 0, and write no table: for the jobs of an array", least=0
     )
-    parser.add_argument("--devices", default="auto", help="devices of each run, as --trainer.devices (default: auto)")
-    parser.add_argument(
-        "--accelerator", default="auto", help="cpu, gpu or auto, as --trainer.accelerator (default: auto)"
-    )
-    parser.add_argument("--only", nargs="+", metavar="RUN", help="run and compare only the runs whose names begin so")
-    parser.add_argument(
-        "--index",
-        type=int,
-        help="run only the run of this number, from 0, and write no table: for the jobs of an array",
-    )
-    parser.add_argument("--report", action="store_true", help="also write report.html about the runs, as bsap report")
-    parser.add_argument("--list", action="store_true", help="print the numbers and names of the runs, and run nothing")
+    parser.add("--report", "also write report.html about the runs, as bsap report")
+    parser.add("--list", "print the numbers and names of the runs, and run nothing")
     options = parser.parse_args(argv[1:])
     recipe = read_recipe(options.recipe)
     if options.list:
@@ -96,7 +90,7 @@ def _data(recipe: Recipe, root: Path | None) -> Path:
 def _chosen(runs: list[Run], only: Sequence[str] | None, index: int | None) -> list[Run]:
     chosen = [run for run in runs if only is None or run.name.startswith(tuple(only))]
     if index is not None:
-        chosen = chosen[index : index + 1] if index >= 0 else []
+        chosen = chosen[index : index + 1]
     if not chosen:
         raise ConfigError(f"No run is chosen. The recipe has {len(runs)}: {', '.join(run.name for run in runs)}.")
     return chosen

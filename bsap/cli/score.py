@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments, path, path_text
+from bsap.cli.arguments import Arguments, path_text
 from bsap.reports.terminal import TASKS, percent, results_table
 from bsap.reports.text import cell, say
 from bsap.runs.buckets import FIELDS
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 DIFFERENT = 1
 """Exit status when the predictions do not give the numbers of ``results.json``."""
 
-VARIANTS = ("paper", "rela_code", "grec_code")
-
 MAIN = {"rec": ("acc@0.5", "Pr@F1", "N-acc", "T-acc"), "ris": ("oIoU", "mIoU", "gIoU", "cIoU")}
 """The metrics that a breakdown shows in a table; JSON has all."""
 
@@ -35,57 +33,46 @@ MAIN = {"rec": ("acc@0.5", "Pr@F1", "N-acc", "T-acc"), "ris": ("oIoU", "mIoU", "
 def run(argv: list[str]) -> int:
     """Print the metrics of a run's predictions."""
     parser = Arguments(
-        prog="bsap score",
-        description="Compute a run's metrics again from predictions.jsonl, without a model, and compare them with "
-        f"results.json bit for bit. The exit status is {DIFFERENT} if they differ.",
+        "bsap score",
+        "Compute a run's metrics again from predictions.jsonl, without a model, and compare them with results.json bit "
+        f"for bit. The exit status is {DIFFERENT} if they differ.",
     )
-    parser.add_argument("run", type=path, metavar="RUN", help="the run folder")
+    parser.add("RUN", "the run folder")
     parser.add_argument(
         "--strict",
         action=argparse.BooleanOptionalAction,
         help="count a REC hit with IoU > 0.5 (--strict) or with IoU >= 0.5 (--no-strict); by default as in the run",
     )
-    parser.add_argument(
-        "--breakdown",
-        nargs="+",
-        metavar="FIELD",
-        help=f"also show the metrics for each value of {', '.join(FIELDS)}; by default as in the run",
+    parser.add(
+        "--breakdown FIELD...", f"also show the metrics for each value of {', '.join(FIELDS)}; by default as in the run"
     )
-    parser.add_argument(
-        "--detail",
-        nargs="?",
+    parser.add(
+        "--detail [SIZES]",
+        "also show REC accuracy at IoU 0.5, 0.75, 0.9 and its mean over 0.5, 0.55, ..., 0.95: for all referents, by "
+        "their size, and averaged over their classes. Objects are small below 128 and large above 256 pixels, the "
+        "square root of the area (ref_l4, the default), or below 32 and above 96 (coco)",
         const="ref_l4",
         choices=["ref_l4", "coco"],
-        help="also show REC accuracy at IoU 0.5, 0.75, 0.9 and its mean over 0.5, 0.55, ..., 0.95: for all referents, "
-        "by their size, and averaged over their classes. Objects are small below 128 and large above 256 pixels, the "
-        "square root of the area (ref_l4, the default), or below 32 and above 96 (coco)",
     )
-    parser.add_argument(
-        "--review",
-        type=path,
-        metavar="FILE",
-        help="also show the metrics with and without the label errors that Ref-L4's review of RefCOCO, RefCOCO+ or "
-        "RefCOCOg found: its file DATASET_SPLIT_reviewed.json",
+    parser.add(
+        "--review FILE",
+        "also show the metrics with and without the label errors that Ref-L4's review of RefCOCO, RefCOCO+ or RefCOCOg "
+        "found: its file DATASET_SPLIT_reviewed.json",
     )
-    parser.add_argument(
-        "--answer",
-        metavar="RULE",
-        help="answer by another rule and show the metrics of sets: top, or '{rule: threshold, value: 0.5, over: p}' as "
-        "for `model.answer`. A threshold needs a run with `--run.all_scores true`. Reads the run's data, no pictures",
+    parser.add(
+        "--answer RULE",
+        "answer by another rule and show the metrics of sets: top, or '{rule: threshold, value: 0.5, over: p}' as for "
+        "`model.answer`. A threshold needs a run with `--run.all_scores true`. Reads the run's data, no pictures",
     )
-    parser.add_argument(
+    parser.add(
         "--variant",
-        choices=VARIANTS,
-        default="paper",
-        help="where answers are sets: compute N-acc and T-acc of masks (rela_code), or match boxes (grec_code), as the "
-        "released code does (default: %(default)s)",
+        "where answers are sets: compute N-acc and T-acc of masks (rela_code), or match boxes (grec_code), as the "
+        "released code does",
+        "paper",
+        choices=["paper", "rela_code", "grec_code"],
     )
-    parser.add_argument(
-        "--root", type=path_text, metavar="FOLDER", help="for --answer: the root of the data, if it has moved"
-    )
-    parser.add_argument(
-        "--format", choices=["table", "json"], default="table", help="form of the output (default: %(default)s)"
-    )
+    parser.add("--root FOLDER", "for --answer: the root of the data, if it has moved", type=path_text)
+    parser.add("--format", "form of the output", "table", choices=["table", "json"])
     options = parser.parse_args(argv[1:])
 
     from bsap.runs.rescore import rescore

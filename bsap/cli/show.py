@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bsap.cli.arguments import Arguments, at_least, path, path_text
+from bsap.cli.arguments import Arguments, path_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,47 +16,26 @@ SHEET = 12
 """Expressions on a contact sheet by default."""
 
 
-def _parser() -> Arguments:
-    parser = Arguments(
-        prog="bsap show",
-        description="Draw expressions of a finished run: the scene with its proposals, the referent, every scorer's "
-        "choice with its score, and the views that the model saw. Needs the data, not the model.",
-    )
-    parser.add_argument("run", type=path, metavar="RUN", help="the run folder")
-    parser.add_argument(
-        "ids",
-        nargs="*",
-        metavar="ID",
-        help="expressions to draw: whole ids, or the part after the last /; by default a contact sheet is drawn",
-    )
-    parser.add_argument(
-        "--sheet",
-        type=at_least(1),
-        metavar="N",
-        help=f"number of expressions on the sheet, spread evenly over the run (default: {SHEET})",
-    )
-    parser.add_argument(
-        "--disagree", action="store_true", help="sheet: only expressions where scorers choose differently"
-    )
-    parser.add_argument("--wrong", metavar="SCORER", help="sheet: only expressions where this scorer is wrong")
-    parser.add_argument(
-        "--output", type=path, metavar="FOLDER", help="where pictures are written (default: RUN/pictures)"
-    )
-    parser.add_argument(
-        "--root", type=path_text, metavar="FOLDER", help="the root of the data, if it has moved since the run"
-    )
-    parser.add_argument(
-        "--images", type=path_text, metavar="FOLDER", help="the folder of pictures, if it has moved since the run"
-    )
-    return parser
-
-
 def run(argv: list[str]) -> int:
     """Draw and print what was written."""
-    parser = _parser()
+    parser = Arguments(
+        "bsap show",
+        "Draw expressions of a finished run: the scene with its proposals, the referent, every scorer's choice with "
+        "its score, and the views that the model saw. Needs the data, not the model.",
+    )
+    parser.add("RUN", "the run folder")
+    parser.add(
+        "[ID...]", "expressions to draw: whole ids, or the part after the last /; by default a contact sheet is drawn"
+    )
+    parser.add("--sheet N", f"number of expressions on the sheet, spread evenly over the run (default: {SHEET})")
+    parser.add("--disagree", "sheet: only expressions where scorers choose differently")
+    parser.add("--wrong SCORER", "sheet: only expressions where this scorer is wrong")
+    parser.add("--output FOLDER", "where pictures are written (default: RUN/pictures)")
+    parser.add("--root FOLDER", "the root of the data, if it has moved since the run", type=path_text)
+    parser.add("--images FOLDER", "the folder of pictures, if it has moved since the run", type=path_text)
     options = parser.parse_intermixed_args(argv[1:])
     filtered = options.disagree or options.wrong is not None
-    if options.ids and (filtered or options.sheet is not None):
+    if options.id and (filtered or options.sheet is not None):
         parser.error("Name expressions, or draw a sheet with --sheet, --disagree and --wrong, but not both.")
 
     from bsap.reports.draw_choices import draw_sheet
@@ -64,10 +43,10 @@ def run(argv: list[str]) -> int:
 
     shown = ShownRun(options.run, root=options.root, images=options.images)
     folder = options.output or options.run / "pictures"
-    if options.ids:
+    if options.id:
         from bsap.reports.draw import draw_expression  # what the model saw is drawn as for the model, by torch
 
-        for record in shown.find(options.ids):
+        for record in shown.find(options.id):
             _warn_of_missing_letters([record["text"]])
             _save(draw_expression(shown, record), folder / file_name(record["id"]))
         return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments, at_least, path
+from bsap.cli.arguments import Arguments
 from bsap.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -22,66 +22,36 @@ if TYPE_CHECKING:
 def run(argv: list[str]) -> int:
     """Sweep, print the sorted table, write CSV, JSON and the best row's configuration."""
     parser = Arguments(
-        prog="bsap sweep",
-        description="Evaluate many scorers, banks, temperatures and hybrid weights over the features that a run has "
-        "stored. No picture is opened and no image encoder runs.",
+        "bsap sweep",
+        "Evaluate many scorers, banks, temperatures and hybrid weights over the features that a run has stored. No "
+        "picture is opened and no image encoder runs.",
     )
-    parser.add_argument(
-        "run", type=path, metavar="RUN", help="a finished run folder; its data, models and views are used"
-    )
-    parser.add_argument("--scorers", nargs="+", metavar="NAME", help="scorers to try; by default those of the run")
-    parser.add_argument("--banks", nargs="+", metavar="BANK", help="banks to try; by default that of the run")
-    parser.add_argument(
-        "--tau",
-        nargs="+",
-        type=float,
-        default=[],
-        metavar="T",
-        help="temperatures to try besides the model's own; by default none",
-    )
-    parser.add_argument(
-        "--lam",
-        nargs="+",
-        type=float,
-        default=[],
-        metavar="L",
-        help="weights of BSAP in BSAP-H to try, 0 to 1; by default that of the scorer",
-    )
-    parser.add_argument(
-        "--aggregate",
-        nargs="+",
+    parser.add("RUN", "a finished run folder; its data, models and views are used")
+    parser.add("--scorers NAME...", "scorers to try; by default those of the run")
+    parser.add("--banks BANK...", "banks to try; by default that of the run")
+    parser.add("--tau T...", "temperatures to try besides the model's own; by default none", [], type=float)
+    parser.add("--lam L...", "weights of BSAP in BSAP-H to try, 0 to 1; by default that of the scorer", [], type=float)
+    parser.add(
+        "--aggregate PLACE...",
+        "where an ensemble is joined, as for `bsap test`: before, sum, max or after; by default as in the run",
         choices=["before", "sum", "max", "after"],
-        help="where an ensemble is joined, as for `bsap test`; by default as in the run",
     )
-    parser.add_argument(
-        "--metric", metavar="TASK/METRIC", help="metric to sort by; by default rec/acc@0.5, or ris/mIoU without REC"
+    parser.add("--metric TASK/METRIC", "metric to sort by; by default rec/acc@0.5, or ris/mIoU without REC")
+    parser.add("--select-on SPLIT", "split on which the best row is chosen; by default that of the run")
+    parser.add("--report-on SPLIT", "split on which the chosen row is then reported; by default none")
+    parser.add(
+        "--threshold OVER...",
+        "try thresholds of answers that are sets (`model.answer`) over these values: p, score, cosine, region_bank, "
+        "both. By default no thresholds are tried",
     )
-    parser.add_argument(
-        "--select-on", metavar="SPLIT", help="split on which the best row is chosen; by default that of the run"
-    )
-    parser.add_argument(
-        "--report-on", metavar="SPLIT", help="split on which the chosen row is then reported; by default none"
-    )
-    parser.add_argument(
-        "--threshold",
-        nargs="+",
-        metavar="OVER",
-        help="try thresholds of answers that are sets (`model.answer`) over these values: p, score, cosine, "
-        "region_bank, both. By default no thresholds are tried",
-    )
-    parser.add_argument(
+    parser.add(
         "--choose",
+        "with --threshold: choose the threshold with the best mean of N-acc and T-acc (balance), Pr@F1, or gIoU",
+        "balance",
         choices=["balance", "f1", "giou"],
-        default="balance",
-        help="with --threshold: choose the threshold with the best mean of N-acc and T-acc (balance), Pr@F1, or gIoU "
-        "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--output", type=path, metavar="FOLDER", help="where the files are written (default: RUN/sweep)"
-    )
-    parser.add_argument(
-        "--rows", type=at_least(1), default=20, metavar="N", help="number of rows to print (default: %(default)s)"
-    )
+    parser.add("--output FOLDER", "where the files are written (default: RUN/sweep)")
+    parser.add("--rows N", "number of rows to print", 20)
     options = parser.parse_args(argv[1:])
     output: Path = options.output or options.run / "sweep"
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bsap.cli.arguments import Arguments, path, write_or_print
+from bsap.cli.arguments import Arguments, write_or_print
 from bsap.reports.published import published_rows
 from bsap.reports.run_formats import FORMATS
 from bsap.reports.run_table import make_table
@@ -34,33 +34,22 @@ def finished(paths: Sequence[Path]) -> list[Path]:
 def run(argv: list[str]) -> int:
     """Print the table, or write it to a file."""
     parser = Arguments(
-        prog="bsap table",
-        description="Put runs into one table: a row for each run and scorer, a column for each setting that differs.",
+        "bsap table",
+        "Put runs into one table: a row for each run and scorer, a column for each setting that differs.",
     )
-    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="run folders, for example runs/*")
-    parser.add_argument(
-        "--format", choices=list(FORMATS), default="md", help="form of the table (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--published",
-        action="store_true",
-        help="append published numbers of the same splits and tasks, with what was done differently",
-    )
-    parser.add_argument(
-        "--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="such as rec/acc@0.5; by default all metrics"
-    )
-    parser.add_argument(
-        "--gain-over",
-        metavar="SCORER",
-        help="show what every row gains over this scorer of the same run, or over RUN:SCORER, with 95 %% intervals and "
+    parser.add("RUN...", "run folders, for example runs/*")
+    parser.add("--format", "form of the table", "md", choices=list(FORMATS))
+    parser.add("--published", "append published numbers of the same splits and tasks, with what was done differently")
+    parser.add("--metrics TASK/METRIC...", "such as rec/acc@0.5; by default all metrics", [])
+    parser.add(
+        "--gain-over SCORER",
+        "show what every row gains over this scorer of the same run, or over RUN:SCORER, with 95 % intervals and "
         "p-values; by default no gains are shown",
     )
-    parser.add_argument(
-        "--output", type=path, metavar="FILE", help="write the table to a file; by default it is printed"
-    )
+    parser.add("--output FILE", "write the table to a file; by default it is printed")
     options = parser.parse_args(argv[1:])
 
-    runs = [read_run(folder) for folder in finished(options.runs)]
+    runs = [read_run(folder) for folder in finished(options.run)]
     published = published_rows(runs) if options.published else []
     if options.published and not published:
         print("bsap: no published numbers are known for these splits and tasks.", file=sys.stderr)
