@@ -8,46 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bsap.metrics.functional import (
-    IOU_THRESHOLDS,
-    best_overlap,
-    box_iou_pairs,
-    mask_overlap,
-    mask_overlap_matrix,
-    mask_union,
-    match_boxes,
-    rec_accuracy,
-    rec_hits,
-    rec_set_scores,
-    ris_scores,
-    ris_set_scores,
-)
+from bsap.metrics import functional
+from bsap.metrics.functional import *  # noqa: F403 - the functions have one list of names, which is theirs
 
 if TYPE_CHECKING:
-    from bsap.metrics.rec import RECAccuracy
-    from bsap.metrics.ris import RISScores
-    from bsap.metrics.sets import RECSetScores, RISSetScores
+    from bsap.metrics.rec import RECAccuracy as RECAccuracy
+    from bsap.metrics.ris import RISScores as RISScores
+    from bsap.metrics.sets import RECSetScores as RECSetScores
+    from bsap.metrics.sets import RISSetScores as RISSetScores
 
 _CLASSES = {"RECAccuracy": "rec", "RECSetScores": "sets", "RISScores": "ris", "RISSetScores": "sets"}
 
-__all__ = [
-    "IOU_THRESHOLDS",
-    "RECAccuracy",
-    "RECSetScores",
-    "RISScores",
-    "RISSetScores",
-    "best_overlap",
-    "box_iou_pairs",
-    "mask_overlap",
-    "mask_overlap_matrix",
-    "mask_union",
-    "match_boxes",
-    "rec_accuracy",
-    "rec_hits",
-    "rec_set_scores",
-    "ris_scores",
-    "ris_set_scores",
-]
+__all__ = sorted([*functional.__all__, *_CLASSES])
 
 
 def __getattr__(name: str) -> Any:
