@@ -6,7 +6,8 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,20 +99,31 @@ def path_text(text: str) -> str:
     return str(path(text))
 
 
-def write_or_print(content: str | bytes, file: Path | None) -> None:
-    """Write the output of a command to a file, or print it.
+@contextmanager
+def writing(place: Path, option: str = "--output") -> Iterator[None]:
+    """Let an output that cannot be written be a ConfigError that names the option for it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"Cannot write {place}: {error}. Choose another `{option}`.") from error
 
-    Raises:
-        ConfigError: if the file cannot be written.
-    """
+
+def write_or_print(content: str | bytes, file: Path | None) -> None:
+    """Write the output of a command to a file, or print it."""
     if file is None:
         print(content, end="")
         return
-    try:
+    with writing(file):
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise ConfigError(f"Cannot write {file}: {error}. Choose another `--output`.") from error
     print(visible(f"Written to {file}"), file=sys.stderr)
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the output of a command as several files into a folder, which is made."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _whole_number(least: int) -> Callable[[str], int]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments
-from bsap.errors import ConfigError
+from bsap.cli.arguments import Arguments, writing
+from bsap.reports.formats import json_text
 from bsap.reports.text import cell, say
 
 
@@ -63,15 +62,9 @@ def run(argv: list[str]) -> int:
         table.add_row(*map(cell, texts), *(f"{100 * share:.2f}" for share in shares))
     Console().print(table)
     output = options.output or options.run / "explain.json"
-    document = {
-        "run": str(options.run),
-        "bank": spec,
-        "scorer": scorer,
-        "prompts": [asdict(meaning) for meaning in meanings],
-    }
-    try:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Cannot write {output}: {error}. Choose another file with `--output`.") from error
+    prompts = [asdict(meaning) for meaning in meanings]
+    with writing(output):
+        document = {"run": str(options.run), "bank": spec, "scorer": scorer, "prompts": prompts}
+        output.write_text(json_text(document), encoding="utf-8")
     say(f"Shares are in per cent of the expressions. Written to {output}")
     return 0

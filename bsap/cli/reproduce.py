@@ -12,14 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import yaml
 
 from bsap.cli import report
-from bsap.cli.arguments import Arguments
+from bsap.cli.arguments import Arguments, write_files
 from bsap.cli.recipe import Cell, Recipe, Run, compare, plan_runs, read_recipe, shipped_recipes
 from bsap.errors import BSAPError, ConfigError, DataError
+from bsap.reports.formats import json_text
 from bsap.runs.signals import SIGNALS, STOPPED, exit_on_signal
 
 DIFFERENT = 1
@@ -146,9 +146,8 @@ def _write(recipe: Recipe, cells: Sequence[Cell], output: Path | None) -> None:
     print(table)
     if output is None:
         return
-    (output / "table.md").write_text(table + "\n", encoding="utf-8")
-    content: list[dict[str, Any]] = [{**asdict(cell), "difference": cell.difference} for cell in cells]
-    (output / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = [{**asdict(cell), "difference": cell.difference} for cell in cells]
+    write_files(output, {"table.md": table + "\n", "table.json": json_text(content)})
 
 
 def _range(values: Sequence[float]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bsap.cli.arguments import Arguments, path_text
+from bsap.reports.formats import json_text
 from bsap.reports.terminal import TASKS, percent, results_table
 from bsap.reports.text import cell, say
 from bsap.runs.buckets import FIELDS
@@ -97,7 +96,7 @@ def run(argv: list[str]) -> int:
     )
     results = read_run(options.run).results
     if options.format == "json":
-        print(json.dumps(_finite(report(scored)), indent=2, ensure_ascii=False))
+        print(json_text(report(scored)), end="")
     else:
         _print(scored, results)
     return DIFFERENT if scored.differences else 0
@@ -179,12 +178,3 @@ def breakdown_table(field: str, groups: dict[str, Metrics]) -> Table:
             table.add_row(cell("" if number else bucket), cell(scorer), *cells)
         table.add_section()
     return table
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bsap.cli.arguments import Arguments, path_text
+from bsap.cli.arguments import Arguments, path_text, writing
+from bsap.errors import visible
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,11 +79,7 @@ def _warn_of_missing_letters(texts: list[str]) -> None:
 
 
 def _save(image: Image.Image, file: Path, what: str = "") -> None:
-    from bsap.errors import ConfigError, visible
-
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)
-    except OSError as error:
-        raise ConfigError(f"Cannot write {file}: {error}. Choose another folder with `--output FOLDER`.") from error
     print(visible(f"{file}: {what}" if what else file))

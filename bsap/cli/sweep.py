@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from bsap.cli.arguments import Arguments
-from bsap.errors import ConfigError, unknown
+from bsap.cli.arguments import Arguments, write_files
+from bsap.errors import unknown
 
 if TYPE_CHECKING:
     from bsap.sweep.sweep import Row
@@ -55,20 +54,22 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv[1:])
     output: Path = options.output or options.run / "sweep"
 
+    from bsap.datamodules.files import dump_yaml
+    from bsap.reports.formats import csv_text, json_text
     from bsap.reports.text import say
     from bsap.runs.saved import read_run
     from bsap.sweep.sweep import Sweep, scorer_grid
 
     saved = read_run(options.run)
+    model = saved.settings["model"]
+    scorers = scorer_grid(options.scorers or model["scorers"], taus=options.tau, lams=options.lam)
     if options.threshold is not None:
         from bsap.cli.sweep_thresholds import sweep_thresholds
 
-        if (split := sweep_thresholds(options, saved, output)).startswith("test"):
+        if (split := sweep_thresholds(options, saved, scorers, output)).startswith("test"):
             print(f"bsap: {tuned_on_test(split)}", file=sys.stderr)
         return 0
-    model = saved.settings["model"]
     sweep = Sweep(saved, split=options.select_on)
-    scorers = scorer_grid(options.scorers or model["scorers"], taus=options.tau, lams=options.lam)
     aggregates = options.aggregate or [model["aggregate"]]
     rows = list(sweep.rows(scorers, options.banks or [model["bank"]], aggregates, bank_seed=model["bank_seed"]))
     metric = options.metric or ("rec/acc@0.5" if "rec" in model["tasks"] else "ris/mIoU")
@@ -79,14 +80,12 @@ def run(argv: list[str]) -> int:
     selected_on = options.select_on or saved.settings["data"].get("split", "val")
 
     tuned = selected_on.startswith("test")
-    results = saved.finished()
+    results: Mapping[str, Any] = saved.finished()
     document = {
         "run": str(options.run),
         "selected_on": selected_on,
         "tuned_on_test": tuned,
-        "partial": results["partial"],
-        "complete": results["complete"],
-        "counts": results["counts"],
+        **{key: results[key] for key in ("partial", "complete", "counts")},
         "metric": metric,
         "rows": [asdict(r) for r in rows],
     }
@@ -99,8 +98,17 @@ def run(argv: list[str]) -> int:
         reported = list(report.rows(chosen, banks, [best.aggregate], bank_seed=model["bank_seed"]))
         document |= {"reported_on": options.report_on, "report": [asdict(row) for row in reported]}
         console.print(_table(reported, metric, title=f"{options.report_on}: the row chosen on {selected_on}"))
-    _write(output, rows, document, sweep.config(best, split=options.report_on))
-    say(f"Written to {output}/ (sweep.csv, sweep.json, best.yaml)")
+    remark = f"# {tuned_on_test(selected_on)}\n" if tuned else ""
+    files = {
+        "sweep.csv": csv_text(
+            ["scorer", "bank", "aggregate", *best.metrics],
+            [[row.scorer, row.bank or "", row.aggregate, *row.metrics.values()] for row in rows],
+        ),
+        "sweep.json": json_text(document),
+        "best.yaml": remark + dump_yaml(sweep.config(best, split=options.report_on)),
+    }
+    write_files(output, files)
+    say(f"Written to {output}/ ({', '.join(files)})")
     if tuned:
         print(f"bsap: {tuned_on_test(selected_on)}", file=sys.stderr)
     return 0
@@ -127,23 +135,3 @@ def _table(rows: list[Row], metric: str, *, title: str) -> Table:
             cell(row.scorer), cell(row.bank or ""), row.aggregate, *(percent(row.metrics[name]) for name in shown)
         )
     return table
-
-
-def _write(output: Path, rows: list[Row], document: dict[str, Any], best: dict[str, Any]) -> None:
-    from bsap.datamodules.files import dump_yaml
-    from bsap.reports.text import csv_cell
-
-    remark = f"# {tuned_on_test(document['selected_on'])}\n" if document["tuned_on_test"] else ""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "best.yaml").write_text(remark + dump_yaml(best), encoding="utf-8")
-        with (output / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["scorer", "bank", "aggregate", *rows[0].metrics])
-            for row in rows:
-                writer.writerow([csv_cell(row.scorer), csv_cell(row.bank or ""), row.aggregate, *row.metrics.values()])
-        (output / "sweep.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write the sweep to {output}: {error}. Choose another folder with `--output`."
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -13,37 +13,36 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bsap.cli.arguments import write_files
 from bsap.datamodules.files import dump_yaml
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 from bsap.reports.formats import json_text
 from bsap.reports.terminal import COUNTS, percent
 from bsap.reports.text import cell, say
 from bsap.runs.saved import SavedRun
 from bsap.scoring import AnswerRule, Scorer
 from bsap.scoring.answers import WITHOUT_REGION_BANK, Over
-from bsap.sweep.sweep import Row, Sweep, scorer_grid, scorer_spec
+from bsap.sweep.sweep import Row, Sweep, scorer_spec
 from bsap.sweep.thresholds import SetOutcomes, set_outcomes
 
 CURVE = 20
 """Points of the curves of accuracy over coverage that are written."""
 
 
-def sweep_thresholds(options: argparse.Namespace, saved: SavedRun, output: Path) -> str:
+def sweep_thresholds(options: argparse.Namespace, saved: SavedRun, scorers: Mapping[str, Scorer], output: Path) -> str:
     """Choose thresholds on one split, report them on another, write both and a configuration.
 
     Returns:
         The split that they were chosen on.
     """
     model = saved.settings["model"]
-    for over in options.threshold:
-        if over not in get_args(Over):
-            raise unknown("value to set a threshold over", over, get_args(Over))
+    check_names("value to set a threshold over", options.threshold, get_args(Over))
     banks, aggregates = options.banks or [model["bank"]], options.aggregate or [model["aggregate"]]
     if len(banks) > 1 or len(aggregates) > 1:
         raise ConfigError("--threshold takes one bank and one --aggregate. Choose them first, without --threshold.")
     selected_on = options.select_on or saved.settings["data"].get("split", "val")
     sweep = Sweep(saved, split=options.select_on, sets=True)
-    setting = (options, banks[0], aggregates[0])
+    setting = (options, scorers, banks[0], aggregates[0])
     found = _outcomes(sweep, *setting)
     chosen = {key: outcomes.choose(options.choose, model["tasks"]) for key, outcomes in found.items()}
     keys = sorted(found, key=lambda key: -chosen[key][1])
@@ -59,27 +58,19 @@ def sweep_thresholds(options: argparse.Namespace, saved: SavedRun, output: Path)
         console.print(_table(reported[: options.rows], f"{options.report_on}: the thresholds chosen on {selected_on}"))
     best = rows[0]
     rule = AnswerRule("threshold", best["threshold"], best["over"], nms=AnswerRule.of(model.get("answer", "top")).nms)
-    spec = scorer_spec(_scorers(options, model)[best["scorer"]], best["scorer"])
+    spec = scorer_spec(scorers[best["scorer"]], best["scorer"])
     row = Row(best["scorer"], spec, banks[0], False, aggregates[0], {})
     config = sweep.config(row, split=options.report_on)
     config["model"]["answer"] = asdict(rule)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "thresholds.json").write_text(json_text(document), encoding="utf-8")
-        (output / "best.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Cannot write to {output}: {error}. Choose another folder with `--output`.") from error
+    write_files(output, {"thresholds.json": json_text(document), "best.yaml": dump_yaml(config)})
     say(f"Written to {output}/ (thresholds.json, best.yaml)")
     return str(selected_on)
 
 
-def _scorers(options: argparse.Namespace, model: dict[str, Any]) -> dict[str, Scorer]:
-    return scorer_grid(options.scorers or model["scorers"], taus=options.tau, lams=options.lam)
-
-
-def _outcomes(sweep: Sweep, options: argparse.Namespace, bank: str, aggregate: Any) -> dict[Any, SetOutcomes]:
+def _outcomes(
+    sweep: Sweep, options: argparse.Namespace, scorers: Mapping[str, Scorer], bank: str, aggregate: Any
+) -> dict[Any, SetOutcomes]:
     model = sweep.settings["model"]
-    scorers = _scorers(options, model)
     loaded = sweep.bank(bank, scorers, seed=model["bank_seed"])
     others = [f"--threshold {over}" for over in options.threshold if over not in WITHOUT_REGION_BANK]
     sweep.fit(scorers, loaded, others)
