@@ -12,40 +12,46 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
-class LineProgress(Callback):
-    """Prints a line to standard error when a tenth of the batches is done, at most one every few seconds.
+class LogLines:
+    """Lines on standard error that say how much of a job is done, at most one every ten seconds.
 
     Args:
-        every: least number of seconds between two lines.
+        what: what the job is counted in.
     """
 
-    def __init__(self, every: float = 10.0) -> None:
-        self.every = every
-        self._start = self._last = 0.0
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._start = self._last = time.monotonic()
+
+    def show(self, done: int, total: int, *, before: int = 0) -> None:
+        """Say how much is done and how long the rest may take.
+
+        Args:
+            done: how much is done.
+            total: of how much.
+            before: how much of it an earlier attempt did, which does not count for the speed.
+        """
+        now = time.monotonic()
+        if now - self._last >= 10 and done < total:
+            self._last = now
+            left = (now - self._start) / (done - before) * (total - done)
+            print(f"bsap: {done} of {total} {self.what}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+class LineProgress(Callback):
+    """Says how far a test is, when a tenth of the batches is done."""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._start = self._last = time.monotonic()
+        self._lines = LogLines("batches")
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Print how much is done and how long the rest may take."""
-        if not trainer.is_global_zero:
-            return
-        time_now, done = time.monotonic(), batch_idx + 1
-        total = trainer.num_test_batches[dataloader_idx]
-        if time_now - self._last < self.every or done * 10 // total == (done - 1) * 10 // total:
-            return
-        self._last = time_now
-        left = (time_now - self._start) / done * (total - done)
-        print(f"bsap: {done} of {total} batches, about {left:.0f} s left", file=sys.stderr, flush=True)
+        """Say how much is done."""
+        done, total = batch_idx + 1, int(trainer.num_test_batches[dataloader_idx])
+        if trainer.is_global_zero and done * 10 // total > batch_idx * 10 // total:
+            self._lines.show(done, total)
 
 
 def quiet() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,6 @@ from bsap.reports.text import say
 
 if TYPE_CHECKING:
     from bsap.propose.picture_list import Picture
-
-EVERY = 10.0
-"""The fewest seconds between two lines of progress in a log file."""
 
 
 def run(argv: list[str]) -> int:
@@ -157,19 +153,16 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
             task = bar.add_task("", total=total)
             yield lambda count: bar.advance(task, count)
         return
-    start = last = time.monotonic()
-    done = earlier = -1
+    from bsap.cli.progress import LogLines
+
+    lines, done, before = LogLines("pictures"), 0, -1
 
     def advance(count: int) -> None:
-        nonlocal done, earlier, last
-        if earlier < 0:  # the first number is what an earlier attempt has done, which does not count for the speed
-            done = earlier = count
-            return
+        nonlocal done, before
         done += count
-        now = time.monotonic()
-        if now - last >= EVERY and done < total:
-            last = now
-            left = (now - start) / (done - earlier) * (total - done)
-            print(f"bsap: {done} of {total} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)
+        if before < 0:  # the first number is what an earlier attempt has done
+            before = done
+        else:
+            lines.show(done, total, before=before)
 
     yield advance
