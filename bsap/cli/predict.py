@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 from pycocotools import mask as coco
 
+from bsap.cli.arguments import writing
 from bsap.cli.parser import CommandLine
 from bsap.datamodules import PictureDataModule, Scene
-from bsap.datamodules.picture_files import scene_picture
+from bsap.datamodules.picture_files import load_picture, picture_size, scene_picture
 from bsap.errors import ConfigError, DataError
 from bsap.module import BSAPModule
+from bsap.reports.formats import json_text
 from bsap.reports.scene_picture import contact_sheet, draw_scene
 from bsap.reports.shown_run import answer_of
 from bsap.reports.terminal import print_choices
@@ -74,13 +75,9 @@ def predict(cli: PredictCommand) -> int:
         return 0
     print_choices(records)
     for name, path in outputs.items():
-        try:
+        with writing(path, f"--{name.replace('_', '-')}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             _WRITERS[name](path, records, data.scenes, model)
-        except OSError as error:
-            raise DataError(
-                f"Cannot write {path}: {error}. Name another place by --{name.replace('_', '-')}."
-            ) from error
         print(f"Written: {path}")
     return 0
 
@@ -95,49 +92,38 @@ def find_regions(files: Sequence[Path], weights: str) -> dict[str, list[dict[str
     Returns:
         For each file, as text, objects with ``bbox``, and with ``segmentation`` where the detector finds masks.
     """
-    from bsap.datamodules.picture_files import load_picture, picture_size
     from bsap.propose.detectors import DEFAULT, load_detector
+    from bsap.propose.picture_list import Picture
+    from bsap.propose.run import rows_of
 
+    score, most = 0.5, 100
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    detector = load_detector(DEFAULT, weights=weights, score=0.5, max_per_picture=100, device=device)
+    detector = load_detector(DEFAULT, weights=weights, score=score, max_per_picture=most, device=device)
     found: dict[str, list[dict[str, Any]]] = {}
     for file in files:
-        pixels = load_picture(file, *picture_size(file)).to(device).float() / 255
+        picture = Picture(str(file), file, *picture_size(file))
+        pixels = load_picture(file, picture.width, picture.height).to(device).float() / 255
         with torch.no_grad():
             (objects,) = detector.find([pixels])
-        found[str(file)] = _objects(objects)
+        found[str(file)] = rows_of(objects, picture, score=score, most=most)
         if not found[str(file)]:
             raise DataError(f"The detector found nothing in {file}. Give regions by `--data.boxes` instead.")
     return found
 
 
-def _objects(objects: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
-    boxes = objects["boxes"].cpu().numpy()
-    rows: list[dict[str, Any]] = []
-    for n, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-        row: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-        if "masks" in objects:
-            plane = (objects["masks"][n, 0] >= 0.5).cpu().numpy()
-            encoded = coco.encode(np.asfortranarray(plane, np.uint8))
-            row["segmentation"] = {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
-        rows.append(row)
-    return rows
-
-
 def _write_json(path: Path, records: Sequence[Record], scenes: Sequence[Scene], model: BSAPModule) -> None:
-    pictures: dict[str, Any] = {}
-    for scene in scenes:
-        pictures[scene.image_id] = {
+    pictures: dict[str, Any] = {
+        scene.image_id: {
             "picture": str(scene.path),
             "width": scene.width,
             "height": scene.height,
             "boxes": scene.proposals.boxes.tolist(),
             "expressions": [],
         }
+        for scene in scenes
+    }
     for record in records:
-        answer = {"text": record["text"], "text_cut": record["text_cut"], "scorers": record["scorers"]}
-        if "relations" in record:
-            answer["relations"] = record["relations"]
+        answer = {key: record[key] for key in ("text", "text_cut", "scorers", "relations") if key in record}
         pictures[record["image_id"]]["expressions"].append(answer)
     content = {
         "models": [encoder.describe() for encoder in model.models],
@@ -145,7 +131,7 @@ def _write_json(path: Path, records: Sequence[Record], scenes: Sequence[Scene], 
         "bank": None if model.bank is None else model.bank.name,
         "pictures": list(pictures.values()),
     }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(content), encoding="utf-8")
 
 
 def _write_pictures(path: Path, records: Sequence[Record], scenes: Sequence[Scene], model: BSAPModule) -> None:
