@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from typing_extensions import NotRequired
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -53,7 +55,9 @@ def checker(kind: Any) -> Check:
     """
     origin, args = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
-        return _mapping(get_type_hints(kind, include_extras=True), kind.__required_keys__)
+        return _mapping(get_type_hints(kind, include_extras=True))
+    if origin is NotRequired:
+        return checker(args[0])
     if origin is Annotated:
         return _allowed(checker(args[0]), args[1:])
     if origin is Literal:
@@ -119,8 +123,10 @@ def _container(kind: type[Any], check: Check, parts: Callable[[Any], Iterable[tu
     return checked
 
 
-def _mapping(hints: dict[str, Any], required: frozenset[str]) -> Check:
+def _mapping(hints: dict[str, Any]) -> Check:
     checks = {key: checker(hint) for key, hint in hints.items()}
+    # Not `__required_keys__`: Python does not see `NotRequired` in annotations that are still text.
+    required = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
 
     def checked(value: Any) -> Problem | None:
         if type(value) is not dict:

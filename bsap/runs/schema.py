@@ -1,12 +1,13 @@
 """The content of a run folder's files as types, which all writers build and all readers check.
 
-``predictions.jsonl`` holds a :class:`Record` a line, ``results.json`` one :class:`Results`. A class whose name ends in
-``Fields`` holds what every file has; the class derived from it adds what some files have.
+``predictions.jsonl`` holds a :class:`Record` a line, ``results.json`` one :class:`Results`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
+
+from typing_extensions import NotRequired
 
 from bsap.relations.understood import Understood
 
@@ -36,16 +37,10 @@ Box = Annotated[list[Finite], lambda box: len(box) == 4]
 # --- predictions.jsonl ------------------------------------------------------------------------------------------------
 
 
-class ChoiceFields(TypedDict):
-    """The choice of one scorer; all None if the picture has no proposal."""
+class Choice(TypedDict):
+    """The choice of one scorer with its overlap with the referent: for REC ``box_iou``, for RIS pixels.
 
-    region: Count | None
-    score: Finite | None
-    box: Box | None
-
-
-class Choice(ChoiceFields, total=False):
-    """A choice with its overlap with the referent: for REC ``box_iou``, for RIS pixels.
+    ``region``, ``score`` and ``box`` are None if the picture has no proposal.
 
     With ``run.all_scores``, ``scores`` holds the score of every region in the order of the proposals.
 
@@ -58,37 +53,36 @@ class Choice(ChoiceFields, total=False):
     ``steps``; None where the step left no region.
     """
 
-    scores: list[Finite]
-    steps: list[Count | None]
-    box_iou: Share
-    intersection: Count
-    union: Count
-    regions: list[Count]
-    boxes: list[Box]
-    matched: Count
-    values: dict[str, list[Finite]]
+    region: Count | None
+    score: Finite | None
+    box: Box | None
+    scores: NotRequired[list[Finite]]
+    steps: NotRequired[list[Count | None]]
+    box_iou: NotRequired[Share]
+    intersection: NotRequired[Count]
+    union: NotRequired[Count]
+    regions: NotRequired[list[Count]]
+    boxes: NotRequired[list[Box]]
+    matched: NotRequired[Count]
+    values: NotRequired[dict[str, list[Finite]]]
 
 
-class ReferentFields(TypedDict):
-    """What an expression means; without annotations, nothing or what is not known."""
+class RecordedReferent(TypedDict):
+    """What an expression means; without annotations, nothing or what is not known.
+
+    ``areas`` are the pixels of each annotation's mask, for RIS. ``match`` is there where all annotations together are
+    the answer, and where nothing is.
+    """
 
     id: str
     ann_ids: list[str]
     boxes: list[Box]
+    areas: NotRequired[list[Count]]
+    match: NotRequired[Literal["any", "all"]]
 
 
-class RecordedReferent(ReferentFields, total=False):
-    """A referent with the pixels of each annotation's mask, for RIS.
-
-    ``match`` is there where all annotations together are the answer, and where nothing is.
-    """
-
-    areas: list[Count]
-    match: Literal["any", "all"]
-
-
-class RecordFields(TypedDict):
-    """What every version writes of an expression: all that the metrics need."""
+class Record(TypedDict):
+    """One expression with what every scorer chose, and with ``model.relations`` what was understood of it."""
 
     id: str
     picture: str
@@ -102,12 +96,7 @@ class RecordFields(TypedDict):
     words: Count
     distractors: Count | None
     scorers: dict[str, Choice]
-
-
-class Record(RecordFields, total=False):
-    """One expression with what every scorer chose, and with ``model.relations`` what was understood of it."""
-
-    relations: Understood
+    relations: NotRequired[Understood]
 
 
 # --- results.json -----------------------------------------------------------------------------------------------------
@@ -127,8 +116,8 @@ class Counts(TypedDict):
     regions: Count
 
 
-class BankFields(TypedDict):
-    """The fields of a bank that every version writes."""
+class BankInfo(TypedDict):
+    """The auxiliary prompts; ``prompts`` counts them; ``too_small_for``: scorers that want more, and how many."""
 
     name: str
     prompts: Count | None
@@ -136,12 +125,7 @@ class BankFields(TypedDict):
     transductive: bool
     source: str
     used_by: list[str]
-
-
-class BankInfo(BankFields, total=False):
-    """The auxiliary prompts; ``prompts`` counts them; ``too_small_for``: scorers that want more, and how many."""
-
-    too_small_for: dict[str, Count]
+    too_small_for: NotRequired[dict[str, Count]]
 
 
 class RelationCounts(TypedDict):
@@ -197,23 +181,18 @@ class RunSettings(TypedDict):
     model: dict[str, Any]
 
 
-class MadeByFields(TypedDict):
-    """The fields of :class:`MadeBy` that every version writes."""
-
-    processes: Count
-    device: str
-    versions: dict[str, str]
-
-
-class MadeBy(MadeByFields, total=False):
+class MadeBy(TypedDict):
     """What computed the numbers.
 
     ``pack``: how many regions were encoded at once. ``pack_too_large``: how many were tried before, for which the first
     process's device had too little memory.
     """
 
-    pack: Count
-    pack_too_large: Count
+    processes: Count
+    device: str
+    versions: dict[str, str]
+    pack: NotRequired[Count]
+    pack_too_large: NotRequired[Count]
 
 
 class Attempt(MadeBy):
@@ -232,11 +211,13 @@ class Timing(TypedDict):
     device: str
 
 
-class ResultsFields(TypedDict):
+class Results(TypedDict):
     """The metrics of a run and everything that made them.
 
     ``complete``: all published expressions were seen. ``partial``: something was left out. ``transductive``: the bank
-    was made from the evaluated split.
+    was made from the evaluated split. The SHA-256s are those of ``predictions.jsonl`` and of :data:`NUMBERS`; runs of
+    version 0.1.0 have none. ``breakdown`` holds the tables of ``run.breakdown`` as ``{field: {value: metrics}}``, and
+    ``relations``, with ``model.relations``, how many sentences have which.
     """
 
     metrics: Metrics
@@ -251,19 +232,10 @@ class ResultsFields(TypedDict):
     settings: RunSettings
     versions: dict[str, str]
     timing: Timing
-
-
-class Results(ResultsFields, total=False):
-    """Results with the tables of ``run.breakdown`` and the SHA-256s of ``predictions.jsonl`` and of :data:`NUMBERS`.
-
-    ``relations``: with ``model.relations``, how many sentences have which.
-    ``breakdown`` is ``{field: {value: metrics}}``. Runs of version 0.1.0 have no SHA-256s.
-    """
-
-    predictions_sha256: str
-    numbers_sha256: str
-    breakdown: dict[str, dict[str, Metrics]]
-    relations: RelationCounts
+    predictions_sha256: NotRequired[str]
+    numbers_sha256: NotRequired[str]
+    breakdown: NotRequired[dict[str, dict[str, Metrics]]]
+    relations: NotRequired[RelationCounts]
 
 
 NUMBERS = ("metrics", "counts", "breakdown", "complete", "partial", "transductive")
