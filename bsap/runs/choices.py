@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -12,30 +11,22 @@ from torch import Tensor
 from bsap.datamodules.scene import Scene
 from bsap.features.transfer import HostCopy
 from bsap.relations.reading import AllSteps, RelationReader, join_all, sentences_of
+from bsap.runs.schema import Choice
 from bsap.scoring import AnswerRule, Scorer, Scores, Similarities, answer_values, answered
 from bsap.scoring.answers import WITHOUT_REGION_BANK, Over
 from bsap.scoring.scorers import Aggregate
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """What one scorer makes of one expression.
 
     Attributes:
-        region: the best region; means nothing for a picture without regions.
-        score: its score.
-        scores: of all R regions, where they are to be recorded.
+        choice: for its record, without what depends on the boxes and the referent.
         answer: the regions of the answer, the best first, where it may be none or several.
-        values: what a threshold can be set over, of all R regions, where it is to be recorded.
-        steps: the best region as each part of the sentence joined, where parts were scored.
     """
 
-    region: int = 0
-    score: float = 0.0
-    scores: list[float] | None = None
-    answer: list[int] | None = None
-    values: dict[str, list[float]] | None = None
-    steps: Sequence[int | None] | None = None
+    choice: Choice
+    answer: list[int] | None
 
 
 class Choices:
@@ -97,8 +88,14 @@ class Choices:
         """For each scene and expression, the choice of each scorer."""
         rule, all_scores = self._rule, self._all_scores
         if not self._copies:
-            none = Chosen(scores=[] if all_scores else None, answer=[] if rule.several else None)
-            return [[dict.fromkeys(self._scorers, none) for _ in scene.expressions] for scene in self.scenes]
+            none: Choice = {"region": None, "score": None, "box": None}
+            if all_scores:
+                none["scores"] = []
+            answer: list[int] | None = [] if rule.several else None
+            return [
+                [{name: Chosen(none.copy(), answer) for name in self._scorers} for _ in scene.expressions]
+                for scene in self.scenes
+            ]
         host = {name: copy.wait() for name, copy in self._copies.items()}
         steps: AllSteps = {}
         if self._relations is not None:
@@ -116,20 +113,18 @@ class Choices:
                 answers = None if rank is None else answered(values[rule.over][part], rank[part], boxes, rule)
                 for e, row in enumerate(rows):
                     place = (s, b, e, slice(size))
-                    row[name] = Chosen(
-                        region=int(picked[s, 0, b, e]),
-                        score=float(picked[s, 1, b, e]),
-                        scores=None if shown is None else shown[place].tolist(),
-                        answer=None if answers is None else answers[e],
-                        values=_listed(values, place) if answers is not None and all_scores else None,
-                        steps=steps.get((b, e), {}).get(name),
-                    )
+                    choice: Choice = {"region": None, "score": None, "box": None}
+                    if size:
+                        choice["region"], choice["score"] = int(picked[s, 0, b, e]), float(picked[s, 1, b, e])
+                    if shown is not None:
+                        choice["scores"] = shown[place].tolist()
+                    if (joined_by := steps.get((b, e), {}).get(name)) is not None:
+                        choice["steps"] = list(joined_by)
+                    if answers is not None and all_scores:  # `p` is among the scores
+                        choice["values"] = {over: of[place].tolist() for over, of in values.items() if over != "p"}
+                    row[name] = Chosen(choice, None if answers is None else answers[e])
             batch.append(rows)
         return batch
-
-
-def _listed(values: Mapping[str, Tensor], place: tuple[int | slice, ...]) -> dict[str, list[float]]:
-    return {over: rows[place].tolist() for over, rows in values.items() if over != "p"}  # which is among the scores
 
 
 def _picked(scores: Scores) -> tuple[Tensor, Tensor]:

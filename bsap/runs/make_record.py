@@ -10,14 +10,14 @@ from typing import Any, Literal
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from bsap.datamodules.scene import Expression, Scene
+from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import ConfigError, DataError
 from bsap.metrics.functional import best_overlap
 from bsap.relations.understood import Understood
 from bsap.runs.answered import CHOOSES_A_MASK, add_answer
 from bsap.runs.choices import Choices, Chosen
 from bsap.runs.overlaps import referent_ious
-from bsap.runs.schema import Choice, Record, Task
+from bsap.runs.schema import Record, Task
 
 
 def make_records(
@@ -28,54 +28,43 @@ def make_records(
     is_cut: Callable[[Expression], bool],
     understand: Callable[[str], Understood] | None = None,
 ) -> list[Record]:
-    """The records of the expressions of several scenes, in order; see :func:`make_record`.
+    """The records of the expressions of several scenes, in order.
 
     Args:
         choices: of all scorers.
         tasks: what is measured.
-        missing_mask: what to do for RIS when a referent has no mask.
-        is_cut: whether a model lost the end of a sentence.
+        missing_mask: what to do for RIS when a referent has no mask; ``skip`` leaves its expressions out of RIS.
+        is_cut: whether a model lost the end of a sentence at its context length.
         understand: finds the relations of a sentence, where they are looked for.
+
+    Raises:
+        DataError: if RIS is asked for and a mask is missing.
+        ConfigError: if a score is NaN or infinite.
     """
     records = []
     for scene, rows in zip(choices.scenes, choices.rows(), strict=True):
         ious = referent_ious(scene) if "rec" in tasks else {}
         for expression, chosen in zip(scene.expressions, rows, strict=True):
             options: Any = {"tasks": tasks, "missing_mask": missing_mask, "ious": ious.get(id(expression.referent))}
-            options["understood"] = None if understand is None else understand(expression.text)
-            records.append(make_record(scene, expression, chosen, text_cut=is_cut(expression), **options))
+            record = _record(scene, expression, chosen, text_cut=is_cut(expression), **options)
+            if understand is not None:
+                record["relations"] = understand(expression.text)
+            records.append(record)
     return records
 
 
-def make_record(
+def _record(
     scene: Scene,
     expression: Expression,
     choices: Mapping[str, Chosen],
     *,
     tasks: Sequence[Task],
-    missing_mask: Literal["error", "skip"] = "error",
-    ious: Tensor | None = None,
-    text_cut: bool = False,
-    understood: Understood | None = None,
+    missing_mask: Literal["error", "skip"],
+    ious: Tensor | None,
+    text_cut: bool,
 ) -> Record:
-    """The record of one expression.
-
-    Args:
-        scene: the picture.
-        expression: one of its expressions.
-        choices: of each scorer.
-        tasks: what is measured.
-        ious: (R,) IoU of each proposal with the referent, :func:`bsap.runs.overlaps.referent_ious`; needed for REC.
-        text_cut: whether a model lost the end of the sentence at its context length.
-        understood: the sentence's relations, where they are looked for.
-        missing_mask: what to do for RIS when the referent has no mask; ``skip`` leaves the expression out of RIS.
-
-    Raises:
-        DataError: if RIS is asked for and a mask is missing.
-        ConfigError: if a score is NaN or infinite.
-    """
+    """The record of one expression; ``ious`` are those of each region with the referent, if REC is measured."""
     referent = expression.referent
-    found = len(scene.proposals) > 0
     known = referent.nothing or bool(len(referent.boxes))
     segment = "ris" in tasks and known
     if segment and not (referent.nothing or referent.has_mask):
@@ -91,7 +80,7 @@ def make_record(
         "image_id": scene.image_id,
         "text": expression.text,
         "n_regions": len(scene.proposals),
-        "status": ("ok" if found else "no_proposals") if segment or "ris" not in tasks else "no_mask",
+        "status": ("ok" if len(scene.proposals) else "no_proposals") if segment or "ris" not in tasks else "no_mask",
         "referent": {"id": referent.id, "ann_ids": list(referent.ann_ids), "boxes": referent.boxes.tolist()},
         "category": referent.category,
         "text_cut": text_cut,
@@ -104,37 +93,29 @@ def make_record(
         record["referent"]["match"] = "all"
     if segment:
         record["referent"]["areas"] = [int(coco_mask.area(mask)) for mask in targets]
-    for name, chosen in choices.items():
-        region = chosen.region
-        row: Choice = {"region": None, "score": None, "box": None}
-        if found:
-            if not all(
-                map(math.isfinite, (chosen.score, *(chosen.scores or ()), *chain(*(chosen.values or {}).values())))
-            ):
+    measured: list[Task] = [task for task in tasks if (known if task == "rec" else segment)]
+    for name, (row, answer) in choices.items():
+        region = row["region"]
+        if region is not None:
+            numbers = (row["score"] or 0.0, *row.get("scores", ()), *chain(*row.get("values", {}).values()))
+            if not all(map(math.isfinite, numbers)):
                 raise ConfigError(
                     f"Scorer {name!r} gives NaN or infinite scores, first for {expression.id}. Give it smaller numbers."
                 )
-            row = {"region": region, "score": chosen.score, "box": scene.proposals.boxes[region].tolist()}
-        if chosen.scores is not None:
-            row["scores"] = chosen.scores
-        if chosen.steps is not None:
-            row["steps"] = list(chosen.steps)
-        if chosen.values is not None:
-            row["values"] = chosen.values
-        if "rec" in tasks and known:
-            row["box_iou"] = float(ious[region]) if found and ious is not None else 0.0
-        if chosen.answer is not None:
-            measured: list[Task] = [task for task in tasks if (known if task == "rec" else segment)]
-            add_answer(row, scene, referent, chosen.answer, tasks=measured)
+            row["box"] = scene.proposals.boxes[region].tolist()
+        if "rec" in measured:
+            row["box_iou"] = 0.0 if region is None or ious is None else float(ious[region])
+        if answer is not None:
+            add_answer(row, scene, referent, answer, tasks=measured)
         elif segment:
-            row["intersection"], row["union"] = best_overlap(_chosen_mask(scene, region) if found else None, targets)
+            row["intersection"], row["union"] = best_overlap(_chosen_mask(scene, region), targets)
         record["scorers"][name] = row
-    if understood is not None:
-        record["relations"] = understood
     return record
 
 
-def _chosen_mask(scene: Scene, region: int) -> Any:
+def _chosen_mask(scene: Scene, region: int | None) -> RLE | None:
+    if region is None:
+        return None
     if scene.proposals.masks is None:
         raise DataError(f"Picture {scene.path.name}: {CHOOSES_A_MASK}")
     return scene.proposals.masks[region]
