@@ -14,9 +14,8 @@ from bsap.errors import ConfigError, DataError, unknown
 from bsap.runs.buckets import BUCKETS, bucket, check_fields
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
-from bsap.runs.schema import Record, Task
+from bsap.runs.schema import TASKS, Record
 
-TASKS: tuple[Task, ...] = ("rec", "ris")
 SIZES = {"small": 0.0, "medium": 32.0**2, "large": 96.0**2}
 """Least area of the referent's box in square pixels, as COCO divides objects."""
 

@@ -6,8 +6,9 @@ It needs torch but not torchmetrics, which takes seconds to import.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +18,7 @@ from bsap.metrics.functional import match_boxes, rec_accuracy, rec_set_scores, r
 from bsap.metrics.functional.sets import SetVariant
 from bsap.runs.buckets import bucket, check_fields
 from bsap.runs.records import target_count
-from bsap.runs.schema import Choice, Metrics, Record, Task
+from bsap.runs.schema import TASKS, Choice, Metrics, Record, Task
 
 Variant = Literal["paper", "rela_code", "grec_code"]
 
@@ -29,54 +30,41 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
     return [task for task, name in fields if any(name in row for row in rows)]
 
 
-def metric_inputs(records: Sequence[Record], scorer: str, task: Task) -> tuple[Tensor, ...]:
-    """The inputs of a task's metrics, from the records of one scorer.
-
-    Returns:
-        For ``rec`` the (N,) float64 IoUs and the (N,) bool marks of expressions without a proposal; for ``ris`` the
-        (N,) int64 intersections and unions and the same marks, of the N records that have a mask.
-    """
-    if task == "ris":
-        records = [record for record in records if record["status"] != "no_mask"]
-    rows = [record["scorers"][scorer] for record in records]
-    missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
-    if task == "rec":
-        return torch.tensor([row["box_iou"] for row in rows], dtype=torch.float64), missing
-    parts, wholes = ([row[name] for row in rows] for name in ("intersection", "union"))
-    return torch.tensor(parts, dtype=torch.int64), torch.tensor(wholes, dtype=torch.int64), missing
-
-
 def are_sets(records: Sequence[Record]) -> bool:
     """Whether the answers of records may be none or several regions."""
     return bool(records) and "regions" in next(iter(records[0]["scorers"].values()))
 
 
-def set_inputs(records: Sequence[Record], scorer: str, task: Task, *, generalized: bool = False) -> tuple[Tensor, ...]:
-    """The inputs of the metrics of answers that are sets, from the records of one scorer.
+def metric_inputs(
+    records: Sequence[Record], scorer: str, task: Task, *, generalized: bool = False
+) -> tuple[Tensor, ...]:
+    """The inputs of a task's metrics, from the records of one scorer.
 
     Args:
-        records: with answers that are sets.
+        records: the records; for ``ris`` those without a mask are left out.
         scorer: its name.
         task: ``rec`` or ``ris``.
-        generalized: for REC, count boxes that match by generalised IoU.
+        generalized: for REC and answers that are sets, count boxes that match by generalised IoU.
 
     Returns:
-        Of N records, for ``rec`` the matched boxes, for ``ris`` intersections and unions of those that have masks; then
-        answered regions and targets, all (N,) int64, and the (N,) bool marks of expressions without a proposal.
+        Of N records, for ``rec`` the float64 IoUs, or the int64 matched boxes where answers are sets; for ``ris`` the
+        int64 intersections and unions. Where answers are sets, then the int64 answered regions and targets. Last the
+        bool marks of expressions without a proposal. All (N,).
     """
+    sets = are_sets(records)
     if task == "ris":
         records = [record for record in records if record["status"] != "no_mask"]
     rows = [record["scorers"][scorer] for record in records]
-    columns = [[row["intersection"] for row in rows], [row["union"] for row in rows]] if task == "ris" else []
-    if task == "rec":
-        columns = [
-            [
-                _matched(row, record) if generalized else row["matched"]
-                for row, record in zip(rows, records, strict=True)
-            ]
-        ]
-    columns += [[len(row["regions"]) for row in rows], [target_count(record) for record in records]]
     missing = torch.tensor([row["region"] is None for row in rows], dtype=torch.bool)
+    if task == "rec" and not sets:
+        return torch.tensor([row["box_iou"] for row in rows], dtype=torch.float64), missing
+    pairs = list(zip(rows, records, strict=True))
+    if task == "rec":
+        columns = [[_matched(row, record) if generalized else row["matched"] for row, record in pairs]]
+    else:
+        columns = [[row["intersection"] for row in rows], [row["union"] for row in rows]]
+    if sets:
+        columns += [[len(row["regions"]) for row in rows], [target_count(record) for record in records]]
     return *(torch.tensor(column, dtype=torch.int64) for column in columns), missing
 
 
@@ -101,23 +89,19 @@ def recompute(
     """
     scorers = list(records[0]["scorers"]) if records else []
     wanted = tasks or tasks_of(records)
-    results: Metrics = {}
+    metric: dict[str, Callable[..., Mapping[str, Tensor]]]
     if are_sets(records):
-        with quiet_about_classes():
-            if "rec" in wanted:
-                by_giou = variant == "grec_code"
-                inputs = {name: set_inputs(records, name, "rec", generalized=by_giou) for name in scorers}
-                results["rec"] = {name: as_numbers(rec_set_scores(*values)) for name, values in inputs.items()}
-            if "ris" in wanted:
-                of: SetVariant = "rela_code" if variant == "rela_code" else "paper"
-                inputs = {name: set_inputs(records, name, "ris") for name in scorers}
-                results["ris"] = {name: as_numbers(ris_set_scores(*v, variant=of)) for name, v in inputs.items()}
-        return results
-    if "rec" in wanted:
-        values = {name: rec_accuracy(*metric_inputs(records, name, "rec"), strict=strict) for name in scorers}
-        results["rec"] = {name: as_numbers(scores) for name, scores in values.items()}
-    if "ris" in wanted:
-        results["ris"] = {name: as_numbers(ris_scores(*metric_inputs(records, name, "ris"))) for name in scorers}
+        of: SetVariant = "rela_code" if variant == "rela_code" else "paper"
+        metric = {"rec": rec_set_scores, "ris": partial(ris_set_scores, variant=of)}
+    else:
+        metric = {"rec": partial(rec_accuracy, strict=strict), "ris": ris_scores}
+    results: Metrics = {}
+    with quiet_about_classes():
+        for task in TASKS:
+            if task in wanted:
+                generalized = task == "rec" and variant == "grec_code"
+                inputs = {name: metric_inputs(records, name, task, generalized=generalized) for name in scorers}
+                results[task] = {name: as_numbers(metric[task](*values)) for name, values in inputs.items()}
     return results
 
 

@@ -17,7 +17,7 @@ from bsap.runs.rec_detail import Detail, rec_detail
 from bsap.runs.recompute import Variant, are_sets, breakdowns, recompute
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun, read_run, unfinished
-from bsap.runs.schema import Metrics, Record, Task
+from bsap.runs.schema import TASKS, Metrics, Record, Task
 from bsap.scoring import AnswerRule
 
 
@@ -148,7 +148,7 @@ def _reviewed(records: Sequence[Record], review: Path) -> dict[str, list[Record]
 def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:
     model = run.settings.get("model", {})
     strict, tasks = model.get("strict"), model.get("tasks")
-    known = isinstance(tasks, list) and tasks and all(task in ("rec", "ris") for task in tasks)
+    known = isinstance(tasks, list) and tasks and all(task in TASKS for task in tasks)
     if not isinstance(strict, bool) or not known:
         raise DataError(f"{run.folder}: its settings do not say `model.strict` and `model.tasks`.")
     return strict, list(tasks)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from typing_extensions import NotRequired
 
 from bsap.relations.understood import Understood
 
 Task = Literal["rec", "ris"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 _LARGEST = 1e300  # larger ones are integers that no float holds
 

@@ -10,8 +10,8 @@ from torch import nn
 from torchmetrics import Metric
 
 from bsap.metrics import RECAccuracy, RECSetScores, RISScores, RISSetScores
-from bsap.runs.recompute import as_numbers, metric_inputs, quiet_about_classes, set_inputs
-from bsap.runs.schema import Metrics, Record, Task
+from bsap.runs.recompute import as_numbers, metric_inputs, quiet_about_classes
+from bsap.runs.schema import TASKS, Metrics, Record, Task
 
 
 class ScorerMetrics(nn.Module):
@@ -21,30 +21,20 @@ class ScorerMetrics(nn.Module):
         scorers: names of the scorers.
         tasks: ``rec``, ``ris`` or both.
         strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
-        sync: whether ``compute`` joins the counters of all processes; records already merged need no joining.
         sets: whether an answer may be none or several regions, which has metrics of its own.
     """
 
     def __init__(
-        self,
-        scorers: Sequence[str],
-        tasks: Sequence[Task],
-        *,
-        strict: bool = False,
-        sync: bool = True,
-        sets: bool = False,
+        self, scorers: Sequence[str], tasks: Sequence[Task], *, strict: bool = False, sets: bool = False
     ) -> None:
         super().__init__()
         self.scorers = list(scorers)
         self.tasks = list(tasks)
         # Lists, not dictionaries: a scorer's name may hold a full stop, which a module's name may not.
-        one: Callable[[], Metric] = partial(RECAccuracy, strict=strict, sync_on_compute=sync)
-        other: Callable[[], Metric] = partial(RISScores, sync_on_compute=sync)
-        if sets:
-            one, other = partial(RECSetScores, sync_on_compute=sync), partial(RISSetScores, sync_on_compute=sync)
-        self.inputs = set_inputs if sets else metric_inputs
-        self.rec = nn.ModuleList(one() for _ in scorers if "rec" in tasks)
-        self.ris = nn.ModuleList(other() for _ in scorers if "ris" in tasks)
+        rec: Callable[[], Metric] = RECSetScores if sets else partial(RECAccuracy, strict=strict)
+        ris: Callable[[], Metric] = RISSetScores if sets else RISScores
+        self.rec = nn.ModuleList(rec() for _ in scorers if "rec" in tasks)
+        self.ris = nn.ModuleList(ris() for _ in scorers if "ris" in tasks)
 
     def _by_task(self) -> Iterator[tuple[Task, str, Metric]]:
         for name, metric in zip(self.scorers, self.rec, strict=False):
@@ -55,13 +45,13 @@ class ScorerMetrics(nn.Module):
     def update(self, records: Sequence[Record]) -> None:
         """Count records."""
         for task, name, metric in self._by_task():
-            values = self.inputs(records, name, task)
+            values = metric_inputs(records, name, task)
             if len(values[0]):
                 metric.update(*values)
 
     def compute(self) -> Metrics:
         """Values as ``{task: {scorer: {metric: value}}}``, over all processes."""
-        results: Metrics = {task: {} for task in ("rec", "ris") if task in self.tasks}
+        results: Metrics = {task: {} for task in TASKS if task in self.tasks}
         with quiet_about_classes():
             for task, name, metric in self._by_task():
                 results[task][name] = as_numbers(metric.compute())
