@@ -17,7 +17,7 @@ from typing import Any
 
 from bsap.datamodules.files import dump_yaml, parse_json, read_bytes
 from bsap.errors import BSAPError, ConfigError, DataError
-from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, note_attempt, read_parts, write_atomic
+from bsap.runs.parts import LOCK, FolderLock, PartFile, Parts, next_attempt, read_parts, write_atomic
 from bsap.runs.records import dump_record, read_predictions
 from bsap.runs.saved import numbers_digest, read_config, read_run
 from bsap.runs.schema import MadeBy, Record, Results, RunSettings
@@ -158,8 +158,12 @@ class RunFolder:
         self._part = PartFile(self.path / "parts", self.attempt, rank)
 
     def note_attempt(self, made_by: MadeBy) -> None:
-        """Write down what makes the records of this attempt."""
-        note_attempt(self.path, self.attempt, made_by)
+        """Write down beside the records of this attempt what makes them.
+
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        write_atomic(self.path / "parts" / f"{self.attempt}.json", json.dumps(made_by) + "\n")
 
     @property
     def open(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -166,15 +165,6 @@ def read_parts(folder: Path) -> Parts:
                 found = len(seen.get(_attempt(path), ()))
                 attempts.append(cast(Attempt, {**made_by, "expressions": found}))
     return Parts(records, damaged, attempts)
-
-
-def note_attempt(folder: Path, attempt: int, made_by: MadeBy) -> None:
-    """Write down beside an attempt's records what made them.
-
-    Raises:
-        ConfigError: if it cannot be written.
-    """
-    write_atomic(folder / "parts" / f"{attempt}.json", json.dumps(made_by) + "\n")
 
 
 def try_lock(descriptor: int) -> bool:

@@ -155,23 +155,17 @@ def on_rank_zero(trainer: Trainer, work: Callable[[], object]) -> None:
             work()
         except Exception as caught:
             failure = caught
-    failed = trainer.strategy.broadcast(failure is not None, src=0)
-    if failure is not None:
-        detach_children(trainer)
-        raise failure
-    if failed:
-        raise SystemExit(2)
+    raise_on_all_ranks(trainer, failure)
 
 
-def raise_on_all_ranks(trainer: Trainer, failure: BSAPError | None) -> None:
-    """End all processes if one of them failed a check that each makes for itself.
+def raise_on_all_ranks(trainer: Trainer, failure: Exception | None) -> None:
+    """End all processes if one of them failed.
 
     Raises:
-        BSAPError: ``failure``, on the processes that have one.
+        Exception: ``failure``, on the processes that have one.
         SystemExit: on all others.
     """
-    passed = trainer.strategy.reduce_boolean_decision(failure is None, all=True)
-    if passed:
+    if trainer.strategy.reduce_boolean_decision(failure is None, all=True):
         return
     detach_children(trainer)
     if failure is not None:

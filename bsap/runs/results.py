@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -12,8 +13,18 @@ import torch
 from bsap.datamodules.scene import SplitSummary
 from bsap.prompts.banks import too_small_for
 from bsap.runs.evaluated import Evaluated
-from bsap.runs.relation_counts import relation_counts
-from bsap.runs.schema import BankInfo, Counts, MadeBy, Precision, Protocol, Record, Results, RunSettings, Timing
+from bsap.runs.schema import (
+    BankInfo,
+    Counts,
+    MadeBy,
+    Precision,
+    Protocol,
+    Record,
+    RelationCounts,
+    Results,
+    RunSettings,
+    Timing,
+)
 from bsap.runs.settings import SPEED_SETTINGS, digest
 from bsap.views.packing import pack_size, too_large
 
@@ -58,6 +69,23 @@ def make_results(
     if any("relations" in record for record in records):
         results["relations"] = relation_counts(records)
     return results
+
+
+def relation_counts(records: Sequence[Record]) -> RelationCounts:
+    """How many sentences have which status and which relation, each once, and of how many one left a scorer no region.
+
+    Records without ``relations`` count as nothing.
+    """
+    known = [record for record in records if "relations" in record]
+    statuses = Counter(record["relations"]["status"] for record in known)
+    found = Counter(name for record in known for name in dict.fromkeys(record["relations"]["found"]))
+    return {
+        "sentences": dict(sorted(statuses.items())),
+        "found": dict(sorted(found.items())),
+        "contradictions": sum(
+            any(None in choice.get("steps", ()) for choice in record["scorers"].values()) for record in known
+        ),
+    }
 
 
 def counts(records: Sequence[Record], summary: SplitSummary) -> Counts:

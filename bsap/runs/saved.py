@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 
 from bsap.datamodules.files import parse_json, parse_yaml, read_bytes
 from bsap.errors import DataError
-from bsap.runs.json_types import checker
+from bsap.runs.json_types import Check, checker
 from bsap.runs.schema import NUMBERS, Results
 
 
@@ -134,10 +134,7 @@ def read_results(path: Path) -> Results:
     Raises:
         DataError: if it is not the results of a run; says what is missing or wrong.
     """
-    results = parse_json(read_bytes(path, what="results", fix="Run `bsap test` again."), str(path))
-    if (problem := _check_results(results)) is not None:
-        raise DataError(f"{path}: not the results of a run, {problem}.")
-    return cast(Results, results)
+    return cast(Results, _read(path, "results", parse_json, _check_results))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -146,7 +143,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it is not the settings of a run; says what is missing or wrong.
     """
-    settings = parse_yaml(read_bytes(path, what="settings", fix="Run `bsap test` again."), str(path))
-    if (problem := _check_config(settings)) is not None:
-        raise DataError(f"{path}: not the settings of a run, {problem}.")
-    return cast(dict[str, Any], settings)
+    return cast(dict[str, Any], _read(path, "settings", parse_yaml, _check_config))
+
+
+def _read(path: Path, what: str, parse: Callable[[bytes, str], Any], check: Check) -> Any:
+    found = parse(read_bytes(path, what=what, fix="Run `bsap test` again."), str(path))
+    if (problem := check(found)) is not None:
+        raise DataError(f"{path}: not the {what} of a run, {problem}.")
+    return found

@@ -29,6 +29,18 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Set the handler of all signals, and return the earlier ones; only the main thread can, others catch nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 @contextlib.contextmanager
 def exit_on_signal() -> Iterator[None]:
     """Stop at once on a signal as long as nothing can be lost, for example while annotations are read.
@@ -38,21 +50,15 @@ def exit_on_signal() -> Iterator[None]:
     Raises:
         Stopped: when SIGTERM or SIGUSR1 comes.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _leave) for number in SIGNALS}
+    before = _handle(_leave)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _restore(before)
 
 
 class StopSignals:
     """Notes that SIGTERM or SIGUSR1 arrived, instead of ending the process.
-
-    Handlers can only be set in the main thread; elsewhere nothing is caught.
 
     Example:
         >>> import os
@@ -66,20 +72,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._before: dict[int, Any] = {}
 
     def catch(self) -> None:
         """Handle the signals from now on, also where other code has set handlers since the last call."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in SIGNALS:
-            before = signal.signal(number, self._note)
-            self._before.setdefault(number, before)
+        self._before = _handle(self._note) | self._before
 
     def release(self) -> None:
         """Set the earlier handlers again."""
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _restore(self._before)
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
