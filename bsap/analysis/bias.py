@@ -285,10 +285,10 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
             picks[region] += 1
             total += 1
             right = ious > 0.5 if strict else ious >= 0.5
-            clip = record["scorers"].get(BEFORE, choice)["region"] if record and name != BEFORE else None
-            if clip is not None:
-                was, now = bool(right[clip]), bool(right[region])
-                changed[int(clip != most)] += [1, was, now and not was, was and not now]
+            clip = None if record is None or name == BEFORE else record["scorers"].get(BEFORE)
+            if clip is not None and clip["region"] is not None:
+                was, now = bool(right[clip["region"]]), bool(right[region])
+                changed[int(clip["region"] != most)] += [1, was, now and not was, was and not now]
             if not right[region]:
                 wrong += 1
                 on_popular += region == most

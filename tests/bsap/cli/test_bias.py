@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bsap.analysis.bias import Bias, measure_bias
+from bsap.analysis.bias import Bias, Changes, measure_bias
+from bsap.analysis.comparison import read_records
 from bsap.cli import main
 from bsap.runs.saved import read_run
 
@@ -91,6 +92,16 @@ def test_wins_and_losses_by_the_place_of_clip_s_choice(stored: Path, bias: Bias)
     assert list(astuple(found.others_changed)) == expected[False]
     assert (found.popular_changed.wins, found.popular_changed.losses) == (1, 0)
     assert bias.scorers["clip"].popular_changed.choices == 0
+
+
+def test_without_clip_in_the_run_nothing_is_said_of_its_choices(stored: Path, bias: Bias) -> None:
+    run = read_run(stored)
+    records = read_records(run)
+    for record in records:
+        del record["scorers"]["clip"]
+    found = measure_bias(run, records=records).scorers["bsap"]
+    assert found.wrong == bias.scorers["bsap"].wrong
+    assert found.popular_changed == found.others_changed == Changes()
 
 
 def test_the_scorer_takes_from_what_the_bank_likes(bias: Bias) -> None:
