@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,15 +28,19 @@ from bsap.errors import DataError
 from bsap.prompts.banks import Bank, check_learned_bank, load_bank
 from bsap.runs.overlaps import referent_ious
 from bsap.runs.saved import SavedRun
-from bsap.runs.schema import Record
+from bsap.runs.schema import Choice, Record
 from bsap.scoring import CLIP, Scorer, Similarities, make_scorer, scorer_name
 from bsap.scoring.scorers import Aggregate
 from bsap.sweep.sweep import Sweep
 
+Choices = Mapping[str, Mapping[str, Choice]]
+"""What each scorer chose, by expression."""
 BEFORE = "clip"
 """The scorer that stands for the scores before any correction; it is measured whether the run has it or not."""
 TEXTS = 1000
 """Texts of the split that popularity is measured over; of a larger split an even sample."""
+SPREAD: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "spread": np.std, "range": np.ptp}
+"""What is told of a region's scores over all texts."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,12 @@ def measure_bias(
     check_learned_bank(bank, sweep.models)
     scorers = {BEFORE: CLIP(), **{scorer_name(spec): make_scorer(spec) for spec in model["scorers"]}}
     sweep.fit(scorers, bank)
-    by_picture: dict[str, list[Record]] = {}
-    for record in read_records(run) if records is None else records:
-        by_picture.setdefault(record["image_id"], []).append(record)
+    choices = {r["id"]: r["scorers"] for r in (read_records(run) if records is None else records)}
     probe = _probe(sweep.data.scenes, texts)
     members = sweep.split.ensemble.members
     rows = [member.queries(probe) for member in members]
     scenes = [
-        _measure_scene(scene, similarities, scorers, model["aggregate"], by_picture.get(scene.image_id, []))
+        _measure_scene(scene, similarities, scorers, model["aggregate"])
         for scene, similarities in _similarities(sweep, bank, probe, rows)
         if len(scene.proposals) > 1
     ]
@@ -161,7 +163,7 @@ def measure_bias(
         raise DataError(
             f"{run.folder}: no picture has two regions, so that no scorer can prefer one. Nothing to measure."
         )
-    return _summary(sweep, scenes, rows, scorers, len(probe), strict=bool(model["strict"]))
+    return _summary(sweep, scenes, rows, scorers, choices, len(probe), strict=bool(model["strict"]))
 
 
 def _probe(scenes: Sequence[Scene], count: int) -> list[Expression]:
@@ -195,16 +197,11 @@ class _SceneBias:
     popular: dict[str, np.ndarray]
     scores: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
-    records: Sequence[Record]
     cosines: dict[str, np.ndarray]
 
 
 def _measure_scene(
-    scene: Scene,
-    similarities: Similarities,
-    scorers: Mapping[str, Scorer],
-    aggregate: Aggregate,
-    records: Sequence[Record],
+    scene: Scene, similarities: Similarities, scorers: Mapping[str, Scorer], aggregate: Aggregate
 ) -> _SceneBias:
     pairs = (("split", similarities.query), ("bank", similarities.bank))
     cosines = {name: cosine[0].mean(0).flatten(0, -2).numpy() for name, cosine in pairs}
@@ -216,7 +213,7 @@ def _measure_scene(
         popular[name] = popular[name] / deviation if deviation > 0 else popular[name]
         kept[name] = scores.astype(np.float32)
         counts[name] = np.bincount(scores.argmax(1), minlength=scores.shape[1])
-    return _SceneBias(scene, popularity(cosines["split"]), popular, kept, counts, records, cosines)
+    return _SceneBias(scene, popularity(cosines["split"]), popular, kept, counts, cosines)
 
 
 def _summary(
@@ -224,6 +221,7 @@ def _summary(
     scenes: Sequence[_SceneBias],
     rows: Sequence[Tensor],
     scorers: Mapping[str, Scorer],
+    choices: Choices,
     texts: int,
     *,
     strict: bool,
@@ -244,7 +242,7 @@ def _summary(
         depends={name: rank_correlation(before, values) for name, values in _properties(scenes, overlaps).items()},
         background=_background(before, np.concatenate(overlaps) >= 0.5),
         categories=_categories(scenes),
-        scorers={name: _scorer_bias(name, scenes, strict=strict) for name in scorers},
+        scorers={name: _scorer_bias(name, scenes, choices, strict=strict) for name in scorers},
         by_region=[row for found, ious in zip(scenes, overlaps, strict=True) for row in _region_rows(found, ious)],
     )
 
@@ -254,18 +252,14 @@ def _region_rows(found: _SceneBias, overlaps: np.ndarray) -> Iterator[dict[str, 
     columns: dict[str, np.ndarray] = {"popularity": found.before, "referent_iou": overlaps}
     for name, table in tables.items():
         if table.size:
-            columns |= {
-                f"{name}.mean": table.mean(0),
-                f"{name}.spread": table.std(0),
-                f"{name}.range": np.ptp(table, 0),
-            }
+            columns |= {f"{name}.{what}": measure(table, axis=0) for what, measure in SPREAD.items()}
     columns |= {f"{name}.best": counts for name, counts in found.counts.items()}
     for region in range(len(overlaps)):
         own = {name: column[region].item() for name, column in columns.items()}
         yield {"image_id": found.scene.image_id, "region": region, **own}
 
 
-def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> ScorerBias:
+def _scorer_bias(name: str, scenes: Sequence[_SceneBias], choices: Choices, *, strict: bool) -> ScorerBias:
     counts = [found.counts[name] for found in scenes]
     relative = np.concatenate([values / values.mean() for values in counts])
     wrong = on_popular = by_chance = total = 0.0
@@ -277,18 +271,15 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
         picks, truth = np.zeros(size), np.zeros(size)
         for expression, ious in _referents(found.scene):
             truth[int(ious.argmax())] += 1
-            record = next((r for r in found.records if r["id"] == expression.id), None)
-            choice = None if record is None else record["scorers"].get(name)
-            if choice is None or choice["region"] is None:
+            of_clip, region = (_region(choices, expression, scorer) for scorer in (BEFORE, name))
+            if region is None:
                 continue
-            region = choice["region"]
             picks[region] += 1
             total += 1
             right = ious > 0.5 if strict else ious >= 0.5
-            clip = None if record is None or name == BEFORE else record["scorers"].get(BEFORE)
-            if clip is not None and clip["region"] is not None:
-                was, now = bool(right[clip["region"]]), bool(right[region])
-                changed[int(clip["region"] != most)] += [1, was, now and not was, was and not now]
+            if of_clip is not None and name != BEFORE:
+                was, now = bool(right[of_clip]), bool(right[region])
+                changed[int(of_clip != most)] += [1, was, now and not was, was and not now]
             if not right[region]:
                 wrong += 1
                 on_popular += region == most
@@ -315,6 +306,11 @@ def _scorer_bias(name: str, scenes: Sequence[_SceneBias], *, strict: bool) -> Sc
     )
 
 
+def _region(choices: Choices, expression: Expression, scorer: str) -> int | None:
+    choice = choices.get(expression.id, {}).get(scorer)
+    return None if choice is None else choice["region"]
+
+
 def _mean(values: Sequence[float]) -> float:
     """The mean of those that are known."""
     known = [value for value in values if value == value]
@@ -338,11 +334,10 @@ def _mean_top(counts: Sequence[np.ndarray]) -> float:
 def _spread(tables: Sequence[np.ndarray]) -> dict[str, float]:
     """Mean over regions of the mean, spread and range of their cosines over texts."""
     if not tables[0].size:
-        return {"mean": float("nan"), "spread": float("nan"), "range": float("nan")}
+        return dict.fromkeys(SPREAD, float("nan"))
     return {
-        "mean": float(np.concatenate([table.mean(0) for table in tables]).mean()),
-        "spread": float(np.concatenate([table.std(0) for table in tables]).mean()),
-        "range": float(np.concatenate([np.ptp(table, axis=0) for table in tables]).mean()),
+        what: float(np.concatenate([measure(table, axis=0) for table in tables]).mean())
+        for what, measure in SPREAD.items()
     }
 
 
