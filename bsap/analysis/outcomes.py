@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from bsap.analysis.paired import Outcomes
 from bsap.runs.records import target_count
 from bsap.runs.schema import Choice, Record, Task
+
+Table = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Parts and wholes of each expression, by metric."""
 
 
 def task_records(records: Sequence[Record], task: Task) -> list[Record]:
@@ -32,55 +36,39 @@ def task_outcomes(
         Outcomes whose metrics are named ``task/metric``.
     """
     rows = [record["scorers"][scorer] for record in records]
-    if any("regions" in row for row in rows):
-        return _set_outcomes(records, rows, task, metrics)
+    sets = any("regions" in row for row in rows)
+    table = _of_sets(records, rows, task) if sets else _of_single_answers(rows, task, metrics, strict=strict)
+    names = [name for name in metrics if name in table]
+    parts, wholes = (
+        np.array([table[name][i] for name in names], np.float64).reshape(len(names), len(rows)) for i in (0, 1)
+    )
+    return Outcomes(tuple(f"{task}/{name}" for name in names), parts, wholes)
+
+
+def _of_single_answers(rows: Sequence[Choice], task: Task, metrics: Sequence[str], *, strict: bool) -> Table:
     found = np.array([row["region"] is not None for row in rows])
-    ones = np.ones(len(rows))
+    one = np.ones(len(rows))
     part, whole = _overlaps(rows, task)
     share = part / whole
-    names, parts, wholes = [], [], []
+    table: Table = {"oIoU": (part, whole), "mIoU": (share, one)}
     for name in metrics:
-        kind, _, threshold = name.partition("@")
-        if name == "oIoU":
-            values, of = part, whole
-        elif name == "mIoU":
-            values, of = share, ones
-        elif kind in ("acc", "Pr") and _is_number(threshold):
-            reached = share > float(threshold) if strict and task == "rec" else share >= float(threshold)
-            values, of = (reached & found).astype(np.float64), ones
-        else:
-            continue
-        names.append(f"{task}/{name}")
-        parts.append(values)
-        wholes.append(of)
-    return _outcomes(names, parts, wholes, len(rows))
+        if hit := re.fullmatch(r"(?:acc|Pr)@(\d+(?:\.\d+)?)", name):
+            least = float(hit[1])
+            table[name] = (share > least if strict and task == "rec" else share >= least) & found, one
+    return table
 
 
-def _set_outcomes(records: Sequence[Record], rows: Sequence[Choice], task: Task, metrics: Sequence[str]) -> Outcomes:
-    """The same for answers that may be none or several regions; see :mod:`bsap.metrics.functional.sets`."""
+def _of_sets(records: Sequence[Record], rows: Sequence[Choice], task: Task) -> Table:
+    """For answers that may be none or several regions; see :mod:`bsap.metrics.functional.sets`."""
     answered = np.array([len(row["regions"]) for row in rows])
     targets = np.array([target_count(record) for record in records])
     none, one = targets == 0, np.ones(len(rows))
-    found = {
-        "N-acc": (none & (answered == 0), none),
-        "T-acc": (~none & (answered > 0), ~none),
-    }
+    table = {"N-acc": (none & (answered == 0), none), "T-acc": (~none & (answered > 0), ~none)}
     if task == "rec":
         matched = np.array([row["matched"] for row in rows])
-        found["Pr@F1"] = (matched == answered) & (matched == targets), one
-    else:
-        part, whole = _overlaps(rows, task)
-        found["cIoU"] = part, whole
-        found["gIoU"] = np.where(whole > 0, part / np.maximum(whole, 1), 1.0), one
-    names = [name for name in metrics if name in found]
-    labels = [f"{task}/{name}" for name in names]
-    return _outcomes(labels, [found[name][0] for name in names], [found[name][1] for name in names], len(rows))
-
-
-def _outcomes(names: Sequence[str], parts: Sequence[np.ndarray], wholes: Sequence[np.ndarray], count: int) -> Outcomes:
-    shape = (len(names), count)
-    a, b = (np.array(values, np.float64).reshape(shape) for values in (parts, wholes))
-    return Outcomes(tuple(names), a, b)
+        return table | {"Pr@F1": ((matched == answered) & (matched == targets), one)}
+    part, whole = _overlaps(rows, task)
+    return table | {"cIoU": (part, whole), "gIoU": (np.where(whole > 0, part / np.maximum(whole, 1), 1.0), one)}
 
 
 def _overlaps(rows: Sequence[Choice], task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +77,3 @@ def _overlaps(rows: Sequence[Choice], task: Task) -> tuple[np.ndarray, np.ndarra
         return np.array([row["box_iou"] for row in rows], np.float64), np.ones(len(rows))
     parts = np.array([row["intersection"] for row in rows], np.float64)
     return parts, np.array([row["union"] for row in rows], np.float64)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
