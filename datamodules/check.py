@@ -9,22 +9,20 @@ from pathlib import Path
 
 from bsap.datamodules.boxes import read_xywh, to_xyxy
 from bsap.datamodules.counts import PUBLISHED, Counts, published
-from bsap.datamodules.fields import Record
 from bsap.datamodules.files import expanded
 from bsap.datamodules.masks import PictureMasks, is_empty
 from bsap.datamodules.picture_files import PictureFolder, size_differences
-from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord
+from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
 from bsap.datamodules.refer import (
     WHERE_TO_GET,
     Instances,
-    make_split,
+    add_refs,
     match_of,
     read_instances,
     read_refs,
     refs_files,
     splits_of,
 )
-from bsap.datamodules.scene import Match
 from bsap.errors import DataError
 
 
@@ -134,11 +132,11 @@ def check_root(
             if splits and split not in splits:
                 continue
             chosen = [ref for ref in refs if ref["split"] == split]
-            expressions = ExpressionList(folder_name, split_by, split, lowercase=False)
+            instances = read[instances_file]
+            records = SplitRecords(folder_name, split_by, split, instances.file, instances.sha256)
             try:
-                reports.append(
-                    _check_split(expressions, chosen, read[instances_file], folder, match_of(file), size_tolerance)
-                )
+                add_refs(records, chosen, instances, match=match_of(file))
+                reports.append(_check_split(records, folder, size_tolerance))
             except DataError as error:
                 errors.append(str(error))
     return RootReport(root=str(root), splits=tuple(reports), errors=tuple(errors))
@@ -148,15 +146,7 @@ def _absent_splits(dataset: str, split_by: str, names: Iterable[str]) -> list[st
     return [split for d, s, split in PUBLISHED if (d, s) == (dataset, split_by) and split not in names]
 
 
-def _check_split(
-    expressions: ExpressionList,
-    refs: list[Record],
-    instances: Instances,
-    folder: PictureFolder,
-    match: Match,
-    size_tolerance: int,
-) -> SplitReport:
-    records = make_split(refs, instances, expressions, text="sent", match=match)
+def _check_split(records: SplitRecords, folder: PictureFolder, size_tolerance: int) -> SplitReport:
     pictures = list(records.pictures.values())
     located = list(zip(pictures, folder.locate([picture.file_name for picture in pictures]), strict=True))
     sized = [(path, picture.size) for picture, path in located if path is not None and picture.size is not None]
@@ -168,8 +158,9 @@ def _check_split(
         objects = list(picture.objects.values())
         bad_boxes += _faulty(objects, partial(_read_boxes, picture))
         bad_masks += _faulty(objects, partial(_read_masks, picture, lacking))
-    referents = {(e.referent.image_id, e.referent.id): e.referent for e in records.expressions}.values()
-    objects_of = [[records.pictures[r.image_id].objects[ann_id] for ann_id in r.ann_ids] for r in referents]
+    objects_of = [
+        [records.pictures[r.image_id].objects[ann_id] for ann_id in r.ann_ids] for r in records.meant.values()
+    ]
     return SplitReport(
         dataset=records.dataset,
         split_by=records.split_by,

@@ -25,7 +25,7 @@ from bsap.datamodules.fields import Record, shown
 from bsap.datamodules.files import json_records, read_bytes, sha256
 from bsap.datamodules.picture_names import is_coco_name
 from bsap.datamodules.proposal_readers import region
-from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
+from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
 from bsap.datamodules.scene import Match
 from bsap.errors import DataError, unknown
@@ -68,45 +68,33 @@ def read_jsonl(
     data = read_bytes(file, what="annotations", fix="Set `data.annotations` to a JSONL file that exists.")
     lines = list(json_records(data, str(file)))
     split_by = split_by or DEFAULT_SPLIT_BY.get(dataset, "own")
-    expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
-    proposals = None
+    records = SplitRecords(dataset, split_by, split, str(file), sha256(data), lowercase)
     if lines and {"anns", "sentences"} <= lines[0][1].values.keys():
-        pictures = _read_reclip(lines, expressions, text, match)
+        _read_reclip(lines, records, text, match)
     elif lines and {"picture", "expressions"} <= lines[0][1].values.keys():
         lines = _of_split(lines, split, file)
-        pictures = _read_own(lines, expressions, match)
-        proposals = _embedded(lines)
+        _read_own(lines, records, match)
+        records.proposals = _embedded(lines)
     else:
         raise DataError(
             f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor "
             "bsap's own (picture, width, height, objects, expressions). `bsap docs data` describes both."
         )
-    if not expressions.expressions:
+    if not records.expressions:
         raise DataError(f"{file}: no line holds an expression.")
-    return SplitRecords(
-        dataset=dataset,
-        split_by=split_by,
-        split=split,
-        source=str(file),
-        sha256=sha256(data),
-        pictures=pictures,
-        expressions=tuple(expressions.expressions),
-        proposals=proposals,
-    )
+    return records
 
 
-def _read_reclip(lines: Lines, expressions: ExpressionList, text: str, match: Match) -> dict[str, PictureRecord]:
-    pictures: dict[str, PictureRecord] = {}
+def _read_reclip(lines: Lines, records: SplitRecords, text: str, match: Match) -> None:
     for _, line in lines:
-        _merge(pictures, _reclip_picture(line), line)
+        _merge(records.pictures, _reclip_picture(line), line)
     for n, line in lines:
-        picture = pictures[line.identity("image_id")]
+        picture = records.pictures[line.identity("image_id")]
         referent = make_referent(line.where, str(n), picture, ann_ids(line["ann_id"], line.where), match)
         for m, item in enumerate(line.items("sentences"), start=1):
             sentence = Record(item, f"{line.where}, sentence {m}")
             wording = text if text in sentence else "raw"
-            expressions.add(f"{n}.{m}", sentence.text(wording), referent, where=sentence.where)
-    return pictures
+            records.add(f"{n}.{m}", sentence.text(wording), referent, where=sentence.where)
 
 
 def _reclip_picture(line: Record) -> PictureRecord:
@@ -163,14 +151,13 @@ def _of_split(lines: Lines, split: str, file: Path) -> Lines:
     return chosen
 
 
-def _read_own(lines: Lines, expressions: ExpressionList, match: Match) -> dict[str, PictureRecord]:
-    pictures: dict[str, PictureRecord] = {}
+def _read_own(lines: Lines, records: SplitRecords, match: Match) -> None:
     for n, line in lines:
         _only(line, _LINE)
         picture = _own_picture(line)
-        if picture.image_id in pictures:
+        if picture.image_id in records.pictures:
             raise DataError(f"{line.where}: the picture {picture.image_id} occurs twice. Write one line per picture.")
-        pictures[picture.image_id] = picture
+        records.pictures[picture.image_id] = picture
         for m, item in enumerate(line.items("expressions"), start=1):
             expression = Record(item, f"{line.where}, expression {m}")
             _only(expression, _EXPRESSION)
@@ -180,8 +167,7 @@ def _read_own(lines: Lines, expressions: ExpressionList, match: Match) -> dict[s
             if "/" in key:
                 raise DataError(f"{expression.where}: an expression id must not contain '/', but got {key!r}.")
             phrase = expression.text("phrase") if "phrase" in expression else None
-            expressions.add(key, expression.text("text"), referent, where=expression.where, phrase=phrase)
-    return pictures
+            records.add(key, expression.text("text"), referent, where=expression.where, phrase=phrase)
 
 
 def _own_picture(line: Record) -> PictureRecord:

@@ -7,7 +7,7 @@ annotations, and most runs look at a few thousand.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bsap.datamodules.scene import Match
@@ -94,9 +94,9 @@ class ExpressionRecord:
     phrase: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SplitRecords:
-    """One split as read from its files.
+    """One split as read from its files; a reader adds the pictures and the expressions.
 
     Attributes:
         dataset: for example ``refcoco``.
@@ -104,9 +104,11 @@ class SplitRecords:
         split: for example ``testA``.
         source: the file that holds the annotated objects.
         sha256: that file's SHA-256.
+        lowercase: whether texts are put in lower case.
         pictures: the split's pictures, by id.
         expressions: all its expressions, in annotation order.
         proposals: proposals that the annotation file itself brings, by picture; None where it brings none.
+        meant: the referents of the expressions, by picture and id.
     """
 
     dataset: str
@@ -114,33 +116,12 @@ class SplitRecords:
     split: str
     source: str
     sha256: str
-    pictures: Mapping[str, PictureRecord]
-    expressions: tuple[ExpressionRecord, ...]
+    lowercase: bool = False
+    pictures: dict[str, PictureRecord] = field(default_factory=dict)
+    expressions: list[ExpressionRecord] = field(default_factory=list)
     proposals: Mapping[str, list[RegionRecord]] | None = None
-
-    @property
-    def referents(self) -> int:
-        """How many referents the expressions are about."""
-        return len({(e.referent.image_id, e.referent.id) for e in self.expressions})
-
-
-class ExpressionList:
-    """Collects a split's expressions and gives them their ids.
-
-    Args:
-        dataset: for example ``refcoco``.
-        split_by: for example ``unc``.
-        split: for example ``testA``.
-        lowercase: whether texts are put in lower case.
-    """
-
-    def __init__(self, dataset: str, split_by: str, split: str, *, lowercase: bool) -> None:
-        self.dataset, self.split_by, self.split = dataset, split_by, split
-        self.prefix = f"{dataset}/{split_by}/{split}"
-        self.lowercase = lowercase
-        self.expressions: list[ExpressionRecord] = []
-        self._seen: set[str] = set()
-        self._meant: dict[tuple[str, str], ReferentRecord] = {}
+    meant: dict[tuple[str, str], ReferentRecord] = field(default_factory=dict)
+    _ids: set[str] = field(default_factory=set)
 
     def add(self, key: str, text: str, referent: ReferentRecord, *, where: str, phrase: str | None = None) -> None:
         """Append one expression.
@@ -148,18 +129,23 @@ class ExpressionList:
         Raises:
             DataError: if the key is already there, or a referent of the same id and picture is another one.
         """
-        if key in self._seen:
-            raise DataError(f"{where}: the expression id {key!r} occurs twice in {self.prefix}.")
-        self._seen.add(key)
-        first = self._meant.setdefault((referent.image_id, referent.id), referent)
+        prefix = f"{self.dataset}/{self.split_by}/{self.split}"
+        if key in self._ids:
+            raise DataError(f"{where}: the expression id {key!r} occurs twice in {prefix}.")
+        self._ids.add(key)
+        first = self.meant.setdefault((referent.image_id, referent.id), referent)
         if first.ann_ids != referent.ann_ids:
             raise DataError(
                 f"{where}: the referent {referent.id} has other annotations than in {first.where}. Give each referent "
                 "an id of its own."
             )
         text = text.lower() if self.lowercase else text
-        order = len(self.expressions)
-        self.expressions.append(ExpressionRecord(f"{self.prefix}/{key}", order, text, referent, phrase))
+        self.expressions.append(ExpressionRecord(f"{prefix}/{key}", len(self.expressions), text, referent, phrase))
+
+    @property
+    def referents(self) -> int:
+        """How many referents the expressions are about."""
+        return len(self.meant)
 
 
 NO_TARGET = "-1"

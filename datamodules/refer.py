@@ -23,7 +23,7 @@ from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.datamodules.fields import Record, identity, shown
 from bsap.datamodules.files import parse_json, read_bytes, sha256
 from bsap.datamodules.masks import pack_polygons
-from bsap.datamodules.records import ExpressionList, PictureRecord, RegionRecord, SplitRecords, make_referent
+from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.scene import Match
 from bsap.datamodules.unpickle import load_plain_pickle
 from bsap.errors import DataError, unknown
@@ -61,23 +61,15 @@ def read_refer(
     refs_file = refs_files(root)[dataset, split_by]
     refs = select_split(read_refs(refs_file), split, refs_file)
     instances = read_instances(root / dataset / "instances.json", {ref.identity("image_id") for ref in refs})
-    expressions = ExpressionList(dataset, split_by, split, lowercase=lowercase)
-    return make_split(refs, instances, expressions, text=text, match=match or match_of(refs_file))
+    records = SplitRecords(dataset, split_by, split, instances.file, instances.sha256, lowercase)
+    add_refs(records, refs, instances, text=text, match=match or match_of(refs_file))
+    return records
 
 
-def make_split(
-    refs: Iterable[Record], instances: Instances, expressions: ExpressionList, *, text: str, match: Match = "any"
-) -> SplitRecords:
-    """Join one split's referents with their pictures.
-
-    Args:
-        refs: the split's referents.
-        instances: at least their pictures.
-        expressions: an empty list for their sentences.
-        text: which wording of a sentence.
-        match: whether any of a referent's annotations counts, or all are meant.
-    """
-    pictures: dict[str, PictureRecord] = {}
+def add_refs(
+    records: SplitRecords, refs: Iterable[Record], instances: Instances, *, text: str = "sent", match: Match
+) -> None:
+    """Add one split's referents with their sentences, and the pictures they are in."""
     for ref in refs:
         image_id = ref.identity("image_id")
         picture = instances.pictures.get(image_id)
@@ -86,21 +78,12 @@ def make_split(
                 f"{ref.where}: the picture {image_id} is not in {instances.file}. "
                 "The two files may belong to different datasets."
             )
-        pictures[image_id] = picture
+        records.pictures[image_id] = picture
         meant = ann_ids(ref["ann_id"], ref.where)
         referent = make_referent(ref.where, ref.identity("ref_id"), picture, meant, match)
         for n, item in enumerate(ref.items("sentences"), start=1):
             sentence = Record(item, f"{ref.where}, sentence {n}")
-            expressions.add(sentence.identity("sent_id"), sentence.text(text), referent, where=sentence.where)
-    return SplitRecords(
-        dataset=expressions.dataset,
-        split_by=expressions.split_by,
-        split=expressions.split,
-        source=instances.file,
-        sha256=instances.sha256,
-        pictures=pictures,
-        expressions=tuple(expressions.expressions),
-    )
+            records.add(sentence.identity("sent_id"), sentence.text(text), referent, where=sentence.where)
 
 
 def refs_files(root: Path) -> dict[tuple[str, str], Path]:
