@@ -14,13 +14,12 @@ from torch import Tensor
 from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError
 from bsap.views.global_local import token_weights
-from bsap.views.packing import ImageEncoder, default_pack, packs
-from bsap.views.tower import check_block, check_squash, tower_of, whole_picture
-from bsap.views.view import View
+from bsap.views.packing import ImageEncoder, default_pack
+from bsap.views.tower import FromBlock, InsideView, Tower, whole_picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class FALIP(View):
+class FALIP(FromBlock):
     """The whole picture, with a Gaussian over the region added to the class token's attention.
 
     Attention becomes softmax(q k' / sqrt(d) + M); M is 0 but in the class token's row, where the tokens of the region
@@ -42,45 +41,22 @@ class FALIP(View):
     block: int = 8
 
     def __post_init__(self) -> None:
-        """Check the parameters; only :meth:`check` knows how many blocks the encoder has."""
+        """Check ``sigma`` as well."""
         super().__post_init__()
         if self.sigma <= 0:
             raise ConfigError("sigma of the view 'falip' must be greater than 0, but is 0.")
-        if type(self.block) is not int or self.block < 0:
-            raise ConfigError(f"block of the view 'falip' must be a whole number of at least 0, but is {self.block!r}.")
 
-    def check(self, encoder: ImageEncoder, *, resize: str) -> None:
-        """Refuse another resize than ``squash``, and towers without a class token or without such a block."""
-        check_squash(self.name, resize)
-        check_block(encoder, tower_of(encoder, self.name), self.block, self.kind)
-
-    @torch.no_grad()
-    def features(
-        self,
-        encoder: ImageEncoder,
-        pictures: Sequence[Tensor],
-        boxes: Sequence[Tensor],
-        masks: Sequence[Sequence[RLE] | None],
-        *,
-        resize: str = "squash",
-        pack: int | None = None,
+    def encode(
+        self, encoder: ImageEncoder, tower: Tower, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None
     ) -> Tensor:
-        """Encode the regions of several scenes, a pack of one scene at a time."""
-        tower = tower_of(encoder, self.name)
-        found = [torch.zeros(0, encoder.dim, device=encoder.device)]
-        for picture, regions in zip(pictures, boxes, strict=True):
-            if not len(regions):
-                continue
-            pixels, (height, width) = whole_picture(encoder, picture), picture.shape[-2:]
-            for [(_, start, stop)] in packs([len(regions)], pack or default_pack(encoder.device)):
-                row = foveal_bias(
-                    regions[start:stop], (height, width), tower.grid, strength=self.strength, sigma=self.sigma
-                )
-                bias = row.new_zeros(len(row), row.shape[1] + 1, row.shape[1] + 1)
-                bias[:, 0, 1:] = row
-                with tower.biased(self.block, bias.to(encoder.device)):
-                    found.append(F.normalize(tower.run(pixels).expand(stop - start, -1).float(), dim=-1))
-        return torch.cat(found)
+        """The class token's features, biased towards each region."""
+        height, width = picture.shape[-2:]
+        row = foveal_bias(boxes, (height, width), tower.grid, strength=self.strength, sigma=self.sigma)
+        bias = row.new_zeros(len(row), row.shape[1] + 1, row.shape[1] + 1)
+        bias[:, 0, 1:] = row
+        with tower.biased(self.block, bias.to(encoder.device)):
+            features = tower.run(whole_picture(encoder, picture))
+        return F.normalize(features.expand(len(boxes), -1).float(), dim=-1)
 
 
 def foveal_bias(
@@ -122,7 +98,7 @@ def foveal_bias(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dense(View):
+class Dense(InsideView):
     """One pass for a picture: patch features of MaskCLIP's last layer, pooled over the box.
 
     In the last block each token attends to itself only, as in the released code; then a patch's feature is made as the
@@ -133,11 +109,6 @@ class Dense(View):
 
     kind: ClassVar[str] = "dense"
     source: ClassVar[str] = "MaskCLIP, ECCV 2022, arXiv 2112.01071"
-
-    def check(self, encoder: ImageEncoder, *, resize: str) -> None:
-        """Refuse another resize than ``squash``, and towers without a class token."""
-        check_squash(self.name, resize)
-        tower_of(encoder, self.name)
 
     def weights(
         self, boxes: Tensor, masks: Sequence[RLE] | None, size: tuple[int, int], grid: tuple[int, int]
@@ -157,7 +128,7 @@ class Dense(View):
         pack: int | None = None,
     ) -> Tensor:
         """Encode the pictures of several scenes, a pack of pictures at a time, and pool their patches."""
-        tower = tower_of(encoder, self.name)
+        tower = self.tower(encoder)
         length = 1 + tower.grid[0] * tower.grid[1]
         alone = torch.full((length, length), -math.inf, device=encoder.device).fill_diagonal_(0.0)[None]
         some = [index for index, regions in enumerate(boxes) if len(regions)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from bsap.datamodules.scene import RLE
 from bsap.errors import ConfigError, ModelError
 from bsap.views.crops import Crop
-from bsap.views.packing import ImageEncoder
+from bsap.views.packing import ImageEncoder, default_pack, packs
+from bsap.views.view import View
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +37,14 @@ class Tower:
     bias: str
     run: Callable[[Tensor], Tensor]
 
-    @contextmanager
-    def biased(self, first: int, bias: Tensor) -> Iterator[None]:
+    def before(self, first: int, change: Callable[..., Any]) -> ExitStack:
+        """Within the context, ``change`` makes the arguments (args, kwargs) of the blocks from ``first`` on."""
+        hooks = ExitStack()
+        for block in self.blocks[first:]:
+            hooks.enter_context(block.register_forward_pre_hook(change, with_kwargs=True))
+        return hooks
+
+    def biased(self, first: int, bias: Tensor) -> ExitStack:
         """Within the context, a bias is added to the attention of the blocks from ``first`` on.
 
         Args:
@@ -53,15 +62,9 @@ class Tower:
                 return (hidden, own.to(hidden.dtype), *args[2:]), kwargs
             return (hidden,), {**kwargs, self.bias: own.to(hidden.dtype)}
 
-        hooks = [block.register_forward_pre_hook(change, with_kwargs=True) for block in self.blocks[first:]]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return self.before(first, change)
 
-    @contextmanager
-    def patches(self) -> Iterator[None]:
+    def patches(self) -> RemovableHandle:
         """Within the context, :attr:`run` gives (N * rows * columns, D), the features of patches, picture by picture.
 
         Each patch token takes the class token's place behind the last block.
@@ -72,11 +75,7 @@ class Tower:
             tokens = hidden[:, 1:].reshape(-1, 1, hidden.shape[-1])
             return (tokens, *output[1:]) if isinstance(output, tuple) else tokens
 
-        hook = self.blocks[-1].register_forward_hook(each)
-        try:
-            yield
-        finally:
-            hook.remove()
+        return self.blocks[-1].register_forward_hook(each)
 
 
 def tower_of(encoder: ImageEncoder, view: str) -> Tower:
@@ -125,22 +124,76 @@ def is_standard(visual: object) -> bool:
     )
 
 
-def check_block(encoder: ImageEncoder, tower: Tower, block: int, view: str) -> None:
-    """Raise a ModelError unless the tower has this block."""
-    if not 0 <= block < len(tower.blocks):
-        raise ModelError(
-            f"Model {encoder.label!r} has the blocks 0 to {len(tower.blocks) - 1}, but `block` of the view {view!r} is "
-            f"{block}."
-        )
+@dataclass(frozen=True, kw_only=True)
+class InsideView(View):
+    """A view inside the encoder: it sees the whole picture, and what a region changes is up to :meth:`encode`."""
+
+    def tower(self, encoder: ImageEncoder) -> Tower:
+        """The inside of an encoder.
+
+        Raises:
+            ModelError: the view cannot work in there.
+        """
+        return tower_of(encoder, self.name)
+
+    def check(self, encoder: ImageEncoder, *, resize: str) -> None:
+        """Refuse another resize than ``squash``, and encoders in which the view cannot work."""
+        if resize != "squash":
+            raise ConfigError(
+                f"The view {self.name!r} works inside the encoder and supports `resize: squash` only, not {resize!r}. "
+                "Leave `model.resize` at squash, or choose views that draw, such as crop or blur."
+            )
+        self.tower(encoder)
+
+    @torch.no_grad()
+    def features(
+        self,
+        encoder: ImageEncoder,
+        pictures: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        masks: Sequence[Sequence[RLE] | None],
+        *,
+        resize: str = "squash",
+        pack: int | None = None,
+    ) -> Tensor:
+        """Encode the regions of several scenes, a pack of one scene at a time."""
+        tower, found = self.tower(encoder), [torch.zeros(0, encoder.dim, device=encoder.device)]
+        for picture, regions, known in zip(pictures, boxes, masks, strict=True):
+            for [(_, start, stop)] in packs([len(regions)], pack or default_pack(encoder.device)):
+                some = None if known is None else known[start:stop]
+                found.append(self.encode(encoder, tower, picture, regions[start:stop], some))
+        return torch.cat(found)
+
+    def encode(
+        self, encoder: ImageEncoder, tower: Tower, picture: Tensor, boxes: Tensor, masks: Sequence[RLE] | None
+    ) -> Tensor:
+        """(R, D) unit vectors of at least one region of a picture, for views that do not override :meth:`features`."""
+        raise NotImplementedError
 
 
-def check_squash(view: str, resize: str) -> None:
-    """Raise a ConfigError unless pictures are squashed: a view inside the encoder sees the whole picture."""
-    if resize != "squash":
-        raise ConfigError(
-            f"The view {view!r} works inside the encoder and supports `resize: squash` only, not {resize!r}. Leave "
-            "`model.resize` at squash, or choose views that draw, such as crop or blur."
-        )
+class FromBlock(InsideView):
+    """A view that changes what the blocks of the encoder get, from one block on."""
+
+    block: int
+    """The first changed block, from 0; a field of the subclass."""
+
+    def __post_init__(self) -> None:
+        """Check the parameters; only :meth:`check` knows how many blocks the encoder has."""
+        super().__post_init__()
+        if type(self.block) is not int or self.block < 0:
+            raise ConfigError(
+                f"block of the view {self.kind!r} must be a whole number of at least 0, but is {self.block!r}."
+            )
+
+    def tower(self, encoder: ImageEncoder) -> Tower:
+        """The inside of an encoder, which has the block."""
+        tower = super().tower(encoder)
+        if self.block >= len(tower.blocks):
+            raise ModelError(
+                f"Model {encoder.label!r} has the blocks 0 to {len(tower.blocks) - 1}, but `block` of the view "
+                f"{self.kind!r} is {self.block}."
+            )
+        return tower
 
 
 def whole_picture(encoder: ImageEncoder, picture: Tensor) -> Tensor:

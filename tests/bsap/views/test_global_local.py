@@ -15,7 +15,7 @@ from bsap.features.ensemble import Ensemble
 from bsap.features.regions import region_features
 from bsap.models.encoder import Encoder
 from bsap.views import GlobalLocal, make_view
-from bsap.views.global_local import encode_scene, global_features, token_weights
+from bsap.views.global_local import token_weights
 
 SIZE = 32
 VISION = {"image_size": SIZE, "layers": 4, "width": 64, "head_width": 16, "patch_size": 8}
@@ -56,6 +56,14 @@ def squashed(picture):
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
 
 
+def encode_scene(encoder, picture, boxes, masks, **settings):
+    return GlobalLocal(**settings).features(encoder, [picture], [boxes], [masks])
+
+
+def global_features(encoder, picture, masks, block):
+    return encode_scene(encoder, picture, torch.zeros(len(masks), 4), masks, v=1.0, block=block)
+
+
 def cosine(a, b):
     return float((a * b).sum(-1).min())
 
@@ -73,8 +81,8 @@ def test_a_full_mask_and_v_one_is_the_plain_image_embedding(encoder, picture):
 
 def test_masking_outside_changes_it_from_each_block_on_differently(encoder, picture):
     masks = [rle(rectangle(48, 80, 0, 0, 40, 48))]
-    plain = F.normalize(global_features(encoder, picture, [rle(np.ones((48, 80)))], block=0), dim=-1)
-    near = [cosine(F.normalize(global_features(encoder, picture, masks, block=b), dim=-1), plain) for b in (3, 2, 1, 0)]
+    plain = global_features(encoder, picture, [rle(np.ones((48, 80)))], block=0)
+    near = [cosine(global_features(encoder, picture, masks, block=b), plain) for b in (3, 2, 1, 0)]
     assert near[0] < 0.9999
     assert len(set(near)) == 4
 
@@ -169,13 +177,13 @@ def test_autocast_gives_float32_unit_vectors(encoder, picture):
 
 def test_bad_input(encoder, picture):
     boxes, ones = torch.from_numpy(FULL), [rle(np.ones((48, 80)))]
-    with pytest.raises(DataError, match="need masks, but the proposals are boxes only"):
-        encode_scene(encoder, picture, boxes, None)
-    with pytest.raises(DataError, match="one mask for each of 1 boxes, but got 2"):
-        encode_scene(encoder, picture, boxes, ones * 2)
-    with pytest.raises(DataError, match=r"Mask 0 is \(80, 48\)"):
-        encode_scene(encoder, picture, boxes, [rle(np.ones((80, 48)))])
-    with pytest.raises(ValueError, match=r"`v` to be in \[0, 1\], but got 1.5"):
+    with pytest.raises(DataError, match="needs a mask for every proposal, but these proposals have boxes only"):
+        encode_scene(encoder, picture, boxes, None, block=2)
+    with pytest.raises(DataError, match="got 1 masks for 2 proposals"):
+        encode_scene(encoder, picture, boxes.repeat(2, 1), ones, block=2)
+    with pytest.raises(DataError, match="The mask of proposal 0 is 48 x 80 pixels, but its picture is 80 x 48"):
+        encode_scene(encoder, picture, boxes, [rle(np.ones((80, 48)))], block=2)
+    with pytest.raises(ConfigError, match=r"v of the view 'global_local' must be between 0 and 1, but is 1.5"):
         encode_scene(encoder, picture, boxes, ones, v=1.5)
     with pytest.raises(ModelError, match=r"has the blocks 0 to 3, but `block` of the view 'global_local' is 9"):
         encode_scene(encoder, picture, boxes, ones)
