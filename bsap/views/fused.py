@@ -242,9 +242,6 @@ def _table(
             table[:, 14] = next(dense) + pixels * torch.arange(len(table))
         windows = drawing.windows.expand(drawing.count, 4)
         table[:, 16:18], table[:, 18:20] = windows[:, :2], windows[:, 2:] - windows[:, :2]
-        placement = place(windows, size, resize)
-        table[:, 20:22] = torch.tensor([size[1], size[0]]) if placement is None else placement.extent
-        if placement is not None:
-            table[:, 22:24] = placement.offset
+        table[:, 20:24] = place(windows, size, resize)
         rows.append(table)
     return torch.cat(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,29 +16,20 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
     return torch.tensor(values, dtype=torch.float64).round().to(dtype).to(device)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where resized windows lie on the result.
-
-    Attributes:
-        extent: ``(N, 2)`` int64, width and height of the whole resized window.
-        offset: ``(N, 2)`` int64, its left and top on the result; negative where the window is cut off.
-    """
-
-    extent: Tensor
-    offset: Tensor
-
-
-def place(windows: Tensor, size: tuple[int, int], resize: str) -> Placement | None:
-    """Where ``longest`` and ``shortest`` put windows on a result of ``size``; None for ``squash``, which fills it.
+def place(windows: Tensor, size: tuple[int, int], resize: str) -> Tensor:
+    """Where resized windows lie on a result.
 
     Args:
         windows: ``(N, 4)`` int64, half-open pixel boxes.
-        size: ``(h, w)``.
-        resize: how.
+        size: ``(h, w)`` of the result.
+        resize: ``squash``, ``longest`` or ``shortest``.
+
+    Returns:
+        ``(N, 4)`` int64: width and height of the whole resized window, and its left and top on the result, which are
+        negative where the window is cut off.
     """
     if resize == "squash":
-        return None
+        return constant((size[1], size[0], 0, 0), torch.int64, windows.device).expand(len(windows), 4)
     if resize not in ("longest", "shortest"):
         raise ValueError(f"Expected argument `resize` to be 'squash', 'longest' or 'shortest', but got {resize!r}.")
     target = constant((size[1], size[0]), torch.int64, windows.device)
@@ -50,7 +40,8 @@ def place(windows: Tensor, size: tuple[int, int], resize: str) -> Placement | No
     leading = torch.cat([~tall, tall], dim=1)  # the side that is longer than the result's shape allows
     if resize == "longest":
         extent = torch.where(leading, target, ((2 * cross + other) // (2 * other)).clamp(min=1))
-        return Placement(extent, (target - extent) // 2)
+        return torch.cat([extent, (target - extent) // 2], dim=1)
     extent = torch.where(leading, cross // other, target)
     excess = extent - target
-    return Placement(extent, -(excess // 2 + (excess % 4 == 3)))  # round(excess / 2), half to even, as torchvision does
+    offset = -(excess // 2 + (excess % 4 == 3))  # round(excess / 2), half to even, as torchvision does
+    return torch.cat([extent, offset], dim=1)

@@ -106,7 +106,7 @@ def compose(inside: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
 
 def resample(
     images: Tensor,
-    windows: Tensor | None,
+    windows: Tensor,
     size: tuple[int, int],
     *,
     resize: str = "squash",
@@ -118,8 +118,7 @@ def resample(
     Args:
         images: ``(S, C, H, W)`` whole numbers 0..255, of any type, on the CPU; ``C`` = 3, or 4 of which the last is
             ignored; ``S`` = ``R``, or 1 when all regions share one image.
-        windows: ``(N, 4)`` int64 half-open pixel boxes, ``N`` = ``R``, or 1 when all images share one window;
-            None for the whole image.
+        windows: ``(N, 4)`` int64 half-open pixel boxes, ``N`` = ``R``, or 1 when all images share one window.
         size: ``(h, w)`` of the result.
         resize: ``squash`` to the size whatever the shape; ``longest`` keeps the shape and pads with ``fill``
             around the middle; ``shortest`` keeps the shape and cuts the middle out.
@@ -138,14 +137,8 @@ def resample(
     if interpolation not in SUPPORT:
         raise ValueError(f"Expected argument `interpolation` to be 'bicubic' or 'bilinear', but got {interpolation!r}.")
     h, w = size
-    if windows is None:
-        windows = constant((0, 0, images.shape[-1], images.shape[-2]), torch.int64, images.device)[None]
     count = max(len(images), len(windows))
-    placement = place(windows, size, resize)
-    if placement is None:
-        places = [[w, h, 0, 0]] * count
-    else:
-        places = torch.cat([placement.extent, placement.offset], dim=1).expand(count, 4).tolist()
+    places = place(windows, size, resize).expand(count, 4).tolist()
     out = constant(fill, torch.uint8, images.device)[:, None, None].repeat(count, 1, h, w)
     images, boxes = images.to(torch.uint8).expand(count, -1, -1, -1), windows.expand(count, 4).tolist()
     for image, (x1, y1, x2, y2), (width, height, left, top), result in zip(images, boxes, places, out, strict=True):

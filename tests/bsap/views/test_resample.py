@@ -107,8 +107,7 @@ def test_thin_windows_keep_their_middle(shape):
     """Windows so thin that resizing all of them and cutting the middle out would take too much memory."""
     image, size = picture("pixels", *shape), (32, 32)
     ours = resample(tensor(image)[None], torch.tensor([[0, 0, shape[1], shape[0]]]), size, resize="shortest")[0]
-    placed = place(torch.tensor([[0, 0, shape[1], shape[0]]]), size, "shortest")
-    (width, height), (left, top) = placed.extent[0].tolist(), placed.offset[0].tolist()
+    ((width, height, left, top),) = place(torch.tensor([[0, 0, shape[1], shape[0]]]), size, "shortest").tolist()
     x, y = np.arange(32) - left, np.arange(32) - top
     pixels = np.array(image, float).transpose(2, 0, 1)
     columns = np.clip(np.floor(pixels @ weights(x, shape[1], width).T + 0.5), 0, 255)
