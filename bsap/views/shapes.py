@@ -30,9 +30,9 @@ class Figure:
 
     def pixels(self, height: int, width: int) -> Tensor:
         """The figure's pixels in a picture of the given size: bool ``(R, 1, H, W)``."""
-        if self.line:
-            return (rings if self.ellipse else frames)(self.boxes, self.line, height, width)
-        return (ellipses if self.ellipse else rectangles)(self.boxes, height, width)
+        filled = ellipses if self.ellipse else rectangles
+        whole = filled(self.boxes, height, width)
+        return whole & ~filled(self.boxes, height, width, inset=self.line) if self.line else whole
 
 
 def pixel_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -89,22 +89,17 @@ def grow(boxes: Tensor, margin: float) -> Tensor:
     return torch.cat([boxes[:, :2] - extra, boxes[:, 2:] + extra], dim=1)
 
 
-def rectangles(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Filled rectangles: bool ``(R, 1, H, W)`` for half-open pixel boxes ``(R, 4)``."""
-    x1, y1, x2, y2 = boxes[:, :, None].unbind(1)
+def rectangles(boxes: Tensor, height: int, width: int, *, inset: int = 0) -> Tensor:
+    """Filled rectangles, ``inset`` pixels inside half-open pixel boxes ``(R, 4)``: bool ``(R, 1, H, W)``."""
+    x1, y1 = (boxes[:, :2, None] + inset).unbind(1)
+    x2, y2 = (boxes[:, 2:, None] - inset).unbind(1)
     x = torch.arange(width, device=boxes.device)
     y = torch.arange(height, device=boxes.device)
     columns, rows = ((x >= x1) & (x < x2)).byte(), ((y >= y1) & (y < y2)).byte()
     return (rows[:, None, :, None] * columns[:, None, None, :]).view(torch.bool)  # bytes multiply faster than bools
 
 
-def frames(boxes: Tensor, thickness: int, height: int, width: int) -> Tensor:
-    """Outlines of rectangles, drawn inwards: bool ``(R, 1, H, W)`` for half-open pixel boxes ``(R, 4)``."""
-    inset = torch.cat([boxes[:, :2] + thickness, boxes[:, 2:] - thickness], dim=1)
-    return rectangles(boxes, height, width) & ~rectangles(inset, height, width)
-
-
-def ellipses(boxes: Tensor, height: int, width: int, *, inset: float = 0.0) -> Tensor:
+def ellipses(boxes: Tensor, height: int, width: int, *, inset: int = 0) -> Tensor:
     """Filled ellipses inscribed in pixel boxes ``(R, 4)``: bool ``(R, 1, H, W)``.
 
     A pixel belongs to an ellipse when its centre does. ``inset`` shortens both radii by as many pixels; an ellipse
@@ -119,11 +114,6 @@ def ellipses(boxes: Tensor, height: int, width: int, *, inset: float = 0.0) -> T
     y = (torch.arange(height, device=boxes.device) + 0.5 - cy) / ry
     limit = torch.where(empty, -1.0, 1.0)[:, None, None]
     return ((y * y)[:, :, None] + (x * x)[:, None, :] <= limit)[:, None]
-
-
-def rings(boxes: Tensor, thickness: int, height: int, width: int) -> Tensor:
-    """Outlines of the ellipses inscribed in pixel boxes, drawn inwards: bool ``(R, 1, H, W)``."""
-    return ellipses(boxes, height, width) & ~ellipses(boxes, height, width, inset=thickness)
 
 
 def edges(masks: Tensor, thickness: int) -> Tensor:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from bsap.views.shapes import drawn_boxes, edges, ellipses, frames, grow, pixel_boxes, rectangles, rings
+from bsap.views.shapes import Figure, drawn_boxes, edges, ellipses, grow, pixel_boxes, rectangles
 
 coordinates = st.floats(-20, 60, width=32)
 boxes = st.tuples(coordinates, coordinates, coordinates, coordinates).map(
@@ -53,7 +53,7 @@ def test_grow_adds_the_margin_on_every_side():
 @pytest.mark.parametrize("thickness", [1, 2, 5])
 def test_frames_are_the_outlines_that_pil_draws(thickness):
     outlined = [(3, 4, 20, 15), (0, 0, 24, 18)]
-    found = frames(torch.tensor(outlined), thickness, 18, 24)
+    found = Figure(torch.tensor(outlined), line=thickness).pixels(18, 24)
     for mask, (x1, y1, x2, y2) in zip(found[:, 0], outlined, strict=True):
         image = Image.new("L", (24, 18))
         ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), outline=1, width=thickness)
@@ -62,7 +62,7 @@ def test_frames_are_the_outlines_that_pil_draws(thickness):
 
 @pytest.mark.parametrize("thickness", [1, 2, 5])
 def test_frames_fill_a_box_that_is_too_small_and_never_leave_it(thickness):
-    found = frames(torch.tensor([[7, 7, 8, 8]]), thickness, 18, 24)[0, 0]
+    found = Figure(torch.tensor([[7, 7, 8, 8]]), line=thickness).pixels(18, 24)[0, 0]
     assert found.nonzero().tolist() == [[7, 7]]
 
 
@@ -77,7 +77,8 @@ def in_ellipse(x, y, box, inset):
 @pytest.mark.parametrize("thickness", [1, 2, 4])
 def test_rings_pixel_by_pixel(thickness):
     ellipse = [(2, 3, 19, 14), (0, 0, 24, 18), (7, 7, 8, 8), (5, 2, 7, 17)]
-    filled, found = ellipses(torch.tensor(ellipse), 18, 24), rings(torch.tensor(ellipse), thickness, 18, 24)
+    filled = ellipses(torch.tensor(ellipse), 18, 24)
+    found = Figure(torch.tensor(ellipse), ellipse=True, line=thickness).pixels(18, 24)
     for index, box in enumerate(ellipse):
         for y in range(18):
             for x in range(24):

@@ -14,7 +14,7 @@ import bsap.views.view
 from bsap.errors import DataError
 from bsap.views import CPT, VIEWS, Blur, Contour, Crop, Dim, RedCircle, View, make_view
 from bsap.views.resample import chunks
-from bsap.views.shapes import edges, ellipses, grow, pixel_boxes, rings
+from bsap.views.shapes import Figure, edges, ellipses, grow, pixel_boxes
 
 DRAWN = {name: view for name, view in VIEWS.items() if view.draws}
 GOLDEN = Path(__file__).parent / "golden_views"
@@ -143,7 +143,7 @@ REFERENCE = {
     "red_box": red_box,
     # Which pixels the lines take is tested pixel by pixel with the shapes.
     "red_circle": lambda image, box, mask: dense_lines(
-        image, rings(pixel_boxes(torch.tensor([box]), HEIGHT, WIDTH), 1, HEIGHT, WIDTH)[0, 0]
+        image, Figure(pixel_boxes(torch.tensor([box]), HEIGHT, WIDTH), ellipse=True, line=1).pixels(HEIGHT, WIDTH)[0, 0]
     ),
     "contour": lambda image, box, mask: dense_lines(image, edges(torch.from_numpy(mask)[None, None], 1)[0, 0]),
 }
