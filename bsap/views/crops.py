@@ -41,10 +41,6 @@ class MaskedCrop(Crop):
     source = "Global-Local CLIP, Yu et al., CVPR 2023"
     needs_masks = True
 
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The mask."""
-        return masks
-
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """The picture on the mean colour."""
         return picture, colour_layer(fill, picture)

@@ -19,11 +19,7 @@ from bsap.views.view import Colour, Fill, View, check_colour
 
 @dataclass(frozen=True, kw_only=True)
 class _Highlight(View):
-    """Views that show the picture inside a shape and something else outside.
-
-    Attributes:
-        shape: ``box`` as ReCLIP draws it, its right and bottom pixels included, or the ``ellipse`` inscribed in it.
-    """
+    """Views that show the picture inside a box, as ReCLIP draws it, or an ellipse, and something else outside."""
 
     shape: Literal["box", "ellipse"] = "box"
 
@@ -41,17 +37,8 @@ class _Highlight(View):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blur(_Highlight):
-    """The whole picture, blurred outside the box.
-
-    Attributes:
-        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it (Red Circle's ensemble
-            as FGVP reproduces it).
-        std: standard deviation of the blur in pixels of the picture.
-    """
-
-    kind = "blur"
-    source = "ReCLIP, Subramanian et al., ACL 2022"
+class _Blurred(View):
+    """Views that show the picture blurred outside the shape."""
 
     std: float = 100.0
 
@@ -62,6 +49,31 @@ class Blur(_Highlight):
     def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
         """The pictures on the blurred pictures."""
         return list(zip(pictures, gaussian_blurs(pictures, self.std, method=method), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Colourless(View):
+    """Views that show the picture without colour outside the shape."""
+
+    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
+        """The picture on its luma, as PIL's ``convert("L")`` computes it."""
+        weights = constant((19595, 38470, 7471), torch.int32, picture.device)[:, None, None]
+        luma = ((picture.int() * weights).sum(0, dtype=torch.int32) + 0x8000) >> 16
+        return picture, luma.to(torch.uint8).expand_as(picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur(_Blurred, _Highlight):
+    """The whole picture, blurred outside the box.
+
+    Attributes:
+        shape: ``box``, its right and bottom pixels included, or the ``ellipse`` inscribed in it (Red Circle's ensemble
+            as FGVP reproduces it).
+        std: standard deviation of the blur in pixels of the picture.
+    """
+
+    kind = "blur"
+    source = "ReCLIP, Subramanian et al., ACL 2022"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +99,7 @@ class BlurWindow(Blur):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gray(_Highlight):
+class Gray(_Colourless, _Highlight):
     """The whole picture, without colour outside the box.
 
     Attributes:
@@ -97,10 +109,6 @@ class Gray(_Highlight):
 
     kind = "gray"
     source = "FGVP, Yang et al., NeurIPS 2023 (grayscale box and circle mask)"
-
-    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """The picture on its luma, as PIL's ``convert("L")`` computes it."""
-        return picture, _luma(picture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +172,7 @@ class CPT(_Highlight):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlurMask(View):
+class BlurMask(_Blurred):
     """The whole picture, blurred outside the mask (blur reverse mask).
 
     Attributes:
@@ -176,40 +184,11 @@ class BlurMask(View):
     source = "FGVP, Yang et al., NeurIPS 2023"
     needs_masks = True
 
-    std: float = 100.0
-
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The mask."""
-        return masks
-
-    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """The picture on the blurred picture."""
-        return picture, gaussian_blur(picture, self.std, method=method)
-
-    def paint_all(self, pictures: Sequence[Tensor], fill: Fill, method: Method) -> list[tuple[Tensor, Tensor]]:
-        """The pictures on the blurred pictures."""
-        return list(zip(pictures, gaussian_blurs(pictures, self.std, method=method), strict=True))
-
 
 @dataclass(frozen=True, kw_only=True)
-class GrayMask(View):
+class GrayMask(_Colourless):
     """The whole picture, without colour outside the mask (grayscale reverse mask)."""
 
     kind = "gray_mask"
     source = "FGVP, Yang et al., NeurIPS 2023"
     needs_masks = True
-
-    def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The mask."""
-        return masks
-
-    def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
-        """The picture on its luma."""
-        return picture, _luma(picture)
-
-
-def _luma(picture: Tensor) -> Tensor:
-    """(3, H, W) uint8 without colour, as PIL's ``convert("L")`` computes it."""
-    weights = constant((19595, 38470, 7471), torch.int32, picture.device)[:, None, None]
-    luma = ((picture.int() * weights).sum(0, dtype=torch.int32) + 0x8000) >> 16
-    return luma.to(torch.uint8).expand_as(picture)

@@ -13,12 +13,7 @@ from bsap.views.view import Colour, Fill, View, check_colour, colour_layer
 
 @dataclass(frozen=True, kw_only=True)
 class _Outline(View):
-    """Views that draw a line on the picture.
-
-    Attributes:
-        colour: red, green, blue of the line, 0..255.
-        thickness: of the line, as a fraction of the picture's shorter side; at least one pixel.
-    """
+    """Views that draw a line on the picture."""
 
     colour: Colour = (255, 0, 0)
     thickness: float = 2 / 336

@@ -221,7 +221,7 @@ class View:
         return None
 
     def inside(self, boxes: Tensor, masks: Tensor | None, height: int, width: int) -> Tensor | None:
-        """The shape of each region; by default that of :meth:`figure`.
+        """The shape of each region; by default that of :meth:`figure`, or else the mask.
 
         Args:
             boxes: ``(R, 4)`` float32, xyxy.
@@ -233,7 +233,7 @@ class View:
             ``(R, 1, H, W)`` bool, or None when the whole picture is shown as it is.
         """
         figure = self.figure(boxes, height, width)
-        return None if figure is None else figure.pixels(height, width)
+        return masks if figure is None else figure.pixels(height, width)
 
     def paint(self, picture: Tensor, fill: Fill, method: Method) -> tuple[Tensor, Tensor]:
         """What to show inside and outside the shape; called once for all regions of a picture.
