@@ -22,7 +22,7 @@ def draw_all(
     interpolation: str,
     fill: tuple[float, float, float],
 ) -> Tensor:
-    """Draw regions of several pictures: ``(sum of R, 3, h, w)`` uint8, see :meth:`bsap.views.View.draw`."""
+    """Draw regions of several pictures: ``(sum of R, 3, h, w)`` uint8, see :meth:`bsap.views.View.render`."""
     if method == "fused" and (jobs := list(drawings)):
         from bsap.views import fused
 

@@ -22,6 +22,7 @@ its name and the key of its stored features contain all of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -54,14 +55,12 @@ class Layers:
         picture: ``(3, H, W)`` uint8, RGB.
         inner: what is shown inside shapes, from :func:`bsap.views.resample.layer`.
         outer: what is shown outside.
-        fill: the mean colour, 0..255.
         method: how views are computed.
     """
 
     picture: Tensor
     inner: Tensor
     outer: Tensor
-    fill: Fill
     method: Method
 
 
@@ -157,7 +156,7 @@ class View:
             ``(sum of R, D)`` float32 unit vectors, scene after scene.
 
         Raises:
-            DataError: see :meth:`draw`.
+            DataError: see :meth:`render`.
         """
         draw = self.drawer(encoder, pictures, boxes, masks, resize=resize)
         return encode_packs(encoder, [len(regions) for regions in boxes], draw, pack)
@@ -182,28 +181,24 @@ class View:
             From segments, in the order of scenes, to ``(N, 3, h, w)`` uint8 pixels of the encoder's size.
         """
         method = choose("auto", encoder.device)
-        if method == "native":  # without Triton a GPU's regions are drawn on the CPU, too
-            pictures = [picture.cpu() for picture in pictures]
-        options: dict[str, Any] = {"resize": resize, "interpolation": encoder.interpolation, "fill": encoder.fill}
-        together = None
+        layers: Callable[[int], Layers]
         if method == "fused":
-            together = [
-                _layers(picture, both, encoder.fill, method)
-                for picture, both in zip(pictures, self.paint_all(pictures, encoder.fill, method), strict=True)
-            ]
-        painted: dict[int, Layers] = {}  # of the last scene: one that spans several packs is painted once
+            both = self.paint_all(pictures, encoder.fill, method)
+            layers = [_layers(*parts, method) for parts in zip(pictures, both, strict=True)].__getitem__
+        else:  # a scene that spans several packs is painted once; without Triton a GPU's regions are drawn on the CPU
+
+            @functools.lru_cache(maxsize=1)
+            def layers(scene: int) -> Layers:
+                return self.layers(pictures[scene].cpu(), fill=encoder.fill, method=method)
 
         def draw(segments: Sequence[Segment]) -> Tensor:
             drawings: list[Drawing] = []
             for scene, start, stop in segments:
-                if together is None and scene not in painted:
-                    painted.clear()
-                    painted[scene] = self.layers(pictures[scene], fill=encoder.fill, method=method)
-                layers = painted[scene] if together is None else together[scene]
                 known = masks[scene]
                 part = None if known is None else known[start:stop]
-                drawings += self.drawings(layers, boxes[scene][start:stop], encoder.size, masks=part)
-            return draw_all(drawings, encoder.size, method=method, **options)
+                drawings += self.drawings(layers(scene), boxes[scene][start:stop], encoder.size, masks=part)
+            options: dict[str, Any] = {"interpolation": encoder.interpolation, "fill": encoder.fill}
+            return draw_all(drawings, encoder.size, method=method, resize=resize, **options)
 
         return draw
 
@@ -272,58 +267,18 @@ class View:
         fill: Fill = (0.0, 0.0, 0.0),
         method: Method = "auto",
     ) -> Tensor:
-        """Show regions of a picture: :meth:`layers` and :meth:`draw` in one call.
-
-        Args:
-            picture: ``(3, H, W)`` uint8, RGB.
-            boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device; see :meth:`draw`.
-            size: ``(h, w)`` of the encoder's input.
-            masks: R encodings of the picture's size.
-            resize: see :func:`bsap.views.resample.resample`.
-            interpolation: see :func:`bsap.views.resample.resample`.
-            fill: the mean colour, 0..255, for padding and for the background of masks.
-            method: see :func:`bsap.views.resample.resample`.
-
-        Returns:
-            ``(R, 3, h, w)`` uint8 on the picture's device.
-
-        Raises:
-            DataError: see :meth:`draw`.
-        """
-        layers = self.layers(picture, fill=fill, method=method)
-        return self.draw(layers, boxes, size, masks=masks, resize=resize, interpolation=interpolation)
-
-    def layers(self, picture: Tensor, *, fill: Fill = (0.0, 0.0, 0.0), method: Method = "auto") -> Layers:
-        """What all regions of a picture have in common: what is shown inside and outside their shapes.
-
-        Args:
-            picture: ``(3, H, W)`` uint8, RGB.
-            fill: the mean colour, 0..255, for padding and for the background of masks.
-            method: see :func:`bsap.views.resample.resample`.
-        """
-        method = choose(method, picture.device)
-        return _layers(picture, self.paint(picture, fill, method), fill, method)
-
-    def draw(
-        self,
-        layers: Layers,
-        boxes: Tensor,
-        size: tuple[int, int],
-        *,
-        masks: Sequence[RLE] | None = None,
-        resize: str = "squash",
-        interpolation: str = "bicubic",
-    ) -> Tensor:
         """Show each of some regions of a picture.
 
         Args:
-            layers: of the picture.
+            picture: ``(3, H, W)`` uint8, RGB.
             boxes: ``(R, 4)`` float32, xyxy in pixels, on the picture's device. Parts outside the picture are cut off;
                 a box without a pixel shows the nearest one.
             size: ``(h, w)`` of the encoder's input.
             masks: R encodings of the picture's size; needed where :attr:`needs_masks`, otherwise ignored.
             resize: see :func:`bsap.views.resample.resample`.
             interpolation: see :func:`bsap.views.resample.resample`.
+            fill: the mean colour, 0..255, for padding and for the background of masks.
+            method: see :func:`bsap.views.resample.resample`.
 
         Returns:
             ``(R, 3, h, w)`` uint8 on the picture's device.
@@ -331,15 +286,21 @@ class View:
         Raises:
             DataError: if the view needs masks and there are none, or their number or size does not fit the regions.
         """
+        layers = self.layers(picture, fill=fill, method=method)
         drawings = self.drawings(layers, boxes, size, masks=masks)
-        options: dict[str, Any] = {"resize": resize, "interpolation": interpolation, "fill": layers.fill}
+        options: dict[str, Any] = {"resize": resize, "interpolation": interpolation, "fill": fill}
         drawn = draw_all(drawings, size, method=layers.method, **options)
-        return drawn if len(drawn) else layers.picture.new_empty(0, 3, *size)
+        return drawn if len(drawn) else picture.new_empty(0, 3, *size)
+
+    def layers(self, picture: Tensor, *, fill: Fill, method: Method) -> Layers:
+        """What all regions of a picture have in common; arguments are those of :meth:`render`."""
+        method = choose(method, picture.device)
+        return _layers(picture, self.paint(picture, fill, method), method)
 
     def drawings(
         self, layers: Layers, boxes: Tensor, size: tuple[int, int], *, masks: Sequence[RLE] | None = None
     ) -> Iterator[Drawing]:
-        """What :meth:`draw` draws, in parts of bounded memory; arguments and errors are those of :meth:`draw`."""
+        """The regions in parts of bounded memory; arguments and errors are those of :meth:`render`."""
         picture = layers.picture
         height, width = picture.shape[-2:]
         encodings = self.checked_masks(masks, len(boxes), height, width) if self.needs_masks else None
@@ -373,10 +334,10 @@ class View:
         return masks
 
 
-def _layers(picture: Tensor, painted: tuple[Tensor, Tensor], fill: Fill, method: Method) -> Layers:
+def _layers(picture: Tensor, painted: tuple[Tensor, Tensor], method: Method) -> Layers:
     height, width = picture.shape[-2:]
     inner, outer = (layer(pixels, height, width, method=method) for pixels in painted)
-    return Layers(picture, inner, outer, fill, method)
+    return Layers(picture, inner, outer, method)
 
 
 def check_colour(kind: str, colour: object) -> None:
