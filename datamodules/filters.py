@@ -79,13 +79,11 @@ class Selection:
         if self.category is not None:
             names = self._known_categories(expressions)
             keep.append(lambda e: e.referent.category in names)
-        if self.min_words is not None or self.max_words is not None:
-            keep.append(lambda e: _within(len(e.text.split()), self.min_words, self.max_words))
-        if self.min_distractors is not None or self.max_distractors is not None:
+        if (self.min_distractors, self.max_distractors) != (None, None):
             _need_distractors(expressions)
             keep.append(lambda e: _within(e.referent.distractors, self.min_distractors, self.max_distractors))
-        if self.min_targets is not None or self.max_targets is not None:
-            keep.append(lambda e: _within(len(e.referent.ann_ids), self.min_targets, self.max_targets))
+        keep.append(lambda e: _within(len(e.text.split()), self.min_words, self.max_words))
+        keep.append(lambda e: _within(len(e.referent.ann_ids), self.min_targets, self.max_targets))
         if self.review is not None:
             named = [Reviewed(e.id, e.referent.image_id, e.text, e.referent.corner) for e in expressions]
             errors = label_errors(expanded(self.review), named)

@@ -17,7 +17,6 @@ In both, an id may also be a list of several, or ``[]`` where an expression mean
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
@@ -72,9 +71,7 @@ def read_jsonl(
     if lines and {"anns", "sentences"} <= lines[0][1].values.keys():
         _read_reclip(lines, records, text, match)
     elif lines and {"picture", "expressions"} <= lines[0][1].values.keys():
-        lines = _of_split(lines, split, file)
-        _read_own(lines, records, match)
-        records.proposals = _embedded(lines)
+        _read_own(_of_split(lines, split, file), records, match)
     else:
         raise DataError(
             f"{file}: the first line is neither ReCLIP's form (file_name, image_id, ann_id, anns, sentences) nor "
@@ -152,12 +149,15 @@ def _of_split(lines: Lines, split: str, file: Path) -> Lines:
 
 
 def _read_own(lines: Lines, records: SplitRecords, match: Match) -> None:
+    proposals: dict[str, list[RegionRecord]] = {}
     for n, line in lines:
         _only(line, _LINE)
         picture = _own_picture(line)
         if picture.image_id in records.pictures:
             raise DataError(f"{line.where}: the picture {picture.image_id} occurs twice. Write one line per picture.")
         records.pictures[picture.image_id] = picture
+        if "proposals" in line:
+            proposals[picture.image_id] = _proposals(line)
         for m, item in enumerate(line.items("expressions"), start=1):
             expression = Record(item, f"{line.where}, expression {m}")
             _only(expression, _EXPRESSION)
@@ -168,11 +168,15 @@ def _read_own(lines: Lines, records: SplitRecords, match: Match) -> None:
                 raise DataError(f"{expression.where}: an expression id must not contain '/', but got {key!r}.")
             phrase = expression.text("phrase") if "phrase" in expression else None
             records.add(key, expression.text("text"), referent, where=expression.where, phrase=phrase)
+    records.proposals = proposals or None
 
 
 def _own_picture(line: Record) -> PictureRecord:
     for n, item in enumerate(line.items("objects"), start=1):
         _only(Record(item, f"{line.where}, objects {n}"), _OBJECT)
+    complete = line.get("objects_complete")
+    if complete not in (None, True, False):
+        raise DataError(f"{line.where}: 'objects_complete' must be true or false, but got {shown(complete)}.")
     return PictureRecord(
         where=line.where,
         image_id=line.identity("image_id" if "image_id" in line else "picture"),
@@ -180,29 +184,17 @@ def _own_picture(line: Record) -> PictureRecord:
         width=line.size("width"),
         height=line.size("height"),
         objects=_objects(line, "objects"),
-        complete=_complete(line),
+        complete=complete is not False,
     )
 
 
-def _complete(line: Record) -> bool:
-    value = line.get("objects_complete")
-    if value not in (None, True, False):
-        raise DataError(f"{line.where}: 'objects_complete' must be true or false, but got {shown(value)}.")
-    return value is not False
-
-
-def _embedded(lines: Iterable[tuple[int, Record]]) -> dict[str, list[RegionRecord]] | None:
-    """Proposals that the lines bring, or None if no line brings any."""
-    found: dict[str, list[RegionRecord]] = {}
-    for _, line in lines:
-        if "proposals" in line:
-            regions = []
-            for n, item in enumerate(line.items("proposals"), start=1):
-                where = f"{line.where}, proposal {n}"
-                _only(Record(item, where), _PROPOSAL)
-                regions.append(region(item, where))
-            found[line.identity("image_id" if "image_id" in line else "picture")] = regions
-    return found or None
+def _proposals(line: Record) -> list[RegionRecord]:
+    regions = []
+    for n, item in enumerate(line.items("proposals"), start=1):
+        where = f"{line.where}, proposal {n}"
+        _only(Record(item, where), _PROPOSAL)
+        regions.append(region(item, where))
+    return regions
 
 
 def _only(record: Record, known: set[str]) -> None:
