@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bsap.datamodules.boxes import NORMALISED, UNIT, look_normalised, read_xywh, to_xyxy
 from bsap.datamodules.counts import published
-from bsap.datamodules.fields import shown
 from bsap.datamodules.filters import Selection
-from bsap.datamodules.masks import PictureMasks, boxes_of_masks, is_empty
+from bsap.datamodules.masks import PictureMasks, given_boxes, in_picture, is_empty
 from bsap.datamodules.picture_files import PictureFolder, picture_size
 from bsap.datamodules.proposals import ProposalSource
-from bsap.datamodules.records import ExpressionRecord, PictureRecord, ReferentRecord, RegionRecord, SplitRecords
-from bsap.datamodules.scene import RLE, Boxes, Expression, Referent, Scene, SplitSummary
+from bsap.datamodules.records import ExpressionRecord, PictureRecord, ReferentRecord, SplitRecords
+from bsap.datamodules.scene import Expression, Referent, Scene, SplitSummary
 from bsap.errors import DataError
 
 
@@ -138,33 +135,17 @@ def _published(records: SplitRecords) -> int | None:
 def _referent(record: ReferentRecord, picture: PictureRecord, encoded: PictureMasks, *, masks: bool) -> Referent:
     objects = [picture.objects[ann_id] for ann_id in record.ann_ids]
     needed = [o for o in objects if masks or o.bbox is None]
-    found = dict(zip(needed, encoded.of(needed), strict=True))
-    given = tuple(found.get(o) for o in objects)
-    # nothing can be measured against a mask without a pixel
-    usable = tuple(mask if mask is not None and not is_empty(mask) else None for mask in given)
+    # Nothing can be measured against a mask without a pixel.
+    usable = {o: mask for o, mask in zip(needed, encoded.of(needed), strict=True) if mask and not is_empty(mask)}
+    for annotated in objects:
+        if annotated.bbox is None and annotated not in usable:
+            raise DataError(f"{annotated.where}: the mask has no pixel, and there is no box. Give the object a 'bbox'.")
     return Referent(
         id=record.id,
         ann_ids=record.ann_ids,
-        boxes=_boxes(objects, given, encoded.width, encoded.height),
-        masks=usable,
+        boxes=in_picture(given_boxes(objects, usable), objects, encoded),
+        masks=tuple(usable.get(annotated) for annotated in objects),
         category=record.category,
         distractors=record.distractors,
         match=record.match,
     )
-
-
-def _boxes(objects: Sequence[RegionRecord], masks: Sequence[RLE | None], width: int, height: int) -> Boxes:
-    rows: list[object] = []
-    for annotated, mask in zip(objects, masks, strict=True):
-        if annotated.bbox is not None:
-            rows.append(annotated.bbox)
-        elif mask is not None and is_empty(mask):
-            raise DataError(f"{annotated.where}: the mask has no pixel, and there is no box. Give the object a 'bbox'.")
-        elif mask is not None:
-            rows.append(boxes_of_masks([mask])[0].tolist())
-        else:
-            raise DataError(f"{annotated.where}: an object needs a box or a mask, but has {shown(annotated.bbox)}.")
-    where = [annotated.where for annotated in objects]
-    if look_normalised(rows) and min(width, height) > 2 * UNIT:
-        raise DataError(f"{where[0]}: the box is {shown(rows[0])}. {NORMALISED}")
-    return to_xyxy(read_xywh(rows, where), width, height, where)

@@ -7,17 +7,17 @@ picture, makes it read or write outside its memory. So every encoding is checked
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from bsap.datamodules.boxes import NORMALISED, ROUNDING, UNIT
+from bsap.datamodules.boxes import NORMALISED, ROUNDING, UNIT, look_normalised, read_xywh, to_xyxy
 from bsap.datamodules.fields import shown, whole
 from bsap.datamodules.records import RegionRecord
-from bsap.datamodules.scene import RLE
+from bsap.datamodules.scene import RLE, Boxes
 from bsap.errors import DataError
 
 _NUMBERS = {int, float}
@@ -126,6 +126,21 @@ def boxes_of_masks(masks: list[RLE]) -> NDArray[np.float64]:
     if not masks:
         return np.zeros((0, 4))
     return np.asarray(coco.toBbox(masks), dtype=np.float64).reshape(-1, 4)
+
+
+def given_boxes(regions: Sequence[RegionRecord], masks: Mapping[RegionRecord, RLE]) -> NDArray[np.float64]:
+    """Boxes as their file gives them, or else those of the masks: (N, 4) float64, ``[x, y, width, height]``."""
+    rows = [boxes_of_masks([masks[r]])[0].tolist() if r.bbox is None else r.bbox for r in regions]
+    return read_xywh(rows, [r.where for r in regions])
+
+
+def in_picture(
+    xywh: NDArray[np.float64], regions: Sequence[RegionRecord], picture: PictureMasks, *, fix: str = ""
+) -> Boxes:
+    """The boxes of a picture's regions as :func:`~bsap.datamodules.boxes.to_xyxy` gives them, unless normalised."""
+    if look_normalised(xywh.tolist()) and min(picture.width, picture.height) > 2 * UNIT:
+        raise DataError(f"{regions[0].where}: the box is {shown(xywh[0].tolist())}. {NORMALISED} {fix}".rstrip())
+    return to_xyxy(xywh, picture.width, picture.height, [r.where for r in regions], fix=fix)
 
 
 def is_empty(mask: RLE) -> bool:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bsap.datamodules.boxes import NORMALISED, UNIT, look_normalised, read_xywh, to_xyxy
-from bsap.datamodules.fields import number, shown
+from bsap.datamodules.boxes import NORMALISED, look_normalised
+from bsap.datamodules.fields import number
 from bsap.datamodules.files import below, read_bytes, sha256
-from bsap.datamodules.masks import PictureMasks, boxes_of_masks, whole_mask
+from bsap.datamodules.masks import PictureMasks, given_boxes, in_picture, whole_mask
 from bsap.datamodules.picture_names import by_picture
 from bsap.datamodules.proposal_readers import read_picture_file, read_proposals
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords
@@ -263,24 +263,21 @@ def make_proposals(
         if config.top_k is not None:
             keep = np.sort(keep[np.argsort(-scores[keep], kind="stable")[: config.top_k]])
     kept = [regions[i] for i in keep.tolist()]
-    masks = _masks(kept, picture) if has_masks else None
-    xywh = _xywh(kept, masks, picture)
+    masks = _masks(kept if has_masks else [r for r in kept if r.bbox is None], picture)
+    xywh = given_boxes(kept, masks)
     if config.min_area > 0 or config.min_area_share > 0:
         areas = xywh[:, 2] * xywh[:, 3]
         wide = areas > config.min_area_share * picture.width * picture.height
         # As in ReCLIP, the share leaves out nothing where no box reaches it.
         large = np.flatnonzero((areas >= config.min_area) & (wide if config.min_area_share and wide.any() else True))
         keep, xywh, kept = keep[large], xywh[large], [kept[i] for i in large.tolist()]
-        masks = None if masks is None else [masks[i] for i in large.tolist()]
     fix = "Leave out proposals without area with `--data.proposals.min_area 1`, the smallest area in square pixels."
-    if look_normalised(xywh.tolist()) and min(picture.width, picture.height) > 2 * UNIT:
-        raise DataError(f"{kept[0].where}: the box is {shown(xywh[0].tolist())}. {NORMALISED} {fix}")
     for i in np.flatnonzero(xywh[:, 2] == 0).tolist():
         if kept[i].bbox is None:  # the box is the mask's own
             raise DataError(f"{kept[i].where}: the mask has no pixel, and there is no box. {fix}")
     return Proposals(
-        boxes=to_xyxy(xywh, picture.width, picture.height, [r.where for r in kept], fix=fix),
-        masks=None if masks is None else tuple(masks),
+        boxes=in_picture(xywh, kept, picture, fix=fix),
+        masks=tuple(masks[region] for region in kept) if has_masks else None,
         scores=None if scores is None else scores[keep].astype(np.float32),
     )
 
@@ -291,24 +288,13 @@ def _scores(regions: Sequence[RegionRecord]) -> NDArray[np.float64] | None:
     return np.array([number(r.score, f"{r.where}, 'score'") for r in regions], dtype=np.float64)
 
 
-def _masks(regions: Sequence[RegionRecord], picture: PictureMasks) -> list[RLE]:
-    masks = []
+def _masks(regions: Sequence[RegionRecord], picture: PictureMasks) -> dict[RegionRecord, RLE]:
+    masks = {}
     for region, mask in zip(regions, picture.of(regions), strict=True):
         if mask is None:
             raise DataError(
                 f"{region.where}: this proposal has no mask, but others of its source have. Give every proposal a "
                 "'segmentation' or none; `proposals.source: masks` needs one for each."
             )
-        masks.append(mask)
+        masks[region] = mask
     return masks
-
-
-def _xywh(regions: Sequence[RegionRecord], masks: Sequence[RLE] | None, picture: PictureMasks) -> NDArray[np.float64]:
-    boxless = [i for i, r in enumerate(regions) if r.bbox is None]
-    given = [i for i, r in enumerate(regions) if r.bbox is not None]
-    xywh = np.zeros((len(regions), 4))
-    xywh[given] = read_xywh([regions[i].bbox for i in given], [regions[i].where for i in given])
-    if boxless:
-        own = [masks[i] for i in boxless] if masks is not None else _masks([regions[i] for i in boxless], picture)
-        xywh[boxless] = boxes_of_masks(own)
-    return xywh
