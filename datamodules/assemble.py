@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bsap.datamodules.counts import published
 from bsap.datamodules.filters import Selection
@@ -42,23 +42,14 @@ def build_split(
     masks: bool = True,
     size_tolerance: int = 0,
 ) -> LoadedSplit:
-    """Select expressions and build their scenes.
-
-    Args:
-        records: the split.
-        selection: the filters.
-        source: the proposals.
-        folder: where the pictures are.
-        masks: whether referents keep their masks.
-        size_tolerance: how many pixels the pictures' width and height may differ from the annotated ones.
+    """Select expressions and build their scenes, in which referents keep their masks if ``masks``.
 
     Raises:
         ConfigError: for a filter that does not fit the split.
         DataError: for a picture that is missing, or an invalid box or mask of a selected picture.
     """
-    chosen = selection.apply(records.expressions)
     by_picture: dict[str, list[ExpressionRecord]] = {}
-    for record in chosen:
+    for record in selection.apply(records.expressions):
         by_picture.setdefault(record.referent.image_id, []).append(record)
     texts: dict[str, list[str]] = {image_id: [] for image_id in by_picture}
     for record in records.expressions:
@@ -69,7 +60,7 @@ def build_split(
     absent = source.absent(list(by_picture), {record.referent.image_id for record in records.expressions})
 
     scenes: list[Scene] = []
-    without = missing = 0
+    without = 0
     for picture, path in zip(pictures, paths, strict=True):
         image_id, expressions = picture.image_id, by_picture[picture.image_id]
         width, height = picture.size or picture_size(path)
@@ -81,8 +72,6 @@ def build_split(
                 continue
             if source.config.empty == "whole_image":
                 proposals = source.whole(width, height)
-            else:
-                missing += len(expressions)
         referents = {e.referent.id: e.referent for e in expressions}
         made = {id: _referent(r, picture, encoded, masks=masks) for id, r in referents.items()}
         scenes.append(
@@ -102,18 +91,13 @@ def build_split(
     if not scenes:
         raise DataError(f"{source.file}: all {len(by_picture)} selected pictures are without proposals and skipped.")
 
-    skipped = len(chosen) - sum(len(scene.expressions) for scene in scenes)
-    summary = SplitSummary(
-        dataset=records.dataset,
-        split_by=records.split_by,
-        split=records.split,
+    counts = published(records.dataset, records.split_by, records.split)
+    seen = SplitSummary.of(scenes, dataset=records.dataset, split_by=records.split_by, split=records.split)
+    summary = replace(
+        seen,
         total=len(records.expressions),
-        selected=len(chosen) - skipped,
-        skipped=len(records.expressions) - len(chosen) + skipped,
-        published=_published(records),
-        missing=missing,
-        scenes=len(scenes),
-        regions=sum(len(scene.proposals) for scene in scenes),
+        skipped=len(records.expressions) - seen.selected,
+        published=counts.expressions if counts else None,
         selection=selection.given(),
         proposals=source.describe(absent=len(absent), without=without),
         pictures={"size_tolerance": size_tolerance} if size_tolerance else {},
@@ -125,11 +109,6 @@ def build_split(
         pictures=len(by_picture),
         absent=absent,
     )
-
-
-def _published(records: SplitRecords) -> int | None:
-    counts = published(records.dataset, records.split_by, records.split)
-    return counts.expressions if counts else None
 
 
 def _referent(record: ReferentRecord, picture: PictureRecord, encoded: PictureMasks, *, masks: bool) -> Referent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,8 @@ def check_root(
         except DataError as error:
             errors.append(str(error))
             continue
-        for split in [*names, *_absent_splits(folder_name, split_by, names)]:
+        known = [split for d, s, split in PUBLISHED if (d, s) == (folder_name, split_by)]
+        for split in dict.fromkeys([*names, *known]):
             if splits and split not in splits:
                 continue
             chosen = [ref for ref in refs if ref["split"] == split]
@@ -140,10 +141,6 @@ def check_root(
             except DataError as error:
                 errors.append(str(error))
     return RootReport(root=str(root), splits=tuple(reports), errors=tuple(errors))
-
-
-def _absent_splits(dataset: str, split_by: str, names: Iterable[str]) -> list[str]:
-    return [split for d, s, split in PUBLISHED if (d, s) == (dataset, split_by) and split not in names]
 
 
 def _check_split(records: SplitRecords, folder: PictureFolder, size_tolerance: int) -> SplitReport:

@@ -7,7 +7,7 @@ https://huggingface.co/datasets/JierunChen/Ref-L4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Reviewed(NamedTuple):
     corner: Sequence[float] = ()
 
 
-def label_errors(file: Path, expressions: Iterable[Reviewed]) -> set[str]:
+def label_errors(file: Path, expressions: Sequence[Reviewed]) -> set[str]:
     """The ids of the expressions that the review calls label errors.
 
     An expression is found by its picture and its words, whatever their case and punctuation; among several, as two
@@ -49,9 +49,8 @@ def label_errors(file: Path, expressions: Iterable[Reviewed]) -> set[str]:
         box = [number(value, f"{entry.where}, 'bbox'") for value in entry.items("bbox")[:2]] if "bbox" in entry else []
         wrong = number(entry["caption_quality"], f"{entry.where}, 'caption_quality'") == 0
         entries.setdefault((entry.identity("image_id"), _words(text)), []).append((box, wrong))
-    found, lost, every = set(), [], 0
+    found, lost = set(), []
     for expression in expressions:
-        every += 1
         alike = entries.get((expression.image_id, _words(expression.text)), [])
         if not alike:
             lost.append(expression)
@@ -59,7 +58,7 @@ def label_errors(file: Path, expressions: Iterable[Reviewed]) -> set[str]:
             found.add(expression.id)
     if lost:
         raise DataError(
-            f"{name}: {len(lost)} of {every} expressions are not in this review, first {lost[0].id} "
+            f"{name}: {len(lost)} of {len(expressions)} expressions are not in this review, first {lost[0].id} "
             f"({lost[0].text!r}). Name the file of the same data set and split."
         )
     return found
