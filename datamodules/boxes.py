@@ -24,14 +24,7 @@ NORMALISED = (
 
 
 def read_xywh(rows: Sequence[object], where: Sequence[str]) -> NDArray[np.float64]:
-    """N boxes ``[x, y, width, height]`` as numbers.
-
-    Args:
-        rows: N lists of four numbers.
-        where: N places, for errors.
-
-    Returns:
-        (N, 4) float64.
+    """N boxes ``[x, y, width, height]`` at N places as numbers, (N, 4) float64.
 
     Raises:
         DataError: if a row is not four finite numbers, or its width or height is negative.

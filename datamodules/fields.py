@@ -155,11 +155,6 @@ class Record:
 def from_mapping(kind: type[T], value: object, where: str) -> T:
     """An instance of a dataclass from a mapping of its fields, as YAML holds it; lists become tuples.
 
-    Args:
-        kind: the dataclass.
-        value: what should be a mapping.
-        where: file and place, for errors.
-
     Raises:
         ConfigError: if the value is not a mapping, has an unknown key, or lacks a field without default.
 

@@ -156,11 +156,7 @@ def parse_json(
 
 
 def json_records(data: bytes, name: str) -> Iterator[tuple[int, Record]]:
-    """The records of a file of JSON lines, or of one JSON array of them.
-
-    Args:
-        data: the file's content. Blank lines are skipped.
-        name: the file's name, for errors.
+    """The records of a file of JSON lines, or of one JSON array of them. Blank lines are skipped.
 
     Yields:
         The number of the line, or of the array's item, counted from 1, and the record.

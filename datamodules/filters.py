@@ -16,19 +16,9 @@ from bsap.errors import ConfigError, DataError, check_number, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Filters over expressions; all that are given must hold.
+    """Filters over expressions, as :class:`~bsap.datamodules.split_reader.SplitReader` takes them; all must hold.
 
-    Attributes:
-        ids: expression ids (whole, or only what follows the last ``/``), one id, or a text file with one id per line.
-        limit: at most so many expressions, the first in annotation order that pass all other filters.
-        category: the referent's category, or several.
-        min_words: fewest words of the expression, counted at white space.
-        max_words: most words.
-        min_distractors: fewest other annotated objects of the referent's category in the picture.
-        max_distractors: most of them.
-        min_targets: fewest annotations that the expression means; nothing in the picture is 0.
-        max_targets: most of them.
-        review: one of Ref-L4's files ``*_reviewed.json``: leave out what it calls a label error.
+    Words are counted at white space. Nothing in the picture is a set of 0 targets.
 
     Example:
         >>> Selection(limit=100, category="dog").given()

@@ -51,14 +51,9 @@ def read_jsonl(
 
     An expression's key is its own ``id`` where it has one, else ``line.index``, both counted from 1.
 
-    Args:
-        file: the file.
-        dataset: what the dataset is called.
-        split_by: what the partition is called; None takes the one that papers report for the dataset, else ``own``.
-        split: which split: lines with another ``split`` are left out, lines without one belong to every split.
-        text: which wording of ReCLIP's sentences, ``sent`` or ``raw``; files with only ``raw`` give that.
-        lowercase: whether texts are put in lower case.
-        match: whether any of an expression's annotations counts, or all are meant.
+    Lines with another ``split`` are left out, lines without one belong to every split. A partition that is not given is
+    the one that papers report for the dataset, else ``own``. The other arguments are as in
+    :class:`~bsap.datamodules.split_reader.SplitReader`.
 
     Raises:
         DataError: for a file that is missing or malformed.

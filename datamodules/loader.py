@@ -22,12 +22,7 @@ from bsap.datamodules.scene import Scene
 
 
 class SceneDataset(Dataset[tuple[Scene, Tensor]]):
-    """Scenes with their decoded pictures: item n is (scene, uint8 (3, H, W)).
-
-    Args:
-        scenes: the scenes.
-        unopened: indices of scenes whose picture is not needed; it is left empty, (3, 0, 0).
-    """
+    """Scenes with their decoded pictures: item n is (scene, uint8 (3, H, W)); (3, 0, 0) if n is in ``unopened``."""
 
     def __init__(self, scenes: Sequence[Scene], unopened: Collection[int] = ()) -> None:
         self.scenes, self.unopened = scenes, frozenset(unopened)
@@ -117,14 +112,9 @@ def validation_loader(items: Any, weights: Sequence[int], *, batch_size: int) ->
 
 
 def sensible_workers(batches: int, processes: int = 1) -> int:
-    """How many workers decode pictures where the settings do not say.
+    """How many workers decode pictures where the settings do not say: at most 8, and one less than the cores at hand.
 
-    Args:
-        batches: how many batches a process will see; few batches do not pay for starting workers.
-        processes: how many processes share this machine's cores.
-
-    Returns:
-        At most 8, and at most one less than the cores that the process may use.
+    Few batches do not pay for starting workers. ``processes`` share this machine's cores.
     """
     if batches < 4:
         return 0

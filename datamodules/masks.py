@@ -55,20 +55,7 @@ def encode_mask(segmentation: object, width: int, height: int, where: str) -> RL
 
 
 def encode_masks(segmentations: Sequence[object], width: int, height: int, where: Sequence[str]) -> list[RLE | None]:
-    """The masks of one picture, as :func:`encode_mask` gives them: all polygons are checked and drawn together.
-
-    Args:
-        segmentations: N masks, in any of the forms.
-        width: W of the picture in pixels.
-        height: H of the picture in pixels.
-        where: N places, for errors.
-
-    Returns:
-        N encodings; None where there is no mask.
-
-    Raises:
-        DataError: as :func:`encode_mask`.
-    """
+    """N masks of one picture, as :func:`encode_mask` gives each: all polygons are checked and drawn together."""
     parts: list[list[RLE]] = [[] for _ in segmentations]
     polygons: list[NDArray[np.float64]] = []
     owners: list[int] = []  # of each polygon, the mask
@@ -88,12 +75,7 @@ def encode_masks(segmentations: Sequence[object], width: int, height: int, where
 
 
 class PictureMasks:
-    """The masks of one picture's annotated objects and proposals, each encoded once.
-
-    Args:
-        width: W of the picture in pixels.
-        height: H of the picture in pixels.
-    """
+    """The masks of one picture's annotated objects and proposals, each encoded once."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height

@@ -127,11 +127,7 @@ class PictureFolder:
         return None
 
     def find(self, names: Iterable[Names], *, dataset: str = "") -> list[Path]:
-        """The pictures' files.
-
-        Args:
-            names: the pictures, relative to their folder.
-            dataset: whose they are, for the error message: only some have COCO's.
+        """The pictures' files, as :meth:`locate` finds them.
 
         Raises:
             DataError: if any is missing; it names what was expected where.
@@ -194,12 +190,7 @@ class SizeDifference(NamedTuple):
 def size_differences(
     paths: Sequence[Path], annotated: Sequence[tuple[int, int]], tolerance: int = 0
 ) -> list[SizeDifference]:
-    """Compare pictures with their annotations, from the files' headers.
-
-    Args:
-        paths: N picture files.
-        annotated: N annotated sizes (W, H) in pixels.
-        tolerance: how many pixels width and height may differ.
+    """Compare N pictures with their annotated sizes (W, H), from the files' headers.
 
     Returns:
         One entry for each picture that differs or cannot be read, in order. A picture that has the annotated size once
@@ -265,9 +256,6 @@ def scene_picture(scene: Scene) -> Tensor:
 
 def check_sizes(scenes: Sequence[Scene]) -> None:
     """Compare the sizes of all pictures with the annotated ones, from their headers.
-
-    Args:
-        scenes: the scenes, with the tolerance.
 
     Raises:
         DataError: for pictures that cannot be read or differ by more; it lists them.

@@ -83,11 +83,6 @@ _SCHEMES: dict[str, tuple[Callable[[str], str], Callable[[PictureRecord], str]]]
 def by_picture(found: Mapping[str, T], pictures: Collection[PictureRecord], file: str) -> tuple[dict[str, T], str]:
     """What a file says of each picture, and how it names pictures: in the one way that fits the most of them.
 
-    Args:
-        found: values by the names that the file uses.
-        pictures: the pictures of the split.
-        file: the file, for errors.
-
     Returns:
         The values by ``image_id`` of the pictures that the file lists, and the name of the way.
 

@@ -109,15 +109,7 @@ def _twice(where: str, image_id: str) -> DataError:
 
 
 def read_picture_file(data: bytes, name: str) -> list[RegionRecord]:
-    """The proposals of one picture, from a file that holds nothing else.
-
-    Args:
-        data: the file's content: a list of boxes or objects, or SAM's form of one picture.
-        name: the file's name, for errors.
-
-    Raises:
-        DataError: if the file has neither form.
-    """
+    """The proposals of one picture, from a file that holds nothing else: a list of them, or SAM's form."""
     content = parse_json(data, name)
     if isinstance(content, dict):
         content = Record(content, name).items("annotations")

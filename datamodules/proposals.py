@@ -89,11 +89,7 @@ class ProposalConfig:
 class ProposalSource:
     """Proposals by picture, for one split.
 
-    Args:
-        config: source, filters and policy.
-        records: the split; ground truth and embedded proposals are read from it.
-        root: the data's root, where a relative path may start.
-        masks: whether proposals keep their masks.
+    Ground truth and embedded proposals are read from ``records``. A relative path may start at the data's ``root``.
 
     Attributes:
         file: the file or folder that holds the proposals.
@@ -166,11 +162,7 @@ class ProposalSource:
         return found
 
     def absent(self, image_ids: Collection[str], split: Collection[str]) -> list[str]:
-        """The pictures that the source does not know, though it should know most.
-
-        Args:
-            image_ids: the selected pictures.
-            split: all pictures with expressions in the unfiltered split.
+        """The selected pictures that the source does not know, though it should know most of the ``split``.
 
         Raises:
             DataError: if it lacks more than half of both: then it is the file of another dataset or split. Half of the
@@ -240,17 +232,7 @@ def _check_boxes(regions: Mapping[str, Sequence[RegionRecord]], file: str) -> No
 def make_proposals(
     regions: Sequence[RegionRecord], config: ProposalConfig, picture: PictureMasks, *, has_masks: bool
 ) -> Proposals:
-    """Check and filter the proposals of one picture.
-
-    Args:
-        regions: as the file wrote them.
-        config: the filters.
-        picture: the picture's size and masks.
-        has_masks: whether masks are wanted; then every proposal must have one.
-
-    Returns:
-        R proposals in the file's order.
-    """
+    """Check and filter the proposals of one picture, in the file's order; with ``has_masks`` each needs a mask."""
     scores = _scores(regions)
     if (config.min_score > 0 or config.top_k is not None) and scores is None and regions:
         raise ConfigError(

@@ -157,15 +157,8 @@ def make_referent(
 ) -> ReferentRecord:
     """A referent whose annotations are all among the picture's objects, with its category and distractors.
 
-    Args:
-        where: the place, for errors.
-        id: the referent's identity.
-        picture: its picture.
-        ann_ids: the annotations that are meant; none, or ``-1`` alone, where nothing is.
-        match: as in :class:`bsap.datamodules.scene.Referent`; nothing is the set of no annotation whatever is given.
-
-    Returns:
-        The referent. Its category is the first annotation's, and for a set what all its annotations share.
+    No annotation, or ``-1`` alone, means nothing, which is a set whatever ``match`` says. The category is the first
+    annotation's, and for a set what all its annotations share.
     """
     if not ann_ids or (ann_ids == (NO_TARGET,) and NO_TARGET not in picture.objects):
         return ReferentRecord(where, id, picture.image_id, (), None, None, "all")

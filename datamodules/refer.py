@@ -41,17 +41,7 @@ def read_refer(
     lowercase: bool = False,
     match: Match | None = None,
 ) -> SplitRecords:
-    """One split of a dataset in the REFER layout.
-
-    Args:
-        root: the folder that holds ``{dataset}``.
-        dataset: for example ``refcoco``.
-        split_by: for example ``unc``; None takes the partition that papers report.
-        split: for example ``testA``.
-        text: which wording of a sentence, ``sent`` (cleaned) or ``raw`` (as typed).
-        lowercase: whether texts are put in lower case.
-        match: whether any of a referent's annotations counts, or all are meant; None: all in gRefCOCO's files, any in
-            others.
+    """One split of a dataset in the REFER layout; arguments as in :class:`~bsap.datamodules.split_reader.SplitReader`.
 
     Raises:
         DataError: for files that are missing or malformed.
@@ -160,12 +150,7 @@ class Instances:
 
 
 def read_instances(file: Path, wanted: set[str] | None = None) -> Instances:
-    """Read a COCO annotation file.
-
-    Args:
-        file: the file.
-        wanted: ids of the pictures to read; None reads all.
-    """
+    """Read the pictures of a COCO annotation file, or only those whose ids are wanted."""
     data = read_bytes(file, what="COCO annotations", fix=WHERE_TO_GET)
     name, digest = str(file), sha256(data)
     content = Record(parse_json(data, name, hook=_pack), name)

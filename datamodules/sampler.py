@@ -12,10 +12,6 @@ from torch.utils.data import DistributedSampler
 def balanced_shards(weights: Sequence[int], shards: int) -> list[list[int]]:
     """Divide items into shards of similar weight: the heaviest item first, each to the lightest shard so far.
 
-    Args:
-        weights: the work of each item.
-        shards: how many shares.
-
     Returns:
         Ascending indices of each share. Shares may be empty. The same input always gives the same shares. The heaviest
         is at most 4/3 of the best possible (Graham, "Bounds on multiprocessing timing anomalies", 1969).

@@ -144,15 +144,7 @@ class SplitReader:
 
 
 def as_texts(name: str, value: Sequence[str | float] | str | float | None) -> tuple[str, ...] | str | None:
-    """Ids or names as texts; numbers with a point are refused, because YAML reads 1.10 as 1.1.
-
-    Args:
-        name: the setting, for errors.
-        value: one value or several.
-
-    Raises:
-        ConfigError: for a value that is neither a text nor an integer.
-    """
+    """Ids or names as texts; numbers with a point are refused, because YAML reads 1.10 as 1.1."""
     if value is None or isinstance(value, str):
         return value
     values = value if isinstance(value, (list, tuple)) else [value]
