@@ -32,6 +32,17 @@ def _check_missing(missing: Tensor | None, like: Tensor) -> Tensor:
     return missing.to(like.device)
 
 
+def _check_int64(**counts: Tensor) -> None:
+    """Refuse counts of N samples that are not int64 and of one length."""
+    first = next(iter(counts.values()))
+    for name, count in counts.items():
+        if count.ndim != 1 or count.dtype != torch.int64 or count.shape != first.shape:
+            raise ValueError(
+                f"Expected argument `{name}` to be an int64 tensor of shape (N,), the same N for all, "
+                f"but got {count.dtype} of shape {tuple(count.shape)}."
+            )
+
+
 def _check_all(valid: Tensor, name: str, values: Tensor, expected: str) -> None:
     """Refuse the first of N values that is not valid."""
     if not valid.all():

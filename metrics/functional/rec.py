@@ -58,11 +58,16 @@ def box_iou_pairs(preds: Tensor, target: Tensor) -> Tensor:
             f"Expected argument `target` to be of the shape of `preds`, {tuple(preds.shape)}, "
             f"but got {tuple(target.shape)}."
         )
+    return _box_iou(preds, target)[0]
+
+
+def _box_iou(preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and union of boxes (..., 4) that broadcast, in float64; IoU 0 for a pair of boxes without any area."""
     a, b = preds.double(), target.double()
-    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
-    intersection = sides.prod(dim=1)
-    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - intersection
-    return torch.where(union > 0, intersection / union, 0.0)
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = sides.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
+    return torch.where(union > 0, intersection / union, 0.0), union
 
 
 def rec_hits(iou: Tensor, thresholds: Sequence[float] = (0.5,), *, strict: bool = False) -> Tensor:

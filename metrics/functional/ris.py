@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bsap.metrics.functional._shared import (
     _check_all,
+    _check_int64,
     _check_missing,
     _check_thresholds,
     _ratio,
@@ -21,21 +22,6 @@ DEFAULT_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _FRACTION_BITS = 40  # an IoU is summed in units of 2^-40
 _MAX_UNION = 2**40  # with less than 2^23 samples, no int64 sum overflows
 _MAX_SAMPLES = 2**23
-
-
-def _check_counts(intersection: Tensor, union: Tensor, missing: Tensor) -> None:
-    for name, counts in (("intersection", intersection), ("union", union)):
-        if counts.ndim != 1 or counts.dtype != torch.int64 or counts.shape != intersection.shape:
-            raise ValueError(
-                f"Expected argument `{name}` to be an int64 tensor of shape (N,), the same N for both, "
-                f"but got {counts.dtype} of shape {tuple(counts.shape)}."
-            )
-    expected = "from 1 to 2^40 - 1 pixels (a referent with an empty mask is no referent)"
-    _check_all((union > 0) & (union < _MAX_UNION), "union", union, expected)
-    expected = "from 0 to the union, and 0 where `missing`"
-    _check_all(
-        (intersection >= 0) & (intersection <= union.masked_fill(missing, 0)), "intersection", intersection, expected
-    )
 
 
 def _fixed_point(intersection: Tensor, union: Tensor) -> Tensor:
@@ -52,7 +38,11 @@ def _ris_update(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Intersection, union, IoU in units of 2^-40, hits (T,), samples and missing samples of one batch, all int64."""
     absent = _check_missing(missing, intersection)
-    _check_counts(intersection, union, absent)
+    _check_int64(intersection=intersection, union=union)
+    expected = "from 1 to 2^40 - 1 pixels (a referent with an empty mask is no referent)"
+    _check_all((union > 0) & (union < _MAX_UNION), "union", union, expected)
+    inside = (intersection >= 0) & (intersection <= union.masked_fill(absent, 0))
+    _check_all(inside, "intersection", intersection, "from 0 to the union, and 0 where `missing`")
     hits = _reaches(intersection.double() / union.double(), thresholds)
     hits &= ~absent[:, None]  # a threshold of 0 is reached by nothing at all
     return (

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bsap.metrics.functional._shared import _check_all, _check_missing, _ratio, _warn_if_empty
-from bsap.metrics.functional.rec import _check_boxes
+from bsap.metrics.functional._shared import _check_all, _check_int64, _check_missing, _ratio, _warn_if_empty
+from bsap.metrics.functional.rec import _box_iou, _check_boxes
 from bsap.metrics.functional.ris import _FRACTION_BITS, _MAX_UNION, _check_total, _fixed_point
 
 SetVariant = Literal["paper", "rela_code"]
@@ -44,7 +44,11 @@ def match_boxes(preds: Tensor, target: Tensor, *, threshold: float = 0.5, genera
         raise ValueError(f"Expected argument `threshold` to be a number above 0 and at most 1, but got {threshold}.")
     _check_boxes("preds", preds)
     _check_boxes("target", target)
-    values = _pairwise_iou(preds.double(), target.double(), generalized=generalized)
+    a, b = preds[:, None].double(), target[None].double()
+    values, union = _box_iou(a, b)
+    if generalized:
+        hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+        values = values - torch.where(hull > 0, (hull - union) / hull, 0.0)
     found = 0
     while values.numel():
         row, column = divmod(int(values.argmax()), values.shape[1])
@@ -56,26 +60,9 @@ def match_boxes(preds: Tensor, target: Tensor, *, threshold: float = 0.5, genera
     return found
 
 
-def _pairwise_iou(preds: Tensor, target: Tensor, *, generalized: bool) -> Tensor:
-    """(P, T) IoU or generalised IoU of all pairs in float64; 0 for a pair of boxes without any area."""
-    a, b = preds[:, None], target[None]
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
-    iou = torch.where(union > 0, overlap / union, 0.0)
-    if not generalized:
-        return iou
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
-    return iou - torch.where(hull > 0, (hull - union) / hull, 0.0)
-
-
 def _check_counts(**counts: Tensor) -> None:
-    first = next(iter(counts.values()))
+    _check_int64(**counts)
     for name, count in counts.items():
-        if count.ndim != 1 or count.dtype != torch.int64 or count.shape != first.shape:
-            raise ValueError(
-                f"Expected argument `{name}` to be an int64 tensor of shape (N,), the same N for all, "
-                f"but got {count.dtype} of shape {tuple(count.shape)}."
-            )
         _check_all(count >= 0, name, count, "at least 0")
 
 
