@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback
 
 from bsap.cli.parser import CommandLine
 from bsap.cli.predict import PredictCommand, predict
@@ -56,11 +54,7 @@ def _run(argv: list[str]) -> int:
         return predict(cli)
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     if cli.trainer.is_global_zero:
-        print_results(cli.model.results, folder=run_folder(cli.trainer))
+        callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+        folders = [callback.folder for callback in callbacks if isinstance(callback, RunCallback)]
+        print_results(cli.model.results, folder=folders[0].path if folders and folders[0] is not None else None)
     return 0
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """Where a trainer's last test wrote its results."""
-    found = [callback.folder for callback in trainer.callbacks if isinstance(callback, RunCallback)]  # type: ignore[attr-defined]
-    return found[0].path if found and found[0] is not None else None

@@ -51,29 +51,24 @@ def shipped(argv: Sequence[str]) -> list[str]:
     """
     root = Path(str(files("bsap.configs")))
     known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
-    replaced = []
+    options, replaced = ("-c", "--config"), []
     for item in argv:
         head, sign, tail = item.rpartition("=")
-        if tail.startswith(PREFIX) and (not sign or head in ("-c", "--config")):
+        if tail.startswith(PREFIX) and (not sign or head in options):
             name = tail.removeprefix(PREFIX)
             if name not in known:
                 raise unknown("configuration of the package", name, known)
             tail = str(root / name)
-        elif tail.startswith("~") and head in ("-c", "--config"):  # the shell expands a `~` only after a space
+        elif tail.startswith("~") and head in options:  # the shell expands a `~` only after a space
             tail = str(Path(tail).expanduser())
         replaced.append(head + sign + tail)
-        if head in ("-c", "--config") or (not sign and len(replaced) > 1 and replaced[-2] in ("-c", "--config")):
-            _check_config(Path(tail))
+        named = head in options or (not sign and replaced[-2:-1] and replaced[-2] in options)
+        if named and (file := Path(tail)).exists():
+            try:  # the parser would wait without end for a pipe, and for letters that it cannot read say little
+                read_bytes(file, what="configuration", fix="").decode()
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{file} is not a text in UTF-8: {error}. Save it as UTF-8.") from None
     return replaced
-
-
-def _check_config(file: Path) -> None:
-    """Refuse a file of settings that the parser would wait for without end, or whose letters it cannot read."""
-    if file.exists():
-        try:
-            read_bytes(file, what="configuration", fix="").decode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{file} is not a text in UTF-8: {error}. Save it as UTF-8.") from None
 
 
 def load_yaml(text: str) -> Any:
@@ -208,14 +203,8 @@ class CommandParser(LightningArgumentParser):
 class CommandLine(LightningCLI):
     """Lightning's command line with the key ``run``, for modules that write a run folder of their own.
 
-    Args:
-        module: the class of the LightningModule.
-        datamodule: the class of the LightningDataModule.
-        argv: command, flags and files.
-        description: what the command does, for its help.
-        usage: what it needs at least, for its help.
-        trainer: arguments of the Trainer that the help names.
-        trainer_defaults: other defaults of the Trainer.
+    The help shows the description, the usage (what the command needs at least), and of the Trainer's arguments those
+    that ``trainer`` names.
     """
 
     hidden: tuple[str, ...] = ()

@@ -90,14 +90,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe.
-
-    Attributes:
-        name: of the run folder.
-        plan: its kind.
-        split: ``dataset/split_by/split``, or ``all``.
-        settings: for a configuration file.
-    """
+    """One run of a recipe: its folder's name, its kind, ``dataset/split_by/split`` or ``all``, and its settings."""
 
     name: str
     plan: RunPlan
@@ -169,7 +162,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a paper beside ours.
+    """One number of a paper beside ours, as ``table.json`` holds it.
 
     Attributes:
         run: the kind of run and its split.
@@ -178,6 +171,7 @@ class Cell:
         published: per cent.
         ours: per cent, one for each seed.
         verdict: ``same``, ``differs``, or why there is none.
+        difference: ours minus the published number, in points; the smallest over the seeds.
     """
 
     run: str
@@ -186,11 +180,7 @@ class Cell:
     published: float
     ours: tuple[float, ...]
     verdict: str
-
-    @property
-    def difference(self) -> float:
-        """Ours minus the published number, in points; the smallest over the seeds."""
-        return min((value - self.published for value in self.ours), key=abs)
+    difference: float
 
 
 def compare(runs: Sequence[Run], results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
@@ -204,18 +194,19 @@ def compare(runs: Sequence[Run], results: Mapping[str, Mapping[str, Any]]) -> li
         ConfigError: for a scorer or metric that the runs do not have.
     """
     cells = []
-    for plan, split in dict.fromkeys((id(run.plan), run.split) for run in runs):
-        same = [run for run in runs if (id(run.plan), run.split) == (plan, split)]
-        first = same[0].plan
-        for scorer, metrics in first.published.items():
+    groups: dict[tuple[int, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((id(run.plan), run.split), []).append(run)
+    for (_, split), same in groups.items():
+        plan = same[0].plan
+        for scorer, metrics in plan.published.items():
             for metric, by_split in metrics.items():
-                if split not in by_split:
-                    continue
-                ours = tuple(_value(results[run.name], scorer, metric, run.name) for run in same)
-                cell = Cell(f"{first.name} {split}", scorer, metric, by_split[split], ours, "")
-                within = abs(cell.difference) <= first.tolerance + 1e-9
-                verdict = first.note or ("same" if within else "differs")
-                cells.append(Cell(cell.run, scorer, metric, cell.published, ours, verdict))
+                if split in by_split:
+                    ours = tuple(_value(results[run.name], scorer, metric, run.name) for run in same)
+                    difference = min((value - by_split[split] for value in ours), key=abs)
+                    verdict = plan.note or ("same" if abs(difference) <= plan.tolerance + 1e-9 else "differs")
+                    where = f"{plan.name} {split}"
+                    cells.append(Cell(where, scorer, metric, by_split[split], ours, verdict, difference))
     return cells
 
 

@@ -26,13 +26,9 @@ DIFFERENT = 1
 """Exit status where a number is not the published one."""
 
 
+@exit_on_signal()
 def run(argv: list[str]) -> int:
     """Run a recipe and print its table."""
-    with exit_on_signal():
-        return _run(argv)
-
-
-def _run(argv: list[str]) -> int:
     parser = Arguments(
         "bsap reproduce",
         "Run a recipe: evaluate what a paper evaluated and compare with the numbers that it printed. The same command "
@@ -146,8 +142,7 @@ def _write(recipe: Recipe, cells: Sequence[Cell], output: Path | None) -> None:
     print(table)
     if output is None:
         return
-    content = [{**asdict(cell), "difference": cell.difference} for cell in cells]
-    write_files(output, {"table.md": table + "\n", "table.json": json_text(content)})
+    write_files(output, {"table.md": table + "\n", "table.json": json_text(list(map(asdict, cells)))})
 
 
 def _range(values: Sequence[float]) -> str:
