@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bsap.datamodules.scene import Scene
-from bsap.features.regions import pad
 from bsap.runs.overlaps import referent_ious
 
 
@@ -68,22 +68,23 @@ class LearningBatch:
         if not examples:
             flags, regions = torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0, 0, 0, 0)
             return cls(ids=(), texts=(), counts=(), regions=regions, valid=flags, iou=torch.zeros(0, 0, 0), real=flags)
-        counts = [example.regions.shape[1] for example in examples]
-        flat = torch.cat([example.regions.transpose(0, 1).flatten(1) for example in examples])
-        rows, valid = pad(flat, counts)
-        members = examples[0].regions.shape[0]
-        expressions = [len(example.texts) for example in examples]
-        iou = examples[0].iou.new_zeros(len(examples), max(expressions), max(counts))
-        for index, example in enumerate(examples):
-            iou[index, : expressions[index], : counts[index]] = example.iou
+        regions = pad_sequence([example.regions.transpose(0, 1) for example in examples], batch_first=True)
+        valid = (
+            torch.arange(regions.shape[1]) < torch.tensor([example.regions.shape[1] for example in examples])[:, None]
+        )
+        counts = tuple(len(example.texts) for example in examples)
+        real = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        iou = examples[0].iou.new_zeros(*real.shape, valid.shape[1])
+        for rows, example in zip(iou, examples, strict=True):
+            rows[: example.iou.shape[0], : example.iou.shape[1]] = example.iou
         return cls(
             ids=tuple(example.id for example in examples),
             texts=tuple(text for example in examples for text in example.texts),
-            counts=tuple(expressions),
-            regions=rows.unflatten(-1, (members, -1)).transpose(1, 2),
+            counts=counts,
+            regions=regions.transpose(1, 2),
             valid=valid,
             iou=iou,
-            real=torch.arange(max(expressions))[None] < torch.tensor(expressions)[:, None],
+            real=real,
         )
 
 

@@ -85,20 +85,22 @@ class FrozenTower:
 
     def words(self, text: str) -> Tensor:
         """(L, W) embeddings of a text's tokens, without the start and end tokens."""
+        return self._embedded(text)[1:-1]
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """(W,) embeddings of the start token and of the end token."""
+        rows = self._embedded("")
+        return rows[0], rows[-1]
+
+    def _embedded(self, text: str) -> Tensor:
+        """(L + 2, W) embeddings of a text's tokens, from the start token to the end token."""
         tokens = self.encoder.tokenize([text])
-        end = int(self.tower.positions(tokens)[0])
-        return self.embed(tokens)[0, 1:end].float()
+        return self.embed(tokens)[0, : int(self.tower.positions(tokens)[0]) + 1].float()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(N, L, W) token embeddings of (N, L) ids."""
         with torch.no_grad():
             return self.tower.embed(tokens.to(self.encoder.device))
-
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """(W,) embeddings of the start token and of the end token."""
-        tokens = self.encoder.tokenize([""])
-        rows = self.embed(tokens)[0].float()
-        return rows[0], rows[int(self.tower.positions(tokens)[0])]
 
     def run(self, embeddings: Tensor, eot: Tensor) -> Tensor:
         """(N, D) float32 unit vectors of (N, L, W) embeddings with end tokens at ``eot`` (N,); gradients flow."""

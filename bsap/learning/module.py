@@ -161,8 +161,7 @@ class PromptLearner(LightningModule):
         """Load the frozen model once in every process, and read the examples of the trainer's stage."""
         trainer = self.trainer
         check_precision(str(trainer.precision), trainer.strategy.root_device)
-        loaded = bool(self._frozen)
-        if not loaded:
+        if not (loaded := bool(self._frozen)):
             self._load(str(trainer.precision))
         assert self.ensemble is not None
         assert self.examples is not None
@@ -213,8 +212,12 @@ class PromptLearner(LightningModule):
         """Turn the scenes or texts of a loader into features."""
         assert self.examples is not None
         items: Sequence[Scene | TextScene] = batch.scenes if isinstance(batch, SceneBatch) else batch
-        stage: Stage = "train" if self.trainer.training else "test" if self.trainer.testing else "val"
+        stage = self._stage
         return self.examples.batch(stage, items, epoch=self.current_epoch if stage == "train" else -1)
+
+    @property
+    def _stage(self) -> Stage:
+        return "train" if self.trainer.training else "test" if self.trainer.testing else "val"
 
     # --- the forward pass -------------------------------------------------------------------------------------------
 
@@ -268,14 +271,6 @@ class PromptLearner(LightningModule):
         what = f"{problem} is not finite" if problem is not None else "another process has a number that is not finite"
         return BSAPError(f"Training stopped: {what} at {where}. Try a smaller `--model.lr`.")
 
-    def _count(self, batch: LearningBatch) -> None:
-        try:
-            if batch.ids:
-                self._count_hits(batch)
-        except BSAPError as error:
-            # Shares differ in length, so the processes cannot agree before the end.
-            self._problem = self._problem or self._not_finite(error, batch)
-
     def _count_hits(self, batch: LearningBatch) -> None:
         missing = ~batch.valid.any(-1, keepdim=True).expand_as(batch.real)
         hit = torch.zeros(batch.real.shape, dtype=torch.float64, device=batch.iou.device)
@@ -286,11 +281,14 @@ class PromptLearner(LightningModule):
 
     def validation_step(self, batch: LearningBatch, batch_idx: int) -> None:
         """Count the hits of a batch."""
-        self._count(batch)
+        try:
+            if batch.ids:
+                self._count_hits(batch)
+        except BSAPError as error:
+            # Shares differ in length, so the processes cannot agree before the end.
+            self._problem = self._problem or self._not_finite(error, batch)
 
-    def test_step(self, batch: LearningBatch, batch_idx: int) -> None:
-        """Count the hits of a batch."""
-        self._count(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy over all processes.
@@ -298,13 +296,7 @@ class PromptLearner(LightningModule):
         Raises:
             BSAPError: if a feature was not finite, or nothing was counted; on all processes.
         """
-        self._log_accuracy("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the accuracy over all processes."""
-        self._log_accuracy("test")
-
-    def _log_accuracy(self, stage: str) -> None:
+        stage = self._stage
         problem, self._problem = self._problem, None
         if not self.trainer.strategy.reduce_boolean_decision(problem is None, all=True):
             raise problem or self._not_finite(None, None)
@@ -318,6 +310,8 @@ class PromptLearner(LightningModule):
         for name, value in values.items():
             # Already the same on every process; Lightning's own averaging would be wrong.
             self.log(f"{stage}/{name}", float(value), prog_bar=name.startswith("acc"))
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
         """AdamW with a cosine to 0."""
@@ -366,17 +360,11 @@ class PromptLearner(LightningModule):
         """Move the frozen model, which no module owns, to the device."""
         self.encoder.to(self.device)
 
+    on_validation_start = on_test_start = on_fit_start
+
     def on_train_start(self) -> None:
         """Note that everything that a checkpoint holds was restored."""
         self.training_started = True
-
-    def on_validation_start(self) -> None:
-        """Move the frozen model to the device."""
-        self.encoder.to(self.device)
-
-    def on_test_start(self) -> None:
-        """Move the frozen model to the device."""
-        self.encoder.to(self.device)
 
 
 def finite(x: Tensor) -> Tensor:

@@ -94,13 +94,7 @@ def read_texts(file: Path) -> list[TextScene]:
 
 
 def check_lengths(scenes: Sequence[TextScene], longest: int, count: Callable[[str], int]) -> None:
-    """Raise a DataError for the first text that a tower would cut.
-
-    Args:
-        scenes: the texts.
-        longest: number of tokens that the tower reads.
-        count: number of tokens of a text, with start and end.
-    """
+    """Raise a DataError for the first text of more than ``longest`` tokens, with start and end, as ``count`` says."""
     for scene in scenes:
         for text in (text for texts in scene.referents for text in texts):
             if (tokens := count(text)) > longest:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bsap.datamodules.base import scene_data
-from bsap.datamodules.files import dump_yaml, parse_yaml
+from bsap.datamodules.files import dump_yaml
 from bsap.errors import ConfigError, DataError
 from bsap.learning.datamodule import LearningDataModule
 from bsap.models.checkpoint import read_plain
@@ -23,6 +23,7 @@ from bsap.prompts.learned import learned_scorer
 from bsap.runs.identity import resolved_settings
 from bsap.runs.parts import FolderLock, write_atomic
 from bsap.runs.processes import on_rank_zero
+from bsap.runs.saved import read_config
 from bsap.runs.settings import RunConfig, differences, plain
 from bsap.runs.signals import StopSignals
 from bsap.runs.startup import StartWatch, watch_start
@@ -114,10 +115,8 @@ class LearningFolder(Callback):
     def _refuse(self, config: Path, *, resumed: bool) -> None:
         """Raise a ConfigError if the folder's run cannot be continued, or is not to be."""
         try:
-            before = parse_yaml(config.read_bytes(), str(config))
-            if not isinstance(before, dict):
-                raise TypeError("not a mapping")
-        except (ValueError, TypeError, DataError) as error:
+            before = read_config(config)
+        except DataError as error:
             raise ConfigError(
                 f"{config} is damaged, so it is not known what {self.folder} holds. Choose another `--run.name`, or "
                 "start again with `--run.overwrite true`."
@@ -219,12 +218,6 @@ def write_bank(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         folder: created if it does not exist.
         tensors: ``features`` (K, D); for :mod:`bsap.learning.words` also ``context`` (K, n, W) and ``lengths`` (K,).
         meta: what made the bank; must hold ``model`` with ``weights_sha256``.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ConfigError: if it cannot be written.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -243,28 +236,19 @@ def settings_for_test(
 ) -> dict[str, Any]:
     """The configuration of ``bsap test`` that uses a learned bank as it was trained.
 
-    Args:
-        settings: of the run of learning.
-        data: the data that was learned from.
-        bank: the folder of the bank.
-        meta: what made the bank.
-
-    Returns:
-        The configuration. Its split is :data:`TEST_SPLIT` unless ``data.split`` names one that was not learned from.
-        After learning from text alone it does not name the proposals.
+    Its split is :data:`TEST_SPLIT` unless ``data.split`` names one that was not learned from. After learning from text
+    alone it does not name the proposals.
     """
     learning = ("train_split", "val_split", "text_only", "text_file", "val_text_file", "gap_expressions", "batch_size")
     kept = {name: value for name, value in settings["data"].items() if name not in learning}
     kept["split"] = TEST_SPLIT if data.split in (data.train_split, data.val_split) else data.split
     if not data.uses_regions:
         del kept["proposals"]
-    model = {
-        name: settings["model"][name] for name in ("encoders", "views", "resize", "templates", "aggregate", "strict")
-    }
+    same = ("encoders", "views", "resize", "templates", "aggregate", "strict", "store")
+    model = {name: settings["model"][name] for name in same}
     return {
         "seed_everything": settings["seed_everything"],
         "trainer": {"precision": settings["trainer"]["precision"]},
         "data": kept if kept["root"] else {"split": kept["split"]},
-        "model": model
-        | {"store": settings["model"]["store"], "scorers": ["clip", learned_scorer(meta)], "bank": f"learned:{bank}"},
+        "model": model | {"scorers": ["clip", learned_scorer(meta)], "bank": f"learned:{bank}"},
     }

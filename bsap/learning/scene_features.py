@@ -19,48 +19,27 @@ SCENES = 16
 
 
 def stored_regions(scenes: Sequence[Scene], ensemble: Ensemble, *, stage: str) -> dict[str, Tensor]:
-    """The stored features of scenes with regions.
-
-    Args:
-        scenes: the scenes.
-        ensemble: the model with each view.
-        stage: what the scenes are for, for the message.
-
-    Returns:
-        Picture id to (N, R, D) on the CPU, for N members.
+    """The stored features of scenes with regions: picture id to (N, R, D) on the CPU, for N members.
 
     Raises:
-        DataError: if there is no store, or if features are missing.
+        DataError: if there is no store, or if features are missing; ``stage`` says what the scenes are for.
     """
-    found: dict[str, Tensor] = {}
-    missing: list[str] = []
     scenes = [scene for scene in scenes if len(scene.proposals)]
-    for scene in scenes:
-        rows = ensemble.stored_regions(scene)
-        if rows is None:
-            missing.append(scene.path.name)
-        else:
-            found[scene.image_id] = torch.stack(rows)
-    if missing:
+    rows = [ensemble.stored_regions(scene) for scene in scenes]
+    if missing := [scene.path.name for scene, found in zip(scenes, rows, strict=True) if found is None]:
         model = ensemble.members[0].encoder
         raise DataError(
             f"The features of {len(missing)} of {len(scenes)} {stage} pictures are not stored for model "
             f"{model.label!r} (weights {model.weights_sha256[:12]}), first {', '.join(missing[:3])}. Add "
             "`--model.features pictures` to open the pictures and store their features, once."
         )
-    return found
+    return {scene.image_id: torch.stack(found) for scene, found in zip(scenes, rows, strict=True) if found is not None}
 
 
 def encode_regions(scenes: Sequence[Scene], ensemble: Ensemble, *, share: bool = False) -> dict[str, Tensor]:
-    """The features of scenes with regions, encoded from pictures if they are not stored; the store keeps new ones.
+    """As :func:`stored_regions`, encoded from pictures if they are not stored; the store keeps new ones.
 
-    Args:
-        scenes: the scenes.
-        ensemble: the model with each view.
-        share: encode only this process's share of the scenes; the other processes find the features in the store.
-
-    Returns:
-        Picture id to (N, R, D) on the CPU, for N members.
+    With ``share`` only this process's share of the scenes is encoded; other processes find the features in the store.
     """
     scenes = [scene for scene in scenes if len(scene.proposals)]
     if share:
