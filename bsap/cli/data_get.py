@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bsap.errors import visible
@@ -56,9 +56,8 @@ def run_get(options: argparse.Namespace) -> int:
     from bsap.datamodules.sources.download import Downloader
     from bsap.datamodules.sources.get import get_dataset
 
-    downloader = Downloader()
     sound = True
-    try:
+    with closing(Downloader()) as downloader:
         for dataset in datasets:
             _say(_described(dataset, catalogue))
             with _progress() as progress:
@@ -74,8 +73,6 @@ def run_get(options: argparse.Namespace) -> int:
                     say=_say,
                 )
             sound &= _finish(dataset, got, options)
-    finally:
-        downloader.close()
     return 0 if sound else 1
 
 
