@@ -123,11 +123,6 @@ class ProposalSource:
             setting = "`proposals.source` is masks" if config.source == "masks" else "`proposals.masked_only` is true"
             raise DataError(f"{self.file}: {setting}, but no proposal of this file has a mask.")
 
-    @property
-    def regions(self) -> Mapping[str, Sequence[RegionRecord]]:
-        """The proposals of a file, by picture; empty for ground truth."""
-        return self._regions or {}
-
     def _read(self, config: ProposalConfig, records: SplitRecords, root: Path) -> Mapping[str, Sequence[RegionRecord]]:
         if config.path is None:
             if records.proposals is None:
@@ -136,10 +131,9 @@ class ProposalSource:
                     "holds no proposals. Name a file of proposals, or set `proposals.source` to ground_truth."
                 )
             return records.proposals
-        names = {"dataset": records.dataset, "split_by": records.split_by, "split": records.split}
         given = config.path
-        for name, value in names.items():  # not format(): other braces are a file's own
-            given = given.replace(f"{{{name}}}", value)
+        for name in ("dataset", "split_by", "split"):  # not format(): other braces are a file's own
+            given = given.replace(f"{{{name}}}", getattr(records, name))
         path = below(root, given)
         if path.is_dir():
             return self._read_folder(path, records)
