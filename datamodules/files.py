@@ -229,10 +229,6 @@ def dump_yaml(value: Any) -> str:
 def parse_yaml(data: bytes | str, where: str) -> Any:
     """YAML as plain data; only ``true``, ``false``, ``null`` and decimal numbers are more than text.
 
-    Args:
-        data: the text.
-        where: the place, for errors.
-
     Raises:
         DataError: if the text is not YAML, is nested too deeply, or repeats too much by aliases.
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from bsap.datamodules.counts import DEFAULT_SPLIT_BY
 from bsap.datamodules.fields import Record, shown
 from bsap.datamodules.files import json_records, read_bytes, sha256
-from bsap.datamodules.picture_names import is_coco_name
+from bsap.datamodules.picture_names import coco_names
 from bsap.datamodules.proposal_readers import region
 from bsap.datamodules.records import PictureRecord, RegionRecord, SplitRecords, make_referent
 from bsap.datamodules.refer import ann_ids
@@ -94,7 +94,7 @@ def _reclip_picture(line: Record) -> PictureRecord:
     name = PurePosixPath(given)
     without_field = name.stem.rpartition("_")[0]
     # Other writers leave the field out: COCO's names show that, others only by the files that are there.
-    whole = is_coco_name(given) or not without_field
+    whole = bool(coco_names(given)) or not without_field
     sized = "width" in line or "height" in line
     return PictureRecord(
         where=line.where,

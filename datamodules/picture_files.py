@@ -227,14 +227,8 @@ def read_picture(path: Path, width: int, height: int, tolerance: int = 0) -> NDA
     A picture whose size differs within the tolerance keeps its upper left corner: at the right and at the bottom it is
     cut, or its last column or row is repeated. Boxes and masks stay as annotated.
 
-    Args:
-        path: the file.
-        width: W as annotated.
-        height: H as annotated.
-        tolerance: how many pixels width and height may differ.
-
     Returns:
-        uint8 (H, W, 3).
+        uint8 (H, W, 3), of the annotated size.
 
     Raises:
         PictureError: if the file is missing, truncated, no picture, or of another size than annotated.

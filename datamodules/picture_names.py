@@ -41,13 +41,8 @@ def number(name: str) -> str:
     return (digits.lstrip("0") or "0") if digits.isascii() and digits.isdigit() else short
 
 
-def is_coco_name(name: str) -> bool:
-    """Whether this is the file name of a COCO picture."""
-    return _COCO.fullmatch(stem(name)) is not None
-
-
 def coco_names(name: str) -> tuple[str, ...]:
-    """The other names of a COCO picture: those of 2014 say the split, those of 2017 only the number.
+    """The other names of a COCO picture, none of any other: those of 2014 say the split, those of 2017 only the number.
 
     Example:
         >>> coco_names("COCO_train2014_000000580957.jpg")

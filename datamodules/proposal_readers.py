@@ -40,10 +40,6 @@ _LISTS = ("annotations", "dets", "detections", "masks", "predictions", "proposal
 def read_proposals(data: bytes, name: str) -> dict[str, list[RegionRecord]]:
     """All proposals of a file, by picture.
 
-    Args:
-        data: the file's content.
-        name: the file's name, for errors.
-
     Returns:
         Proposals in the file's order. Pictures that the file lists without proposals have an empty list.
 
@@ -119,20 +115,21 @@ def read_picture_file(data: bytes, name: str) -> list[RegionRecord]:
 
 
 def _read_dictionary(content: dict[str, object], name: str) -> dict[str, list[RegionRecord]]:
+    record = Record(content, name)
     if isinstance(content.get("image"), dict):  # SAM's form of one picture
         image = Record(content["image"], f"{name}, 'image'")
         image_id = image.identity("file_name" if "file_name" in image else "image_id")
-        return {image_id: _read_items(Record(content, name).items("annotations"), name)}
+        return {image_id: _read_items(record.items("annotations"), name)}
     known = [key for key in _LISTS if isinstance(content.get(key), list)]
-    if known and ("images" in content or all(isinstance(item, dict) for item in Record(content, name).items(known[0]))):
-        images = Record(content, name).items("images") if "images" in content else []
+    if known and ("images" in content or all(isinstance(item, dict) for item in record.items(known[0]))):
+        images = record.items("images") if "images" in content else []
         listed: dict[str, list[RegionRecord]] = {}
         for n, item in enumerate(images, start=1):
             image_id = Record(item, where := f"{name}, image {n}").identity("id")
             if image_id in listed:
                 raise _twice(where, image_id)
             listed[image_id] = []
-        return listed | _read_list(Record(content, name).items(known[0]), name)
+        return listed | _read_list(record.items(known[0]), name)
     found = {}
     for key, items in content.items():
         image_id = identity(key, name)

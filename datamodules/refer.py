@@ -118,9 +118,8 @@ def read_refs(file: Path) -> list[Record]:
     return [Record(ref, f"{file}, record {n}") for n, ref in enumerate(refs, start=1)]
 
 
-def select_split(refs: Iterable[Record], split: str, file: Path) -> list[Record]:
+def select_split(refs: list[Record], split: str, file: Path) -> list[Record]:
     """The referents of one split, in the file's order."""
-    refs = list(refs)
     if not refs:
         raise DataError(f"{file}: the list of referents is empty. {WHERE_TO_GET}")
     chosen = [ref for ref in refs if ref.text("split") == split]

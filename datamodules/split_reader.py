@@ -162,11 +162,10 @@ def proposal_config(value: object) -> ProposalConfig:
     """The settings of proposals from themselves or from a mapping of their fields."""
     if isinstance(value, ProposalConfig):
         return value
-    known = [field.name for field in dataclasses.fields(ProposalConfig)]
     if not isinstance(value, Mapping) or "source" not in value:
         raise ConfigError(
             f"`proposals` must name its source (ground_truth, detections or masks), but got {value!r}. There is no "
             "default: the source decides a result as much as the model does."
         )
-    check_names("setting of proposals", value, known)
+    check_names("setting of proposals", value, [field.name for field in dataclasses.fields(ProposalConfig)])
     return ProposalConfig(**value)
