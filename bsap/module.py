@@ -13,7 +13,6 @@ from torch import nn
 
 from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
-from bsap.datamodules.files import expanded
 from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError, unknown
 from bsap.features.ensemble import Encoded, Ensemble
@@ -38,7 +37,7 @@ from bsap.runs.overlaps import check_masks, need_one_answer, warn_if_unreachable
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.schema import Record, Task
 from bsap.runs.scorer_metrics import ScorerMetrics
-from bsap.runs.settings import RunConfig, plain, some
+from bsap.runs.settings import RunConfig, plain, some, store_folder
 from bsap.scoring import Aggregate, AnswerRule, Scorer, Similarities, make_scorer, scorer_name
 from bsap.views import View, make_view
 
@@ -250,9 +249,7 @@ class BSAPModule(LightningModule):
     @property
     def store_folder(self) -> Path | None:
         """The feature store's folder, or None when none is kept."""
-        if self.store == "auto":
-            return None if self.run is None else expanded(self.run.root) / "features"
-        return None if self.store is None else expanded(self.store)
+        return store_folder(self.store, self.run)
 
     @property
     def parsers(self) -> dict[str, dict[str, str]]:

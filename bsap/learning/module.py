@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,7 +33,7 @@ from bsap.module import OPENAI
 from bsap.prompts.templates import Templates
 from bsap.runs.processes import local_rank_zero_first
 from bsap.runs.results import versions
-from bsap.runs.settings import RunConfig, plain
+from bsap.runs.settings import RunConfig, plain, store_folder
 from bsap.scoring import Similarities
 from bsap.views import View, make_view
 
@@ -142,13 +141,6 @@ class PromptLearner(LightningModule):
         """The frozen model."""
         return self._frozen[0]
 
-    @property
-    def store_folder(self) -> Path | None:
-        """The feature store's folder, or None when none is kept."""
-        if self.store == "auto":
-            return None if self.run is None else Path(self.run.root).expanduser() / "features"
-        return None if self.store is None else Path(self.store).expanduser()
-
     def configure_callbacks(self) -> list[Callback]:
         """Early stopping, and the run folder with its checkpoints."""
         callbacks: list[Callback] = [EarlyStopping(MONITOR, mode="max", patience=self.patience)]
@@ -188,7 +180,7 @@ class PromptLearner(LightningModule):
             resize=self.resize,
             templates=self.templates,
             precision=precision,
-            store=self.store_folder,
+            store=store_folder(self.store, self.run),
         )
         self.examples = Examples(
             self.ensemble,

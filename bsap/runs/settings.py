@@ -71,6 +71,13 @@ class RunConfig:
         return root / name
 
 
+def store_folder(store: str | None, run: RunConfig | None) -> Path | None:
+    """The feature store's folder, or None when none is kept; ``auto`` is a folder beside the runs."""
+    if store == "auto":
+        return None if run is None else expanded(run.root) / "features"
+    return None if store is None else expanded(store)
+
+
 def plain(value: Any) -> Any:
     """The same settings made of dictionaries, lists, strings, numbers, booleans and None only.
 
