@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bsap.errors import ModelError
 from bsap.models.checkpoint import build, make_tokenizer
 from bsap.models.config import EncoderConfig, Located
-from bsap.models.interface import DualEncoder, Parts
-from bsap.models.text import run_text_tower, text_tower
+from bsap.models.interface import DualEncoder
+from bsap.models.text import TextTower, run_text_tower, text_tower
 from bsap.models.weights import locate
 
 __all__ = ["Encoder", "EncoderConfig"]
@@ -26,13 +25,12 @@ class Encoder(DualEncoder):
     Args:
         config: the model, as :class:`EncoderConfig`, a mapping of its fields, or a name.
 
-    Attributes:
-        trimmed: whether sentences run only to the longest of their chunk.
-
     Raises:
         ConfigError: unknown or contradictory settings.
         ModelError: the model, its weights or its tokenizer is missing or does not fit.
     """
+
+    _image_tower = "visual"
 
     def __init__(self, config: EncoderConfig | Mapping[str, Any] | str) -> None:
         config = EncoderConfig.of(config)
@@ -40,25 +38,21 @@ class Encoder(DualEncoder):
         # The tokenizer first: its absence is found in moments, a model takes seconds to load.
         tokenizer = None if config.random_init else make_tokenizer(located)
         model = build(located)
-        settled = [dict(located.architecture), str(getattr(tokenizer, "tokenizer", type(tokenizer)))]
         super().__init__(
-            Parts(
-                config=config,
-                label=located.label,
-                model=model,
-                **_preprocessing(model.visual.preprocess_cfg),
-                tau=float(model.logit_scale.detach().float().exp()),
-                dim=int(located.architecture["embed_dim"]),
-                context_length=int(located.architecture["text_cfg"].get("context_length", 77)),
-                architecture_sha256=_digest(settled),
-                quickgelu=located.quickgelu,
-                weights_file=located.file,
-                weights_sha256=located.sha256,
-            )
+            config,
+            located.label,
+            model,
+            model.visual.preprocess_cfg,
+            tau=float(model.logit_scale.detach().float().exp()),
+            dim=int(located.architecture["embed_dim"]),
+            context_length=int(located.architecture["text_cfg"].get("context_length", 77)),
+            described=[dict(located.architecture), _described(tokenizer)],
+            quickgelu=located.quickgelu,
+            weights_file=located.file,
+            weights_sha256=located.sha256,
         )
         self._located: Located | None = located
         self._tokenizer = tokenizer
-        self._find_tower()
 
     @classmethod
     def from_model(
@@ -83,24 +77,28 @@ class Encoder(DualEncoder):
             )
         context = getattr(model, "context_length", None) or getattr(tokenizer, "context_length", None) or 77
         encoder = cls.__new__(cls)
-        parts = Parts(
-            config=EncoderConfig(label, label=label),
-            label=label,
-            model=model.float(),
-            **_preprocessing({**own, **(preprocess or {})}),
+        DualEncoder.__init__(
+            encoder,
+            EncoderConfig(label, label=label),
+            label,
+            model.float(),
+            {**own, **(preprocess or {})},
             tau=float(model.logit_scale.detach().float().exp()),
             dim=int(model(text=tokenizer(["a"]))[1].shape[-1]),
             context_length=int(context),
-            architecture_sha256=_digest([str(model), str(getattr(tokenizer, "tokenizer", type(tokenizer)))]),
+            described=[str(model), _described(tokenizer)],
         )
-        DualEncoder.__init__(encoder, parts)
         encoder._located, encoder._tokenizer = None, tokenizer
-        encoder._find_tower()
         return encoder
 
-    def _find_tower(self) -> None:
-        self._tower = text_tower(self.model)
-        self.trimmed = self._tower is not None and self._tower.trimmable
+    @functools.cached_property
+    def _tower(self) -> TextTower | None:
+        return text_tower(self.model)
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether sentences run only to the longest of their chunk."""
+        return self._tower is not None and self._tower.trimmable
 
     @property
     def tokenizer(self) -> Any:
@@ -113,22 +111,9 @@ class Encoder(DualEncoder):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of N texts, see :meth:`DualEncoder.tokenize`; L = ``context_length``."""
         tokens: Tensor = self.tokenizer(list(texts))
-        vocabulary = self._vocabulary()
-        if vocabulary is not None and int(tokens.max()) >= vocabulary:
-            raise ModelError(
-                f"The tokenizer of model {self.label!r} gives ids up to {int(tokens.max())}, the model knows "
-                f"{vocabulary}. Set the right `hf_tokenizer_name` in its open_clip_config.json."
-            )
+        self._check_ids(tokens, "Set the right `hf_tokenizer_name` in its open_clip_config.json.")
         self._find_truncated(texts, tokens)
         return tokens
-
-    def drop_image_tower(self) -> None:
-        """Free the image tower's memory; only texts can be encoded afterwards."""
-        self.model.visual = None
-
-    def _image_tower(self) -> nn.Module:
-        tower: nn.Module = self.model.visual
-        return tower
 
     def _images(self, x: Tensor) -> Tensor:
         features: Tensor = self.model.encode_image(x, normalize=False)
@@ -151,11 +136,6 @@ class Encoder(DualEncoder):
             features.append(run_text_tower(self.model, embeddings, eot[rows].to(self.device)))
         return torch.cat(features)[order.argsort().to(self.device)]
 
-    def _vocabulary(self) -> int | None:
-        text = getattr(self.model, "text", self.model)
-        embedding = getattr(text, "token_embedding", None)
-        return None if embedding is None else int(embedding.num_embeddings)
-
     def _find_truncated(self, texts: Sequence[str], tokens: Tensor) -> None:
         # A text was cut if one more place would hold one more token. Only full rows can have been; some tokenizers end
         # sentences with their padding id, which leaves a full row one short.
@@ -169,18 +149,8 @@ class Encoder(DualEncoder):
         self._note_truncated([texts[row] for row, grown in zip(rows, more.tolist(), strict=True) if grown])
 
 
-def _preprocessing(preprocess: Mapping[str, Any]) -> dict[str, Any]:
-    size = preprocess["size"]
-    return {
-        "size": (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
-        "mean": preprocess["mean"],
-        "std": preprocess["std"],
-        "interpolation": preprocess["interpolation"],
-    }
-
-
-def _digest(settled: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()
+def _described(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "tokenizer", type(tokenizer)))
 
 
 def _chunks(rows: Tensor, size: int) -> list[Tensor]:

@@ -6,12 +6,14 @@ their cosine. A :class:`PairScorer` reads a picture and a text together and give
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,42 +26,7 @@ from bsap.models.precision import not_finite
 
 ModelT = TypeVar("ModelT", bound="VisionLanguageModel")
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """A loaded model and what its own library and files say about it.
-
-    Attributes:
-        config: the settings it was loaded from.
-        label: short unique name.
-        model: the library's model, in eval mode or not.
-        size: ``(h, w)`` pixels of its input.
-        mean: mean of red, green and blue that its preprocessing subtracts, in 0..1.
-        std: standard deviations that it divides by.
-        interpolation: how its preprocessing resizes: ``bicubic`` or ``bilinear``.
-        tau: the factor of its cosines.
-        dim: D, or 0 for a model that scores pairs.
-        context_length: the number of tokens that the text tower reads.
-        architecture_sha256: of everything besides the weights that changes a feature: architecture and tokenizer.
-        quickgelu: whether an open_clip model runs QuickGELU.
-        weights_file: where the weights came from, or None.
-        weights_sha256: of the weight file; "" takes the state dictionary's.
-    """
-
-    config: EncoderConfig
-    label: str
-    model: Any
-    size: tuple[int, int]
-    mean: Sequence[float]
-    std: Sequence[float]
-    interpolation: str
-    tau: float
-    dim: int
-    context_length: int
-    architecture_sha256: str
-    quickgelu: bool = False
-    weights_file: Path | None = None
-    weights_sha256: str = ""
+_TOKEN_TABLES = ("token_embedding", "word_embeddings")  # what open_clip and transformers call them
 
 
 class VisionLanguageModel(nn.Module):
@@ -69,7 +36,10 @@ class VisionLanguageModel(nn.Module):
     surrounds the call; what leaves is float32.
 
     Args:
-        parts: the loaded model and what is known about it.
+        preprocess: ``size``, ``mean``, ``std`` and ``interpolation`` of the model's own preprocessing.
+        described: what besides the weights changes a feature, architecture and tokenizer, as plain values.
+        weights_sha256: of the weight file; "" takes the state dictionary's.
+        others: the attributes of the same name.
 
     Attributes:
         config: the settings.
@@ -98,34 +68,52 @@ class VisionLanguageModel(nn.Module):
     model: Any
     mean_pixel: Tensor
     std_pixel: Tensor
+    _image_tower: ClassVar[str]
+    """The name of the image tower in ``model``."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        label: str,
+        model: Any,
+        preprocess: Mapping[str, Any],
+        *,
+        tau: float,
+        dim: int,
+        context_length: int,
+        described: Sequence[Any],
+        quickgelu: bool = False,
+        weights_file: Path | None = None,
+        weights_sha256: str = "",
+    ) -> None:
         super().__init__()
-        self.config, self.label = parts.config, parts.label
-        self.model = parts.model.requires_grad_(False)
-        self.size = parts.size
-        self.mean: tuple[float, ...] = tuple(map(float, parts.mean))
-        self.std: tuple[float, ...] = tuple(map(float, parts.std))
+        if not (math.isfinite(tau) and tau > 0):
+            raise ModelError(
+                f"Model {label!r} has the logit scale {tau}, which is not a positive number; its weights are damaged "
+                "or its training overflowed. Use another weight file."
+            )
+        self.config, self.label, self.model = config, label, model.requires_grad_(False)
+        self.tau, self.dim, self.context_length, self.quickgelu = tau, dim, context_length, quickgelu
+        size = preprocess["size"]
+        self.size: tuple[int, int] = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.mean: tuple[float, ...] = tuple(map(float, preprocess["mean"]))
+        self.std: tuple[float, ...] = tuple(map(float, preprocess["std"]))
         self.fill: tuple[float, float, float] = (255 * self.mean[0], 255 * self.mean[1], 255 * self.mean[2])
+        self.interpolation: str = preprocess["interpolation"]
         self.register_buffer("mean_pixel", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std_pixel", torch.tensor(self.std).view(3, 1, 1), persistent=False)
-        self.interpolation, self.dim, self.context_length = parts.interpolation, parts.dim, parts.context_length
-        self.tau = parts.tau
-        if not (math.isfinite(self.tau) and self.tau > 0):
-            raise ModelError(
-                f"Model {self.label!r} has the logit scale {self.tau}, which is not a positive number; its weights are "
-                "damaged or its training overflowed. Use another weight file."
-            )
-        self.architecture_sha256, self.quickgelu = parts.architecture_sha256, parts.quickgelu
-        self.weights_file = parts.weights_file
-        self.weights_hashed = "file" if parts.weights_file else "state_dict"
-        self.weights_sha256 = parts.weights_sha256 or state_sha256(self.model.state_dict())
+        canonical = json.dumps(described, sort_keys=True, default=str)
+        self.architecture_sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+        self.weights_file, self.weights_hashed = weights_file, "file" if weights_file else "state_dict"
+        self.weights_sha256 = weights_sha256 or state_sha256(model.state_dict())
         self.truncated: set[str] = set()
-        visual = self._image_tower()
-        if self.config.channels_last:
+        tables = (module for name, module in model.named_modules() if name.endswith(_TOKEN_TABLES))
+        self._vocabulary = next((table.num_embeddings for table in tables if isinstance(table, nn.Embedding)), None)
+        visual = getattr(model, self._image_tower)
+        if config.channels_last:
             visual.to(memory_format=torch.channels_last)
-        if self.config.compile:
-            visual.compile(mode="default" if self.config.compile is True else self.config.compile)
+        if config.compile:
+            visual.compile(mode="default" if config.compile is True else config.compile)
         self.eval()
 
     def extra_repr(self) -> str:
@@ -198,10 +186,15 @@ class VisionLanguageModel(nn.Module):
 
     def drop_image_tower(self) -> None:
         """Free the image tower's memory; only texts can be encoded afterwards."""
-        raise NotImplementedError
+        setattr(self.model, self._image_tower, None)
 
-    def _image_tower(self) -> nn.Module:
-        raise NotImplementedError
+    def _check_ids(self, ids: Tensor, fix: str) -> None:
+        """Refuse ids outside the table of tokens, for which a GPU would report a failed assertion."""
+        if self._vocabulary is not None and ids.numel() and int(ids.max()) >= self._vocabulary:
+            raise ModelError(
+                f"The tokenizer of model {self.label!r} gives ids up to {int(ids.max())}, the model knows "
+                f"{self._vocabulary}. {fix}"
+            )
 
     def _note_truncated(self, texts: Sequence[str]) -> None:
         if texts and not self.truncated:
@@ -217,7 +210,7 @@ class DualEncoder(VisionLanguageModel):
     """A frozen model behind two methods, :meth:`encode_image` and :meth:`encode_text`.
 
     Features are float32 unit vectors, normalised in float32. A family of models overrides :meth:`_images`,
-    :meth:`_texts`, :meth:`tokenize`, :meth:`_image_tower` and :meth:`drop_image_tower`.
+    :meth:`_texts` and :meth:`tokenize`, and names its ``_image_tower``.
     """
 
     @torch.no_grad()
@@ -231,7 +224,7 @@ class DualEncoder(VisionLanguageModel):
         Returns:
             (N, D) float32.
         """
-        return self._finish([] if len(pixels) == 0 else [self._images(self.standardize(pixels))], normalize)
+        return self._finish(self._images(self.standardize(pixels)) if len(pixels) else None, normalize)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, normalize: bool = True, chunk: int | None = None) -> Tensor:
@@ -249,7 +242,7 @@ class DualEncoder(VisionLanguageModel):
             ModelError: a feature is not finite.
         """
         chunk = chunk or (1024 if self.device.type == "cuda" else 256)
-        features = self._finish([self._texts(texts, chunk)] if texts else [], normalize)
+        features = self._finish(self._texts(texts, chunk) if texts else None, normalize)
         if not bool(features.isfinite().all()):
             raise not_finite(self.label, "text features")
         return features
@@ -262,12 +255,11 @@ class DualEncoder(VisionLanguageModel):
         """At least one sentence to (N, D)."""
         raise NotImplementedError
 
-    def _finish(self, features: Sequence[Tensor], normalize: bool) -> Tensor:
+    def _finish(self, features: Tensor | None, normalize: bool) -> Tensor:
+        if features is None:
+            return torch.empty((0, self.dim), device=self.device)
         with torch.autocast(self.device.type, enabled=False):
-            if not features:
-                return torch.empty((0, self.dim), device=self.device)
-            joined = torch.cat(list(features)).float()
-            return F.normalize(joined, dim=-1) if normalize else joined
+            return F.normalize(features.float(), dim=-1) if normalize else features.float()
 
 
 class PairScorer(VisionLanguageModel):
@@ -275,8 +267,7 @@ class PairScorer(VisionLanguageModel):
 
     Its score is the log-odds that the two match, which is the logit itself: tau is 1 and ``dim`` is 0. It has no
     features, so that region banks, learned banks, views inside the encoder and ``bsap fit`` do not work with it. A
-    family of models overrides :meth:`encode_image`, :meth:`score`, :meth:`tokenize`, :meth:`_image_tower` and
-    :meth:`drop_image_tower`.
+    family of models overrides :meth:`encode_image`, :meth:`score` and :meth:`tokenize`, and names its ``_image_tower``.
     """
 
     def encode_image(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
@@ -316,21 +307,3 @@ class PairScorer(VisionLanguageModel):
             ValueError: another number of texts than of pictures.
         """
         raise NotImplementedError
-
-
-def check_tau(config: EncoderConfig, label: str, own: float | None) -> float:
-    """The logit scale: the model's own, or the setting `tau` where the model has none.
-
-    Raises:
-        ModelError: there is none, or the setting contradicts the model's.
-    """
-    if own is not None and config.tau is not None:
-        raise ModelError(
-            f"Model {label!r} has its own logit scale {own:.4g}. Remove `tau: {config.tau}` and set the scorer's "
-            "temperature instead."
-        )
-    if own is None and config.tau is None:
-        raise ModelError(
-            f"Model {label!r} has no learned temperature. Set `tau`, the factor of its cosines (CLIP's is 100)."
-        )
-    return own if own is not None else float(config.tau or 0)

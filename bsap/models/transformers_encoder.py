@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from bsap.errors import ModelError
 from bsap.models.config import EncoderConfig
-from bsap.models.interface import DualEncoder, PairScorer, Parts, VisionLanguageModel, check_tau
+from bsap.models.interface import DualEncoder, PairScorer, VisionLanguageModel
 from bsap.models.transformers_families import OTHER, Family, family_of
 from bsap.models.transformers_files import ModelFolder, build_model, load_image_processor, load_tokenizer
 
@@ -27,31 +26,11 @@ _FILTERS = {2: "bilinear", 3: "bicubic"}
 _ENDLESS = 1 << 20  # tokenizers without a limit state an absurd one
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model's own processor does to a picture, measured by running it.
+def _measure(processor: Any, label: str) -> dict[str, Any]:
+    """What an image processor does to a picture, measured by running it on grey ones.
 
-    Attributes:
-        size: (h, w) of its output.
-        mean: that it subtracts, in 0..1.
-        std: that it divides by.
-        interpolation: ``bicubic`` or ``bilinear``.
-        patches: whether it returns patches, as SigLIP 2 NaFlex does.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    patches: bool
-
-
-def measure(processor: Any, label: str) -> Preprocessing:
-    """Run a processor on grey pictures, from which its size, mean and standard deviation follow.
-
-    Args:
-        processor: an image processor of `transformers`.
-        label: the model's name, for messages.
+    Returns:
+        ``size`` (h, w), ``mean``, ``std`` and ``interpolation``, and whether its output is ``patches``, as of NaFlex.
 
     Raises:
         ModelError: the processor fails, or does anything else to colours than a mean and a standard deviation.
@@ -100,88 +79,67 @@ def measure(processor: Any, label: str) -> Preprocessing:
             f"The preprocessing of model {label!r} resizes by `resample: {resample}`, but bsap has 2 (bilinear) and 3 "
             "(bicubic) only. Correct its preprocessor_config.json."
         )
-    return Preprocessing((int(height), int(width)), exact[0], exact[1], _FILTERS[resample], patches)
+    size = int(height), int(width)
+    return {"size": size, "mean": exact[0], "std": exact[1], "interpolation": _FILTERS[resample], "patches": patches}
 
 
 class _Transformers(VisionLanguageModel):
     """What both kinds of models of `transformers` have in common: loading, and texts to tokens."""
 
-    def _load(self, config: EncoderConfig, found: ModelFolder) -> None:
+    _image_tower = "vision_model"
+
+    def __init__(self, config: EncoderConfig, found: ModelFolder) -> None:
         tokenizer, processor = load_tokenizer(found), load_image_processor(found)
         model, file, sha256 = build_model(found, random_init=config.random_init)
         if found.family is OTHER:
             warnings.warn(
                 f"Model {found.label!r} is of the kind {found.config['model_type']!r}, which bsap is not tested with: "
                 "compare a few of its features with those that transformers gives.",
-                stacklevel=3,
+                stacklevel=2,
             )
-        self._assemble(
-            config, found.label, model, found.family, tokenizer, processor, file=file, sha256=sha256, mode=found.mode
-        )
+        self._assemble(config, found.label, model, tokenizer, processor, mode=found.mode, file=file, sha256=sha256)
 
     def _assemble(
         self,
         config: EncoderConfig,
         label: str,
         model: Any,
-        family: Family,
         tokenizer: Any,
         processor: Any,
         *,
-        file: Any = None,
+        mode: str,
+        file: Path | None = None,
         sha256: str = "",
-        mode: str = "",
     ) -> None:
-        seen = measure(processor, label)
-        own = config.preprocess or {}
-        pairs = isinstance(self, PairScorer)
+        family = family_of(str(model.config.model_type))
+        seen = _measure(processor, label)
         expected = getattr(getattr(model.config, "vision_config", None), "image_size", None)
-        anything = seen.patches or family is OTHER or family.kind == "align"  # ALIGN's convolutions take any size
-        if isinstance(expected, int) and seen.size != (expected, expected) and not anything:
+        anything = seen["patches"] or family is OTHER or family.kind == "align"  # ALIGN's convolutions take any size
+        if isinstance(expected, int) and seen["size"] != (expected, expected) and not anything:
             raise ModelError(
                 f"Model {label!r} takes pictures of {expected} x {expected} pixels, but its preprocessing makes "
-                f"{seen.size[0]} x {seen.size[1]}. Correct its preprocessor_config.json."
+                f"{seen['size'][0]} x {seen['size'][1]}. Correct its preprocessor_config.json."
             )
-        context = _context_length(model, family, tokenizer)
-        text = getattr(tokenizer, "backend_tokenizer", None)
-        described = [
-            json.loads(model.config.to_json_string(use_diff=False)),
-            tokenizer.backend_tokenizer.to_str() if text is not None else str(tokenizer),
-            mode,
-        ]
+        architecture = json.loads(model.config.to_json_string(use_diff=False))
         for key in ("_name_or_path", "transformers_version"):
-            described[0].pop(key, None)
-        scale = 1.0 if pairs else check_tau(config, label, _own_scale(model, family))
+            architecture.pop(key, None)
+        rules = getattr(tokenizer, "backend_tokenizer", None)
         super().__init__(
-            Parts(
-                config=config,
-                label=label,
-                model=model.eval(),
-                size=seen.size,
-                mean=own.get("mean", seen.mean),
-                std=own.get("std", seen.std),
-                interpolation=own.get("interpolation", seen.interpolation),
-                tau=scale,
-                dim=0,
-                context_length=context,
-                architecture_sha256=hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
-                weights_file=file,
-                weights_sha256=sha256,
-            )
+            config,
+            label,
+            model,
+            {**seen, **(config.preprocess or {})},
+            tau=1.0 if isinstance(self, PairScorer) else _scale(config, label, model, family),
+            dim=0,
+            context_length=_context_length(model, family, tokenizer),
+            described=[architecture, str(tokenizer) if rules is None else rules.to_str(), mode],
+            weights_file=file,
+            weights_sha256=sha256,
         )
-        self.family, self.mode, self._patches, self._tokenizer = family, mode, seen.patches, tokenizer
-        self._vocabulary = _vocabulary(model)
+        self.family, self._patches, self._tokenizer = family, seen["patches"], tokenizer
         read = getattr(model, "get_text_features", None)
         kinds = read is not None and "token_type_ids" in inspect.signature(read).parameters
         self._unread = () if kinds else ("token_type_ids",)  # some tokenizers give what the model does not take
-
-    def drop_image_tower(self) -> None:
-        """Free the image tower's memory; only texts can be encoded afterwards."""
-        self.model.vision_model = None
-
-    def _image_tower(self) -> nn.Module:
-        tower: nn.Module = self.model.vision_model
-        return tower
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of N texts, see :meth:`DualEncoder.tokenize`."""
@@ -198,12 +156,7 @@ class _Transformers(VisionLanguageModel):
             return_tensors="pt",
         )
         ids: Tensor = found["input_ids"]
-        known = self._vocabulary
-        if known is not None and ids.numel() and int(ids.max()) >= known:
-            raise ModelError(
-                f"The tokenizer of model {self.label!r} gives ids up to {int(ids.max())}, but the model knows "
-                f"{known}. Put the model's own tokenizer into its folder."
-            )
+        self._check_ids(ids, "Put the model's own tokenizer into its folder.")
         if ids.shape[1] >= self.context_length:
             lengths = map(len, self._tokenizer(list(texts), verbose=False)["input_ids"])
             cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.context_length]
@@ -231,10 +184,6 @@ class TransformersEncoder(_Transformers, DualEncoder):
         ModelError: the model, its weights, its tokenizer or its preprocessing is missing or does not fit.
     """
 
-    def __init__(self, config: EncoderConfig, found: ModelFolder) -> None:
-        self._load(config, found)
-        self._learn_dim()
-
     @classmethod
     def from_model(
         cls, model: Any, tokenizer: Any, *, label: str, preprocess: Any, tau: float | None = None
@@ -249,13 +198,13 @@ class TransformersEncoder(_Transformers, DualEncoder):
             tau: the factor of its cosines, for models without one.
         """
         encoder = cls.__new__(cls)
+        mode = "itc" if family_of(str(model.config.model_type)).modes else ""
         config = EncoderConfig(label, label=label, tau=tau)
-        family = family_of(str(model.config.model_type))
-        encoder._assemble(config, label, model.float(), family, tokenizer, preprocess, mode="itc" * bool(family.modes))
-        encoder._learn_dim()
+        encoder._assemble(config, label, model.float(), tokenizer, preprocess, mode=mode)
         return encoder
 
-    def _learn_dim(self) -> None:
+    def _assemble(self, *args: Any, **options: Any) -> None:
+        super()._assemble(*args, **options)
         self.dim = int(self.encode_text(["a"]).shape[1])
         try:
             seen = self.encode_image(torch.zeros(1, 3, *self.size, dtype=torch.uint8))
@@ -300,9 +249,6 @@ class BLIPPairScorer(_Transformers, PairScorer):
 
     Source: Li et al., BLIP, ICML 2022, arXiv 2201.12086.
     """
-
-    def __init__(self, config: EncoderConfig, found: ModelFolder) -> None:
-        self._load(config, found)
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor, *, normalize: bool = True) -> Tensor:
@@ -359,19 +305,24 @@ def _first(layer: nn.Module, output: Any) -> Tensor:
     return feature
 
 
-def _vocabulary(model: nn.Module) -> int | None:
-    """How many tokens the text tower knows; families keep the table in different places."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith(("token_embedding", "word_embeddings")):
-            return module.num_embeddings
-    return None
-
-
-def _own_scale(model: Any, family: Family) -> float | None:
+def _scale(config: EncoderConfig, label: str, model: Any, family: Family) -> float:
+    """The logit scale: the model's own, or the setting `tau` where the model has none."""
     if family.scale == "temperature":
-        return 1 / float(model.temperature.detach())
-    scale = getattr(model, "logit_scale", None)
-    return None if scale is None else float(scale.detach().float().exp())
+        own = 1 / float(model.temperature.detach())
+    elif (scale := getattr(model, "logit_scale", None)) is not None:
+        own = float(scale.detach().float().exp())
+    elif config.tau is not None:
+        return float(config.tau)
+    else:
+        raise ModelError(
+            f"Model {label!r} has no learned temperature. Set `tau`, the factor of its cosines (CLIP's is 100)."
+        )
+    if config.tau is not None:
+        raise ModelError(
+            f"Model {label!r} has its own logit scale {own:.4g}. Remove `tau: {config.tau}` and set the scorer's "
+            "temperature instead."
+        )
+    return own
 
 
 def _context_length(model: Any, family: Family, tokenizer: Any) -> int:
