@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,6 +23,8 @@ _LONGEST_WAIT = 60.0
 _CHUNK = 1 << 20
 _RESERVE = 200 * 2**20  # bytes of disk that stay free
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+T = TypeVar("T")
 
 
 class Downloader:
@@ -68,9 +71,7 @@ class Downloader:
         with full_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             part, tag = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.tag")
-            for attempt in self._attempts(address):
-                with attempt:
-                    self._continue(address, part, tag, progress)
+            self._retry(address, lambda: self._continue(address, part, tag, progress))
             if sha256 is not None and (found := _digest(part)) != sha256:
                 part.unlink()
                 raise DataError(f"{address}: its SHA-256 is {found}, not {sha256}. {MANUAL}")
@@ -85,16 +86,18 @@ class Downloader:
             DataError: if it cannot be had, or is larger than ``most`` bytes.
         """
         _check_address(address, None)
-        content = bytearray()
-        for attempt in self._attempts(address):
-            with attempt, self._client.stream("GET", address) as response:
-                content.clear()
-                _check_status(response, address)
+
+        def read() -> bytes:
+            content = bytearray()
+            with self._client.stream("GET", address) as response:
+                response.raise_for_status()
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > most:
                         raise DataError(f"{address}: larger than the {most} bytes that were expected.")
-        return bytes(content)
+            return bytes(content)
+
+        return self._retry(address, read)
 
     def _continue(self, address: str, part: Path, tag: Path, progress: Callable[[int], object]) -> None:
         there = part.stat().st_size if part.exists() and tag.exists() else 0
@@ -108,7 +111,7 @@ class Downloader:
                     return
                 tag.unlink()
                 raise httpx.ReadError("the file has changed")
-            _check_status(response, address)
+            response.raise_for_status()
             continued = response.status_code == httpx.codes.PARTIAL_CONTENT
             if continued and not response.headers.get("Content-Range", "").startswith(f"bytes {there}-"):
                 tag.unlink()
@@ -124,51 +127,25 @@ class Downloader:
                     file.flush()  # so that a kill loses nothing that arrived
                     progress(len(chunk))
 
-    def _attempts(self, address: str) -> Iterator[_Attempt]:
-        """Attempts until one succeeds; waits between them, as long as the server asks for."""
+    def _retry(self, address: str, attempt: Callable[[], T]) -> T:
+        """What an attempt gives; after an error that may pass, again, as late as the server asks for."""
+        cause: httpx.HTTPError
         for number in range(1, _ATTEMPTS + 1):
-            attempt = _Attempt()
-            yield attempt
-            if attempt.error is None:
-                return
-            if number == _ATTEMPTS:
-                raise DataError(f"Cannot download {address}: {attempt.error}. {MANUAL}") from attempt.error
-            self._wait(min(attempt.wait if attempt.wait is not None else 0.5 * 2**number, _LONGEST_WAIT))
-
-
-class _Attempt:
-    """Keeps a passing error of its block instead of raising it."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.wait: float | None = None
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, _PassingError):
-            self.wait = error.wait
-        if not isinstance(error, (_PassingError, httpx.TransportError)):
-            return False
-        self.error = error
-        return True
-
-
-class _PassingError(Exception):
-    """A server's answer after which another attempt makes sense."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        super().__init__(f"the server answers {response.status_code} {response.reason_phrase}")
-        after = response.headers.get("Retry-After", "")
-        self.wait = float(after) if after.isdigit() else None
-
-
-def _check_status(response: httpx.Response, address: str) -> None:
-    if response.status_code in _PASSING:
-        raise _PassingError(response)
-    if not response.is_success:
-        raise DataError(f"{address}: the server answers {response.status_code} {response.reason_phrase}. {MANUAL}")
+            wait = 0.5 * 2**number
+            try:
+                return attempt()
+            except httpx.HTTPStatusError as error:
+                answer, cause = error.response, error
+                reason = f"the server answers {answer.status_code} {answer.reason_phrase}"
+                if answer.status_code not in _PASSING:
+                    raise DataError(f"{address}: {reason}. {MANUAL}") from error
+                if (after := answer.headers.get("Retry-After", "")).isdigit():
+                    wait = float(after)
+            except httpx.TransportError as error:
+                reason, cause = str(error), error
+            if number < _ATTEMPTS:
+                self._wait(min(wait, _LONGEST_WAIT))
+        raise DataError(f"Cannot download {address}: {reason}. {MANUAL}") from cause
 
 
 def _check_address(address: str, sha256: str | None) -> None:
