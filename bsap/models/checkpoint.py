@@ -24,7 +24,9 @@ from bsap.models.architecture import plain_text_config
 from bsap.models.config import Located
 from bsap.models.hub import hub_file, offline, reachable
 
-_OPENAI_EXTRA = ("input_resolution", "context_length", "vocab_size")  # numbers beside the weights
+OPENAI_EXTRA = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI keeps beside the weights."""
+
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
@@ -112,14 +114,6 @@ def check_finite_weights(model: nn.Module, file: Path | None, label: str) -> Non
             )
 
 
-def _unreadable(file: Path) -> ModelError:
-    # torch's own message advises to unpickle whatever the file holds.
-    return ModelError(
-        f"Weight file {file} is not a state dictionary, or is damaged. Save `model.state_dict()` as safetensors, or "
-        "download the file again."
-    )
-
-
 def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> None:
     """Load a state dictionary as ``open_clip.load_checkpoint`` does.
 
@@ -129,7 +123,7 @@ def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> 
     from open_clip.convert import convert_state_dict
 
     if not stretch:
-        _check_positions(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, file)
+        _check_positions(model, state, file)
     state = convert_state_dict(model, state)
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = towers.convert_to_custom_text_state_dict(state)
@@ -180,34 +174,55 @@ def _is_tar(file: Path) -> bool:
         return False
 
 
-def _read_state(located: Located, file: Path) -> dict[str, Tensor]:
-    if located.openai and file.suffix != ".safetensors":
-        data = file.read_bytes()  # once, so that what is loaded is what was hashed
-        if hashlib.sha256(data).hexdigest() != located.sha256:
-            raise ModelError(f"Weight file {file} changed while it was read. Start again.")
-        state: Any = torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict()
-        return {name: state[name] for name in state if name not in _OPENAI_EXTRA}
-    state = read_plain(file)
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]  # as training writes it
-    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+def read_state(file: Path, *inside: str) -> dict[str, Tensor]:
+    """The state dictionary in a file, read as by :func:`read_plain`.
+
+    Args:
+        file: the file.
+        inside: the keys under which training scripts put the state dictionary beside other things.
+
+    Raises:
+        ModelError: as :func:`read_plain`, or the content is no state dictionary.
+    """
+    content = read_plain(file)
+    for key in inside:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(x, Tensor) for x in content.values()):
         raise _unreadable(file)
-    names = [str(name) for name in state]
-    if names[0].startswith("module."):  # as a model on several devices is saved
-        names = [name.removeprefix("module.") for name in names]
-    return dict(zip(names, state.values(), strict=True))
+    return {str(name): tensor for name, tensor in content.items()}
 
 
-def _check_positions(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+def _unreadable(file: Path) -> ModelError:
+    # torch's own message advises to unpickle whatever the file holds.
+    return ModelError(
+        f"Weight file {file} is not a state dictionary, or is damaged. Save `model.state_dict()` as safetensors, or "
+        "download the file again."
+    )
+
+
+def _read_state(located: Located, file: Path) -> dict[str, Tensor]:
+    if not located.openai or file.suffix == ".safetensors":
+        state = read_state(file, "state_dict")
+        wrapped = next(iter(state)).startswith("module.")  # as a model on several devices is saved
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()} if wrapped else state
+    data = file.read_bytes()  # once, so that what is loaded is what was hashed
+    if hashlib.sha256(data).hexdigest() != located.sha256:
+        raise ModelError(f"Weight file {file} changed while it was read. Start again.")
+    archive: Any = torch.jit.load(io.BytesIO(data), map_location="cpu")
+    return {name: tensor for name, tensor in archive.state_dict().items() if name not in OPENAI_EXTRA}
+
+
+def _check_positions(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     # open_clip stretches position embeddings to the model's grid without a warning: a file for another picture
     # size or context length would load and give other numbers.
     own = model.state_dict()
     for name in _POSITIONS:
         expected = own.get(name, own.get(f"text.{name}"))
-        if name in shapes and expected is not None and shapes[name] != expected.shape:
+        if name in state and expected is not None and state[name].shape != expected.shape:
             raise ModelError(
                 f"Weights {file} are for another picture size or context length: {name} is "
-                f"{shapes[name]}, the model's {tuple(expected.shape)}."
+                f"{tuple(state[name].shape)}, the model's {tuple(expected.shape)}."
             )
 
 

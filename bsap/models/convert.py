@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bsap.errors import BSAPError, ConfigError, ModelError, unknown
-from bsap.models.checkpoint import read_plain
+from bsap.models.checkpoint import OPENAI_EXTRA, read_plain
 
 State = dict[str, Tensor]
 
@@ -115,8 +115,7 @@ def _read(file: Path) -> State:
             content = content[key]
     if not isinstance(content, dict):
         raise ModelError(f"Weight file {file} is not a state dictionary.")
-    names = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps beside the weights
-    return {str(name): x for name, x in content.items() if isinstance(x, Tensor) and name not in names}
+    return {str(name): x for name, x in content.items() if isinstance(x, Tensor) and name not in OPENAI_EXTRA}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from bsap.models.checkpoint import (
     check_tokenizer_files,
     file_sha256,
     quiet_loading,
-    read_plain,
+    read_state,
 )
 from bsap.models.config import EncoderConfig
 from bsap.models.hub import hub_file, offline, reachable
@@ -283,23 +283,16 @@ def _read_weights(found: ModelFolder) -> tuple[dict[str, Tensor], Path, str]:
     if file is None:
         raise ModelError(f"Model folder {found.folder} holds no weights. Put {_WEIGHTS[0]} beside config.json.")
     if file.suffix != ".json":
-        return _tensors(file), file, file_sha256(file)
+        return read_state(file), file, file_sha256(file)
     parts = _read_json(file).get("weight_map")
     names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
     if not names or any(Path(name).name != name or not (found.folder / name).is_file() for name in names):
         raise ModelError(f"{file} must name weight files of its own folder. Fetch the model again.")
     state: dict[str, Tensor] = {}
     for name in names:
-        state.update(_tensors(found.folder / name))
+        state.update(read_state(found.folder / name))
     digest = hashlib.sha256("".join(file_sha256(found.folder / name) for name in names).encode()).hexdigest()
     return state, file, digest
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    state = read_plain(file)
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ModelError(f"Weight file {file} is not a state dictionary. Save the model with `save_pretrained`.")
-    return {str(name): tensor for name, tensor in state.items()}
 
 
 def _short(error: Exception) -> str:

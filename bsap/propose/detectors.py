@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bsap.datamodules.files import what_is
 from bsap.errors import ConfigError, ModelError, unknown
-from bsap.models.checkpoint import file_sha256, read_plain, state_sha256
+from bsap.models.checkpoint import file_sha256, read_state, state_sha256
 from bsap.propose.first_stage import FirstStage
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
@@ -127,7 +127,7 @@ def load_detector(
             else:
                 model = models.get_model(name, weights=None, weights_backbone=None, **options)
                 if file is not None:
-                    model.load_state_dict(_read_state(file))
+                    model.load_state_dict(read_state(file, "model"))  # as torchvision's training scripts write it
     except TypeError as error:
         raise ConfigError(f"The detector {name!r} cannot be built with {options}: {error}.") from error
     except RuntimeError as error:
@@ -171,12 +171,3 @@ def _from_hub(name: str, file: Path, digits: str, url: str) -> Iterator[None]:
     finally:
         socket.setdefaulttimeout(timeout)
         os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    state = read_plain(file)
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]  # as torchvision's own training scripts write it
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ModelError(f"Weights {file} are not a state dictionary of tensors.")
-    return state
