@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from bsap.errors import BSAPError, ConfigError, DataError
 from bsap.models.checkpoint import file_sha256
 from bsap.propose.picture_list import Picture, digest_of
-from bsap.runs.parts import seal, try_lock, unseal
+from bsap.runs.parts import seal, try_lock, unseal, write_atomic
 from bsap.runs.settings import differences
 
 Row = Mapping[str, Any]
@@ -76,19 +76,16 @@ class ProposalsFile:
 
     def add(self, picture: Picture, rows: Sequence[Row]) -> None:
         """Keep the proposals of a picture; on disk after :meth:`flush`."""
-        number = picture.image_id.isascii() and picture.image_id.isdigit()
-        line = json.dumps(
-            {
-                # COCO's own tools look ids up as numbers.
-                "image_id": int(picture.image_id) if number and str(int(picture.image_id)) == picture.image_id
-                else picture.image_id,
-                "bytes": picture.bytes,
-                "width": picture.width,
-                "height": picture.height,
-                "proposals": rows,
-            }
-        )  # fmt: skip
-        self.done[picture.image_id] = line
+        image_id = picture.image_id
+        number = image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
+        record = {
+            "image_id": int(image_id) if number else image_id,  # COCO's own tools look ids up as numbers
+            "bytes": picture.bytes,
+            "width": picture.width,
+            "height": picture.height,
+            "proposals": rows,
+        }
+        self.done[image_id] = line = json.dumps(record)
         self._file.write(seal(line).encode())
 
     def flush(self) -> None:
@@ -101,18 +98,11 @@ class ProposalsFile:
             self._file.close()
 
     def finish(self, **more: Any) -> dict[str, Any]:
-        """Write the result; needs all pictures.
-
-        Args:
-            more: what else ``NAME.origin.json`` holds.
-
-        Returns:
-            The content of ``NAME.origin.json``.
-        """
+        """Write the result, which needs all pictures; returns the content of ``NAME.origin.json``, with ``more``."""
         lines = [self.done[picture.image_id] for picture in self.pictures]
         counts = [len(json.loads(line)["proposals"]) for line in lines]
         by_picture = self.path.suffix == ".jsonl"
-        _replace(self.path, (line + "\n" for line in lines) if by_picture else _coco_results(lines))
+        write_atomic(self.path, "".join(line + "\n" for line in lines) if by_picture else _coco_results(lines))
         origin = {
             "settings": dict(self.settings),
             "pictures": self.about,
@@ -123,7 +113,7 @@ class ProposalsFile:
             **more,
             "versions": {name: version(name) for name in ("bsap", "torch", "torchvision", "pycocotools")},
         }
-        _replace(self._origin, [json.dumps(origin, indent=2) + "\n"])
+        write_atomic(self._origin, json.dumps(origin, indent=2) + "\n")
         self._file.close()
         self.part.unlink(missing_ok=True)
         self.origin = origin
@@ -193,19 +183,10 @@ def _refuse(path: Path, lines: Sequence[str]) -> None:
         raise ConfigError(f"{path} was made with other settings:\n  {listed}\n{AGAIN}")
 
 
-def _coco_results(lines: Iterable[str]) -> Iterator[str]:
-    before = "["
-    for line in lines:
-        record = json.loads(line)
-        for row in record["proposals"]:
-            yield f"{before}\n" + json.dumps({"image_id": record["image_id"], **row})
-            before = ","
-    yield "\n]\n" if before == "," else "[]\n"
-
-
-def _replace(path: Path, texts: Iterable[str]) -> None:
-    """Write a file so that a reader sees all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(texts)
-    temporary.replace(path)
+def _coco_results(lines: Iterable[str]) -> str:
+    rows = [
+        json.dumps({"image_id": record["image_id"], **row})
+        for record in map(json.loads, lines)
+        for row in record["proposals"]
+    ]
+    return "[\n" + ",\n".join(rows) + "\n]\n" if rows else "[]\n"

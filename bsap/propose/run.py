@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -118,21 +118,13 @@ def rows_of(found: Mapping[str, Tensor], picture: Picture, *, score: float, most
     return rows
 
 
-class _Decoded(Dataset[tuple[Picture, Tensor]]):
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[Picture, Tensor]:
-        picture = self.pictures[index]
-        return picture, load_picture(picture.path, picture.width, picture.height)
+def _decoded(pictures: list[Picture]) -> tuple[list[Picture], list[Tensor]]:
+    return pictures, [load_picture(picture.path, picture.width, picture.height) for picture in pictures]
 
 
 def _batches(
     pictures: Sequence[Picture], size: int, workers: int | None
-) -> Iterator[tuple[list[Picture], list[Tensor]]]:
+) -> Iterable[tuple[list[Picture], list[Tensor]]]:
     """Decoded pictures in batches of one size each, the largest first, so that too little memory is found early."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, picture in enumerate(pictures):
@@ -140,11 +132,7 @@ def _batches(
     large = sorted(groups, key=lambda wh: -wh[0] * wh[1])
     plan = [groups[wh][n : n + size] for wh in large for n in range(0, len(groups[wh]), size)]
     workers = sensible_workers(len(plan)) if workers is None else workers
-    loader: Iterable[list[tuple[Picture, Tensor]]] = DataLoader(
-        _Decoded(pictures), batch_sampler=plan, num_workers=workers, collate_fn=list
-    )
-    for items in loader:
-        yield [picture for picture, _ in items], [image for _, image in items]
+    return DataLoader(cast("Dataset[Any]", pictures), batch_sampler=plan, num_workers=workers, collate_fn=_decoded)
 
 
 @torch.inference_mode()
