@@ -18,15 +18,7 @@ Use = Callable[[PurePosixPath, IO[bytes]], object]
 
 
 def each_member(archive: Path, wanted: Callable[[PurePosixPath], bool], use: Use) -> int:
-    """Read the wanted regular files of a zip or tar file.
-
-    Args:
-        archive: the file.
-        wanted: whether the member of a name is wanted.
-        use: called with the name and the opened content of each.
-
-    Returns:
-        How many there are.
+    """Call ``use`` with the name and the opened content of each wanted file in a zip or tar file; returns their number.
 
     Raises:
         DataError: if the file is neither a zip nor a tar file or is damaged, or if any of its members has a name that

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bsap.datamodules.fields import from_mapping, shown
 from bsap.datamodules.files import parse_yaml, read_bytes
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names, unknown
 
 FORMS = ("refer_zip", "hub_referents", "hub_sets", "hub_reviews", "hub_samples", "ref_l4", "reclip")
 """The forms that :mod:`bsap.datamodules.sources.forms` converts."""
@@ -96,9 +96,9 @@ def read_catalogue(own: Sequence[str] = ()) -> Catalogue:
     datasets: dict[str, Dataset] = {}
     shared: dict[str, SharedFile] = {}
     for file, content in contents:
-        for name, value in _mapping(content, file, ("datasets", "files"), "datasets").items():
+        for name, value in _entries(content, file, "datasets").items():
             datasets[name] = _dataset(name, value, file)
-        for name, value in _mapping(content, file, ("datasets", "files"), "files").items():
+        for name, value in _entries(content, file, "files").items():
             shared[name] = _made(SharedFile, name, value, f"{file}, {name}")
     for dataset in datasets.values():
         for needed in (dataset.pictures, *(source.objects for source in dataset.sources)):
@@ -107,12 +107,10 @@ def read_catalogue(own: Sequence[str] = ()) -> Catalogue:
     return Catalogue(datasets, shared)
 
 
-def _mapping(content: object, file: str, known: Sequence[str], key: str) -> dict[str, Any]:
+def _entries(content: object, file: str, key: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected the keys {' and '.join(known)}, but got {shown(content)}.")
-    for name in content:
-        if name not in known:
-            raise unknown(f"key of {file}", name, known)
+        raise ConfigError(f"{file}: expected the keys datasets and files, but got {shown(content)}.")
+    check_names(f"key of {file}", content, ("datasets", "files"))
     value = content.get(key) or {}
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: `{key}` must be a mapping of names, but is {shown(value)}.")
@@ -124,9 +122,7 @@ def _dataset(name: str, value: object, file: str) -> Dataset:
     if not isinstance(value, dict) or not isinstance(value.get("sources"), list) or not value["sources"]:
         raise ConfigError(f"{where}: a dataset needs a list of `sources`, but got {shown(value)}.")
     sources = tuple(_made(Source, None, source, f"{where}, sources") for source in value["sources"])
-    for source in sources:
-        if source.form not in FORMS:
-            raise unknown(f"form of a source of {name}", source.form, FORMS)
+    check_names(f"form of a source of {name}", (source.form for source in sources), FORMS)
     rest = {**value, "sources": sources, "splits": tuple(map(str, value.get("splits") or ()))}
     return _made(Dataset, name, rest, where)
 

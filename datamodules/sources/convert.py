@@ -18,13 +18,7 @@ CAPTION_COLUMNS = ("id", "caption", "bbox", "bbox_id", "ori_category_id", "image
 
 
 def referent(row: dict[str, Any], where: str, *, test: str) -> dict[str, Any]:
-    """A row of jxu124's conversions as an entry of ``refs(*).p``.
-
-    Args:
-        row: with :data:`REFERENT_COLUMNS`.
-        where: the place, for errors.
-        test: the name of the split that the conversion calls ``test``.
-    """
+    """A row of jxu124's conversions as an entry of ``refs(*).p``; ``test`` is what its split ``test`` is really called."""
     record = Record(row, where)
     split = {"validation": "val", "test": test}.get(record.text("split"), record.text("split"))
     sentences = record["sentences"]
@@ -32,10 +26,7 @@ def referent(row: dict[str, Any], where: str, *, test: str) -> dict[str, Any]:
         sentences = [dict(zip(sentences, values, strict=True)) for values in zip(*sentences.values(), strict=True)]
     found = [{key: sentence.get(key) for key in ("raw", "sent", "sent_id", "tokens")} for sentence in sentences]
     return {
-        "ref_id": record["ref_id"],
-        "ann_id": record["ann_id"],
-        "image_id": record["image_id"],
-        "category_id": record["category_id"],
+        **{key: record[key] for key in ("ref_id", "ann_id", "image_id", "category_id")},
         "file_name": record.text("file_name"),
         "split": split,
         "sent_ids": [sentence["sent_id"] for sentence in found],
@@ -44,11 +35,7 @@ def referent(row: dict[str, Any], where: str, *, test: str) -> dict[str, Any]:
 
 
 def instances_of(content: Record, image_ids: set[int]) -> dict[str, Any]:
-    """The part of a COCO annotation file that is about some pictures, with all their objects.
-
-    Raises:
-        DataError: if a picture is not in the file.
-    """
+    """The part of a COCO annotation file that is about some pictures, all of which it must have, and their objects."""
     images = [image for image in content.items("images") if image.get("id") in image_ids]
     if lost := image_ids - {image["id"] for image in images}:
         raise DataError(f"{content.where}: {len(lost)} pictures are not in this file, first {sorted(lost)[:3]}.")
@@ -57,28 +44,15 @@ def instances_of(content: Record, image_ids: set[int]) -> dict[str, Any]:
 
 
 def line_of_samples(row: dict[str, Any], size: tuple[int, int], where: str, *, form: str) -> dict[str, Any]:
-    """A row of RefCOCO-M as a line of JSONL.
-
-    Args:
-        row: with ``image_id``, ``file_name`` and ``samples``.
-        size: the picture's width and height in pixels.
-        where: the place, for errors.
-        form: the form of the boxes, from :func:`box_form`.
-    """
+    """A row of RefCOCO-M as a line of JSONL; ``form`` is what :func:`box_form` found."""
     record = Record(row, where)
     objects, expressions = [], []
     for n, item in enumerate(record.items("samples"), start=1):
         sample = Record(item, f"{where}, sample {n}")
         object_id = sample.identity("id")
-        x, y, w, h = _to_xywh(np.array([sample["bbox"]], dtype=np.float64), np.array([size]), form)[0].tolist()
-        objects.append(
-            {
-                "id": object_id,
-                "bbox": [x, y, w, h],
-                "segmentation": _text_mask(sample["mask"]),
-                "category": sample.text("category"),
-            }
-        )
+        box = _to_xywh(np.array([sample["bbox"]], dtype=np.float64), np.array([size]), form)[0].tolist()
+        mask, category = _text_mask(sample["mask"]), sample.text("category")
+        objects.append({"id": object_id, "bbox": box, "segmentation": mask, "category": category})
         for m, text in enumerate(sample.items("sentences"), start=1):
             expressions.append({"id": f"{object_id}.{m}", "text": text, "target": object_id})
     return _line(record, size, objects, expressions)
@@ -108,11 +82,8 @@ def box_form(rows: Iterable[tuple[dict[str, Any], tuple[int, int]]], where: str)
     """In which form the boxes of RefCOCO-M's samples are: the one that fits the samples' own masks.
 
     Args:
-        rows: rows with ``samples``, and the sizes of their pictures.
-        where: the file, for errors.
-
-    Raises:
-        DataError: if no form fits.
+        rows: rows with ``samples``, and the sizes (W, H) of their pictures.
+        where: the file, for the error if none fits.
     """
     boxes, drawn, sizes = [], [], []
     for row, size in rows:
@@ -147,18 +118,11 @@ def lines_of_captions(rows: Sequence[dict[str, Any]], where: str) -> list[dict[s
         by_picture.setdefault(record.identity("image_id"), []).append(record)
     lines = []
     for records in by_picture.values():
-        objects = {
-            record.identity("bbox_id"): {
-                "id": record.identity("bbox_id"),
-                "bbox": record["bbox"],
-                "category": str(record["ori_category_id"]),
-            }
-            for record in records
-        }
-        expressions = [
-            {"id": record.identity("id"), "text": record.text("caption"), "target": record.identity("bbox_id")}
-            for record in records
-        ]
+        objects, expressions = {}, []
+        for record in records:
+            box_id, category = record.identity("bbox_id"), str(record["ori_category_id"])
+            objects[box_id] = {"id": box_id, "bbox": record["bbox"], "category": category}
+            expressions.append({"id": record.identity("id"), "text": record.text("caption"), "target": box_id})
         size = records[0].size("width"), records[0].size("height")
         lines.append(_line(records[0], size, list(objects.values()), expressions))
     return lines

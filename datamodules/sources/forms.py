@@ -38,17 +38,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Job:
-    """One dataset from one source.
-
-    Attributes:
-        dataset: what to get.
-        source: where from.
-        catalogue: the shared files that the source may need.
-        root: the data's root.
-        splits: the splits that are wanted.
-        downloader: downloads.
-        progress: called with the number of bytes that arrive.
-    """
+    """One dataset from one source; ``progress`` is called with the number of bytes that arrive."""
 
     dataset: Dataset
     source: Source

@@ -13,15 +13,7 @@ INSTALL = 'Install what reads the hub\'s files: pip install "bsap[data]".'
 
 
 def hub_files(repository: str, suffixes: Sequence[str]) -> list[Path]:
-    """Download the files of a dataset repository that have one of the suffixes; complete ones are not loaded again.
-
-    Args:
-        repository: ``owner/name``.
-        suffixes: for example ``(".parquet",)``.
-
-    Raises:
-        DataError: if the repository or a file cannot be had, or has no such file.
-    """
+    """Download the files of a dataset repository that have one of the suffixes; complete ones are not loaded again."""
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
@@ -42,15 +34,7 @@ def hub_files(repository: str, suffixes: Sequence[str]) -> list[Path]:
 
 
 def parquet_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file.
-
-    Args:
-        file: the file.
-        columns: the columns to read; all must be there.
-
-    Raises:
-        DataError: if the file is not parquet or lacks a column.
-    """
+    """The rows of a parquet file, reduced to some columns, all of which must be there."""
     try:
         import pyarrow.parquet
     except ImportError as error:
