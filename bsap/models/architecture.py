@@ -6,6 +6,7 @@ servers and to Python code, so everything outside the tables below is refused be
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,14 @@ from typing import Any
 
 from bsap.errors import ModelError
 
-_LARGEST = 1 << 21
-_PARAMETERS = 10**10  # twice as many as open_clip's largest model has
+PARAMETERS = 10**10
+"""The most that a model may have, twice as many as open_clip's largest."""
+
+_LARGEST, _MOST_LAYERS, _CONFIG_BYTES = 1 << 21, 512, 1 << 20
+_DROPPED = (
+    *("attn_implementation", "auto_map", "dtype", "torch_dtype", "torchscript", "quantization_config"),
+    *("return_dict", "output_attentions", "output_hidden_states", "use_return_dict"),
+)
 
 
 def _is_whole(value: Any) -> bool:
@@ -78,23 +85,15 @@ _MODEL = {
 
 
 def check_architecture(model: Mapping[str, Any], path: Path) -> None:
-    """Refuse a model's configuration that does more than describe its towers.
-
-    Args:
-        model: the ``model_cfg`` of an ``open_clip_config.json``.
-        path: of that file, for the message.
-
-    Raises:
-        ModelError: an unknown key, a value of another kind, or towers that no computer can hold.
-    """
+    """Refuse a ``model_cfg``, of the ``open_clip_config.json`` at a path, that does more than describe its towers."""
     text = model.get("text_cfg")
     if isinstance(text, dict) and text.get("hf_model_name") == str(path.parent):
         # The model's own folder may hold the text tower's configuration; no other folder is read.
         model = {**model, "text_cfg": {key: value for key, value in text.items() if key != "hf_model_name"}}
     _check(model, _MODEL, "model_cfg", path)
     towers = [model.get(key) or {} for key in ("vision_cfg", "text_cfg", "multimodal_cfg")]
-    if sum(_parameters(tower, model["embed_dim"]) for tower in towers) > _PARAMETERS:
-        raise ModelError(f"{path} describes a model of more than {_PARAMETERS:,} parameters. Correct its sizes.")
+    if sum(_parameters(tower, model["embed_dim"]) for tower in towers) > PARAMETERS:
+        raise ModelError(f"{path} describes a model of more than {PARAMETERS:,} parameters. Correct its sizes.")
 
 
 def _check(given: Mapping[str, Any], known: Mapping[str, Any], where: str, path: Path) -> None:
@@ -127,25 +126,52 @@ def _parameters(tower: Mapping[str, Any], embed: int) -> float:
     return blocks + width * rows + context**2
 
 
-def plain_text_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The harmless part of a Hugging Face model's ``config.json``: the fields that its kind of model has.
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a model folder; raises a ModelError where there is none of a sensible size."""
+    try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _CONFIG_BYTES):
+            raise OSError(f"it is not a file of at most {_CONFIG_BYTES} bytes")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ModelError(f"Model folder {path.parent} has no readable {path.name}: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a mapping, but holds {content!r:.80}.")
+    return content
+
+
+def plain_config(given: Mapping[str, Any], usual: Mapping[str, Any], path: Path | str) -> dict[str, Any]:
+    """The fields of a ``config.json`` of `transformers` that a kind of model has, without those that name other files.
 
     Other fields can name Python files (``auto_map``) and downloaded kernels (``attn_implementation``).
 
     Args:
-        config: what the file holds.
-        name: the model's, for the message.
+        given: what the file holds.
+        usual: the configuration that the kind of model has by default.
+        path: of the file, for the message.
 
     Raises:
-        ModelError: a kind of model that open_clip does not know.
-        ImportError: there is no ``transformers``.
+        ModelError: a size that no computer can hold.
     """
+    kept: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in usual or key.startswith("_") or key in _DROPPED:
+            continue
+        most = _MOST_LAYERS if "layers" in key else _LARGEST
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) > most:
+            raise ModelError(f"`{key}` in {path} must be at most {most}, but is {value!r:.80}.")
+        nested = isinstance(value, Mapping) and isinstance(usual[key], Mapping) and usual[key]
+        kept[key] = plain_config(value, usual[key], path) if nested else value
+    return kept
+
+
+def plain_text_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """:func:`plain_config` of the text tower ``name``, which must be of a kind that open_clip knows."""
     from open_clip.hf_configs import arch_dict
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in arch_dict:
         raise ModelError(f"Text model {name} is of the kind {kind!r:.80}, but open_clip knows {', '.join(arch_dict)}.")
-    known = CONFIG_MAPPING[kind]().to_dict()
-    kept = {key: value for key, value in config.items() if key in known and not key.startswith("_")}
-    return {**kept, "model_type": kind}
+    return {**plain_config(config, CONFIG_MAPPING[kind]().to_dict(), name), "model_type": kind}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bsap.errors import ModelError
-from bsap.models.architecture import plain_text_config
+from bsap.models.architecture import plain_text_config, read_json
 from bsap.models.config import Located
 from bsap.models.hub import hub_file, offline, reachable
 
@@ -30,12 +30,8 @@ OPENAI_EXTRA = ("input_resolution", "context_length", "vocab_size")
 _POSITIONS = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
 
-def build(located: Located, *, seed: int = 0) -> Any:
-    """Build a model in float32 on the CPU and load its weights.
-
-    Args:
-        located: architecture and weights, from :func:`bsap.models.weights.locate`.
-        seed: of the initialisation where there is no weight file.
+def build(located: Located) -> Any:
+    """Build a model in float32 on the CPU and load its weights; seeded random ones where there is no weight file.
 
     Raises:
         ModelError: the architecture cannot be built, or the file cannot be read, does not fit it key by key, or holds
@@ -44,7 +40,7 @@ def build(located: Located, *, seed: int = 0) -> Any:
     import open_clip
 
     with torch.random.fork_rng(devices=[]), quiet_loading(), TemporaryDirectory() as folder:
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         try:
             model = open_clip.create_model(
                 located.model,
@@ -73,7 +69,7 @@ def _towers(located: Located, folder: Path) -> dict[str, Any]:
     if name := towers["text_cfg"].get("hf_model_name"):
         own = Path(name) / "config.json"
         file = own if own.is_file() else hub_file(name, ("config.json",), model=located.label)
-        config = plain_text_config(json.loads(file.read_text(encoding="utf-8-sig")), name)
+        config = plain_text_config(read_json(file), name)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         towers["text_cfg"].update(hf_model_name=str(folder), hf_model_pretrained=False)
     return towers
@@ -90,22 +86,12 @@ def _load(model: nn.Module, located: Located, file: Path) -> None:
     except ModelError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"Weights {file} do not fit model {located.label!r}: {reason[:400]}") from error
+        raise ModelError(f"Weights {file} do not fit model {located.label!r}: {short(error)}") from error
     check_finite_weights(model, file, located.label)
 
 
 def check_finite_weights(model: nn.Module, file: Path | None, label: str) -> None:
-    """Refuse weights that are NaN or infinite.
-
-    Args:
-        model: with its weights loaded.
-        file: where they came from.
-        label: the model's name.
-
-    Raises:
-        ModelError: a weight is not finite.
-    """
+    """Refuse a model whose weights, from a file, are NaN or infinite."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(
@@ -138,6 +124,11 @@ def _fit(model: Any, state: dict[str, Tensor], file: Path, *, stretch: bool) -> 
     towers.resize_pos_embed(state, model)
     towers.resize_text_pos_embed(state, model)
     model.load_state_dict(state, strict=True)
+
+
+def short(error: Exception) -> str:
+    """An error of another library in one line."""
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def read_plain(file: Path) -> Any:
@@ -175,15 +166,7 @@ def _is_tar(file: Path) -> bool:
 
 
 def read_state(file: Path, *inside: str) -> dict[str, Tensor]:
-    """The state dictionary in a file, read as by :func:`read_plain`.
-
-    Args:
-        file: the file.
-        inside: the keys under which training scripts put the state dictionary beside other things.
-
-    Raises:
-        ModelError: as :func:`read_plain`, or the content is no state dictionary.
-    """
+    """The state dictionary that :func:`read_plain` finds in a file, or ``inside`` one of these entries of it."""
     content = read_plain(file)
     for key in inside:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -241,16 +224,17 @@ def make_tokenizer(located: Located) -> Any:
         return SimpleTokenizer(context_length=context_length, **options) if options else _clip_tokenizer(context_length)
     options.update(context_length=context_length, tokenizer_mode=text.get("tokenizer_mode"))
     options["trust_remote_code"] = False  # otherwise `transformers` asks on the terminal
+    folder = Path(located.tokenizer)
     try:
-        if Path(located.tokenizer).is_dir():
-            check_tokenizer_files(Path(located.tokenizer))
+        if folder.is_dir():
+            check_tokenizer_files(folder)
         return HFTokenizer(located.tokenizer, local_files_only=True, **options)
     except ModelError:
         raise
     except ImportError as error:
         raise ModelError(f"The tokenizer of model {located.label!r} needs `pip install transformers`.") from error
     except Exception as error:
-        if Path(located.tokenizer).is_dir():
+        if folder.is_dir():
             raise ModelError(f"Tokenizer files in {located.tokenizer} cannot be read: {error}") from error
         if not reachable():
             raise offline(located.label, f"its tokenizer {located.tokenizer}") from error
@@ -261,11 +245,7 @@ def make_tokenizer(located: Located) -> Any:
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse a tokenizer that names Python code to run.
-
-    Raises:
-        ModelError: a JSON file of the folder has the key ``auto_map``.
-    """
+    """Refuse a tokenizer whose JSON files name Python code to run."""
     for name in ("tokenizer_config.json", "config.json"):
         path = folder / name
         if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8-sig")):
@@ -308,7 +288,11 @@ def quiet_loading() -> Iterator[None]:
     # an unconfigured root logger installs a handler for the whole program.
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    shown = _hide_progress()
+    library = sys.modules.get("transformers")
+    messages = library.utils.logging if library is not None else None
+    shown = messages is not None and messages.is_progress_bar_enabled()
+    if messages is not None and shown:
+        messages.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             # OpenAI's weights are TorchScript archives, which torch will no longer develop.
@@ -316,14 +300,5 @@ def quiet_loading() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-        if shown:
-            sys.modules["transformers"].utils.logging.enable_progress_bar()
-
-
-def _hide_progress() -> bool:
-    """Hide the progress bars of `transformers` if it is imported; returns whether they were shown."""
-    library = sys.modules.get("transformers")
-    shown = library is not None and bool(library.utils.logging.is_progress_bar_enabled())
-    if library is not None and shown:
-        library.utils.logging.disable_progress_bar()
-    return shown
+        if messages is not None and shown:
+            messages.enable_progress_bar()

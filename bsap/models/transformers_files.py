@@ -7,7 +7,6 @@ A model is built here from a plain copy of its configuration and from weights th
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,14 @@ import torch
 from torch import Tensor
 
 from bsap.errors import ConfigError, ModelError
+from bsap.models.architecture import PARAMETERS, plain_config, read_json
 from bsap.models.checkpoint import (
     check_finite_weights,
     check_tokenizer_files,
     file_sha256,
     quiet_loading,
     read_state,
+    short,
 )
 from bsap.models.config import EncoderConfig
 from bsap.models.hub import hub_file, offline, reachable
@@ -38,25 +39,11 @@ _TOKENIZERS = (
     "sentencepiece.bpe.model",
 )
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_DROPPED = (
-    *("attn_implementation", "auto_map", "dtype", "torch_dtype", "torchscript", "quantization_config"),
-    *("return_dict", "output_attentions", "output_hidden_states", "use_return_dict"),
-)
-_CONFIG_BYTES = 1 << 20
-_LARGEST, _MOST_LAYERS, _PARAMETERS = 1 << 21, 512, 10**10
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder in the format of `transformers`.
-
-    Attributes:
-        folder: with ``config.json``, weights, tokenizer and preprocessing.
-        label: the model's name in results.
-        config: what ``config.json`` holds.
-        family: the family of the model.
-        mode: the setting `mode`, or "".
-    """
+    """A folder in the format of `transformers`, what its ``config.json`` holds, and the setting `mode` or ""."""
 
     folder: Path
     label: str
@@ -66,27 +53,25 @@ class ModelFolder:
 
 
 def find_model(config: EncoderConfig) -> ModelFolder:
-    """Find the folder of a model ``hf:...``, from the hub's cache or the hub where it is a name.
-
-    Raises:
-        ConfigError: settings that do not fit the model.
-        ModelError: a folder, a file or a package that is missing, or a kind of model without features.
-    """
+    """Find the folder of a model ``hf:...``, from the hub's cache or the hub where it is a name."""
     name = config.name.removeprefix(PREFIX)
     for key in ("pretrained", "quickgelu"):
         if getattr(config, key) is not None:
             raise ConfigError(f"Model {config.name!r} brings its own weights and activation. Remove `{key}`.")
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise ModelError(f"Model folder {folder} does not exist. Name a folder with config.json and weights.")
+    folder, label = Path(name).expanduser(), name
+    if folder.is_dir():
+        label = folder.resolve().name
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"Model folder {folder} does not exist. Name a folder with config.json and weights.")
+    else:
         folder = _download(name, config.name)
-    content = _read_json(folder / "config.json")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"Model folder {folder} has no config.json. Use a folder that `save_pretrained` wrote.")
+    content = read_json(folder / "config.json")
     kind = content.get("model_type")
     if not isinstance(kind, str):
         raise ModelError(f"{folder / 'config.json'} has no `model_type`. Use a folder that `save_pretrained` wrote.")
     family = family_of(kind)
-    label = config.label or (folder.resolve().name if Path(name).expanduser().is_dir() else name)
     mode = config.mode or ""
     if family.modes and mode not in family.modes:
         raise ConfigError(
@@ -95,15 +80,14 @@ def find_model(config: EncoderConfig) -> ModelFolder:
         )
     if mode and not family.modes:
         raise ConfigError(f"Model {config.name!r} has one mode only. Remove `mode: {mode}`.")
-    if mode and not config.label:
-        label = f"{label}:{mode}"
+    label = config.label or (f"{label}:{mode}" if mode else label)
     return ModelFolder(folder, f"{label}:random" if config.random_init else label, content, family, mode)
 
 
 def _download(repo: str, model: str) -> Path:
     fix = f"name a folder that `save_pretrained` wrote, `name: {PREFIX}/FOLDER`."
     folder = hub_file(repo, ("config.json",), model=model, fix=fix).parent
-    if any((folder / name).is_file() for name in _WEIGHTS) and _has(folder, _TOKENIZERS) and _has(folder, _PROCESSORS):
+    if all(_has(folder, names) for names in (_WEIGHTS, _TOKENIZERS, _PROCESSORS)):
         return folder
     if not reachable():
         raise offline(model, f"a file of {repo}", fix=fix)
@@ -112,7 +96,7 @@ def _download(repo: str, model: str) -> Path:
     plain = ["*.json", "*.txt", "*.model"]
     try:
         files = snapshot_download(repo, allow_patterns=[*plain, "*.safetensors"], ignore_patterns=["*/*"])
-        if not any((Path(files) / name).is_file() for name in _WEIGHTS[:2]):
+        if not _has(Path(files), _WEIGHTS[:2]):
             files = snapshot_download(repo, allow_patterns=[*plain, "pytorch_model*.bin"], ignore_patterns=["*/*"])
     except Exception as error:  # the hub's client raises types of its HTTP library
         raise ModelError(f"Model {model!r}: cannot download {repo}: {error}") from error
@@ -123,29 +107,11 @@ def _has(folder: Path, names: Iterable[str]) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file() or path.stat().st_size > _CONFIG_BYTES:
-            raise ModelError(f"Model folder {path.parent} has no {path.name} of at most {_CONFIG_BYTES} bytes.")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a mapping, but holds {content!r:.80}.")
-    return content
-
-
 # --- tokenizer and preprocessing --------------------------------------------------------------------------------------
 
 
 def load_tokenizer(found: ModelFolder) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ModelError: no tokenizer files, or files that cannot be read or that name code to run.
-    """
+    """The model's tokenizer, from files that name no code to run."""
     from transformers import AutoTokenizer
 
     if not _has(found.folder, _TOKENIZERS):  # `transformers` would make an empty tokenizer
@@ -158,15 +124,11 @@ def load_tokenizer(found: ModelFolder) -> Any:
         with quiet_loading():
             return AutoTokenizer.from_pretrained(str(found.folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raise what they like
-        raise ModelError(f"Tokenizer files in {found.folder} cannot be read: {_short(error)}") from error
+        raise ModelError(f"Tokenizer files in {found.folder} cannot be read: {short(error)}") from error
 
 
 def load_image_processor(found: ModelFolder) -> Any:
-    """The model's own preprocessing of pictures, computed by PIL.
-
-    Raises:
-        ModelError: its file is missing or cannot be read.
-    """
+    """The model's own preprocessing of pictures, computed by PIL."""
     import transformers
 
     if not _has(found.folder, _PROCESSORS):
@@ -180,19 +142,14 @@ def load_image_processor(found: ModelFolder) -> Any:
             read: Any = transformers.AutoImageProcessor.from_pretrained
             return read(str(found.folder), local_files_only=True, trust_remote_code=False, **with_pil)
     except Exception as error:  # processors raise what they like
-        raise ModelError(f"Preprocessing of model {found.label!r} cannot be read: {_short(error)}") from error
+        raise ModelError(f"Preprocessing of model {found.label!r} cannot be read: {short(error)}") from error
 
 
 # --- configuration and weights ----------------------------------------------------------------------------------------
 
 
-def build_model(found: ModelFolder, *, random_init: bool, seed: int = 0) -> tuple[Any, Path | None, str]:
-    """Build the model in float32 on the CPU and load its weights.
-
-    Args:
-        found: the model's folder.
-        random_init: whether to take random weights instead.
-        seed: of random weights.
+def build_model(found: ModelFolder, *, random_init: bool) -> tuple[Any, Path | None, str]:
+    """Build the model in float32 on the CPU and load its weights, or seeded random ones.
 
     Returns:
         The model, its weight file (the index where there are several) and the SHA-256 of its weights; None and "" for
@@ -203,11 +160,11 @@ def build_model(found: ModelFolder, *, random_init: bool, seed: int = 0) -> tupl
     """
     config, cls = _configuration(found)
     with torch.random.fork_rng(devices=[]), quiet_loading():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         try:
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
-            if size > _PARAMETERS:
+            if size > PARAMETERS:
                 raise ModelError(f"Model {found.label!r} has {size:,} parameters. Correct the sizes in config.json.")
             if random_init:
                 return cls(config).float(), None, ""
@@ -218,7 +175,7 @@ def build_model(found: ModelFolder, *, random_init: bool, seed: int = 0) -> tupl
         except ModelError:
             raise
         except Exception as error:  # a configuration can fail anywhere in `transformers`
-            raise ModelError(f"Model {found.label!r} cannot be built from {found.folder}: {_short(error)}") from error
+            raise ModelError(f"Model {found.label!r} cannot be built from {found.folder}: {short(error)}") from error
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise ModelError(
@@ -244,11 +201,11 @@ def _configuration(found: ModelFolder) -> tuple[Any, Any]:
     try:
         usual = CONFIG_MAPPING[kind]()
         with quiet_loading():
-            config = type(usual).from_dict(_plain(found.config, usual.to_dict(), found.folder / "config.json"))
+            config = type(usual).from_dict(plain_config(found.config, usual.to_dict(), found.folder / "config.json"))
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{found.folder / 'config.json'} is not a configuration: {_short(error)}") from error
+        raise ModelError(f"{found.folder / 'config.json'} is not a configuration: {short(error)}") from error
     name = found.family.architecture
     cls: Any = getattr(transformers, name) if name else MODEL_MAPPING.get(type(config), None)
     if not (name or (hasattr(cls, "get_image_features") and hasattr(cls, "get_text_features"))):
@@ -264,27 +221,13 @@ def _configuration(found: ModelFolder) -> tuple[Any, Any]:
     return config, cls
 
 
-def _plain(given: Mapping[str, Any], usual: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The fields that this kind of model has, without those that name code, kernels and other files."""
-    kept: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in usual or key.startswith("_") or key in _DROPPED:
-            continue
-        most = _MOST_LAYERS if "layers" in key else _LARGEST
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) > most:
-            raise ModelError(f"`{key}` in {path} must be at most {most}, but is {value!r:.80}.")
-        nested = isinstance(value, Mapping) and isinstance(usual[key], Mapping) and usual[key]
-        kept[key] = _plain(value, usual[key], path) if nested else value
-    return kept
-
-
 def _read_weights(found: ModelFolder) -> tuple[dict[str, Tensor], Path, str]:
     file = next((found.folder / name for name in _WEIGHTS if (found.folder / name).is_file()), None)
     if file is None:
         raise ModelError(f"Model folder {found.folder} holds no weights. Put {_WEIGHTS[0]} beside config.json.")
     if file.suffix != ".json":
         return read_state(file), file, file_sha256(file)
-    parts = _read_json(file).get("weight_map")
+    parts = read_json(file).get("weight_map")
     names = sorted({str(name) for name in parts.values()}) if isinstance(parts, dict) else []
     if not names or any(Path(name).name != name or not (found.folder / name).is_file() for name in names):
         raise ModelError(f"{file} must name weight files of its own folder. Fetch the model again.")
@@ -293,7 +236,3 @@ def _read_weights(found: ModelFolder) -> tuple[dict[str, Tensor], Path, str]:
         state.update(read_state(found.folder / name))
     digest = hashlib.sha256("".join(file_sha256(found.folder / name) for name in names).encode()).hexdigest()
     return state, file, digest
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -7,20 +7,18 @@ decides on file, activation and preprocessing before anything is built, or says 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bsap.errors import ConfigError, ModelError, unknown
-from bsap.models.architecture import check_architecture
+from bsap.models.architecture import check_architecture, read_json
 from bsap.models.checkpoint import file_sha256
 from bsap.models.config import EncoderConfig, Located, check_preprocess
 from bsap.models.hub import hub_file
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
-_CONFIG_BYTES = 1 << 20
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 _TAGGED = ("mean", "std", "interpolation")
 
@@ -40,9 +38,6 @@ OPENAI = {
 
 def locate(config: EncoderConfig) -> Located:
     """Find what a configuration means; downloads weights that are not in the cache.
-
-    Args:
-        config: the settings.
 
     Raises:
         ConfigError: an unknown name or tag, or settings that contradict each other.
@@ -168,8 +163,10 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     own = bool(architecture.get("quick_gelu", False))
     if own and config.quickgelu is False:
         raise ConfigError(f"Model {name!r} uses QuickGELU, but `quickgelu` is false. Name {base!r} instead.")
+    # Towers of other libraries have an activation of their own; CLIP's may need either where none is named.
+    unsaid = "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]
     twin = f"{base}-quickgelu" in open_clip.list_models()
-    if config.quickgelu is None and not own and (twin or _either(architecture)):
+    if config.quickgelu is None and not own and (twin or unsaid):
         raise ConfigError(
             f"Weight file {file} does not say whether {name!r} was trained with QuickGELU. Set `quickgelu: true` "
             "(OpenAI, DFN, MetaCLIP and their descendants) or `quickgelu: false`."
@@ -185,14 +182,6 @@ def _file(config: EncoderConfig, name: str, file: Path, architecture: Mapping[st
     architecture = {**architecture, "quick_gelu": own or bool(config.quickgelu)}
     preprocess = known[0] if known else {}
     return _settled(config, name, label, architecture, file, preprocess=preprocess, sha256=sha256)
-
-
-def _either(architecture: Mapping[str, Any]) -> bool:
-    """Whether weights of an architecture may need either activation: it names none, and its image tower is CLIP's own.
-
-    Towers of other libraries have an activation of their own.
-    """
-    return "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]
 
 
 def _settled(
@@ -232,15 +221,8 @@ def _settled(
 
 
 def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    try:
-        if path.exists() and not (path.is_file() and path.stat().st_size <= _CONFIG_BYTES):
-            raise OSError(f"it is not a file of at most {_CONFIG_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ModelError(f"Model folder {path.parent} has no readable {path.name}: {error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}.") from error
-    model = content.get("model_cfg") if isinstance(content, dict) else None
+    content = read_json(path)
+    model = content.get("model_cfg")
     parts = (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict))
     if not isinstance(model, dict) or not all(isinstance(model.get(key), kind) for key, kind in parts):
         raise ModelError(
@@ -250,8 +232,9 @@ def _read_config(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     preprocess = content.get("preprocess_cfg") or {}
     if not isinstance(preprocess, dict):
         raise ModelError(f"`preprocess_cfg` in {path} must be a mapping, but is {preprocess!r}.")
-    check_preprocess(_kept(preprocess), f"`preprocess_cfg` of {path}", ModelError)
-    return model, _kept(preprocess)
+    kept = _kept(preprocess)
+    check_preprocess(kept, f"`preprocess_cfg` of {path}", ModelError)
+    return model, kept
 
 
 def _kept(preprocess: Mapping[str, Any]) -> dict[str, Any]:
