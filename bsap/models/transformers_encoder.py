@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bsap.errors import ModelError
+from bsap.models.checkpoint import short
 from bsap.models.config import EncoderConfig
 from bsap.models.interface import DualEncoder, PairScorer, VisionLanguageModel
 from bsap.models.transformers_families import OTHER, Family, family_of
@@ -43,7 +44,7 @@ def _measure(processor: Any, label: str) -> dict[str, Any]:
             pixels = found["pixel_values"].double()
         except Exception as error:  # processors raise what they like
             raise ModelError(
-                f"The preprocessing of model {label!r} fails: {' '.join(str(error).split())[:300]}. Correct its "
+                f"The preprocessing of model {label!r} fails: {short(error)}. Correct its "
                 "preprocessor_config.json, which must state the size of the pictures."
             ) from error
         outputs.append(pixels)
@@ -84,7 +85,12 @@ def _measure(processor: Any, label: str) -> dict[str, Any]:
 
 
 class _Transformers(VisionLanguageModel):
-    """What both kinds of models of `transformers` have in common: loading, and texts to tokens."""
+    """What both kinds of models of `transformers` have in common: loading, and texts to tokens.
+
+    Args:
+        config: the settings.
+        found: the model's folder.
+    """
 
     _image_tower = "vision_model"
 
@@ -173,10 +179,6 @@ class _Transformers(VisionLanguageModel):
 class TransformersEncoder(_Transformers, DualEncoder):
     """A frozen model of `transformers` with a feature for a picture and one for a text.
 
-    Args:
-        config: the settings.
-        found: the model's folder.
-
     Attributes:
         family: the family of the model.
 
@@ -211,7 +213,7 @@ class TransformersEncoder(_Transformers, DualEncoder):
         except Exception as error:  # a picture of a size that the tower does not take
             raise ModelError(
                 f"Model {self.label!r} cannot encode a picture of {self.size[0]} x {self.size[1]} pixels, the size in "
-                f"its preprocessor_config.json: {' '.join(str(error).split())[:300]}"
+                f"its preprocessor_config.json: {short(error)}"
             ) from error
         if seen.shape[1] != self.dim:
             raise ModelError(
@@ -239,13 +241,6 @@ class TransformersEncoder(_Transformers, DualEncoder):
 
 class BLIPPairScorer(_Transformers, PairScorer):
     """BLIP's image-text matching head, which reads a picture and a text by cross-attention.
-
-    Args:
-        config: the settings.
-        found: the model's folder.
-
-    Raises:
-        ModelError: the model, its weights, its tokenizer or its preprocessing is missing or does not fit.
 
     Source: Li et al., BLIP, ICML 2022, arXiv 2201.12086.
     """
@@ -278,12 +273,7 @@ class BLIPPairScorer(_Transformers, PairScorer):
 
 
 def patchify(x: Tensor, patch: int) -> dict[str, Tensor]:
-    """Pictures as SigLIP 2 NaFlex reads them: flat patches, all of them real, and how many there are on each side.
-
-    Args:
-        x: (N, 3, h, w), standardised.
-        patch: pixels of a patch's side.
-    """
+    """Pictures, (N, 3, h, w), as SigLIP 2 NaFlex reads them: flat patches, all real, and their number on each side."""
     count, _, height, width = x.shape
     rows, columns = height // patch, width // patch
     flat = x.reshape(count, 3, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).reshape(count, rows * columns, -1)
@@ -307,7 +297,7 @@ def _first(layer: nn.Module, output: Any) -> Tensor:
 
 def _scale(config: EncoderConfig, label: str, model: Any, family: Family) -> float:
     """The logit scale: the model's own, or the setting `tau` where the model has none."""
-    if family.scale == "temperature":
+    if family.divides:
         own = 1 / float(model.temperature.detach())
     elif (scale := getattr(model, "logit_scale", None)) is not None:
         own = float(scale.detach().float().exp())

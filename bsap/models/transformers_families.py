@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from bsap.models.config import MODES
 
 PREFIX = "hf:"
 """Names of models in the format of `transformers` start with it: ``hf:ORGANISATION/NAME`` or ``hf:/FOLDER``."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Family:
     """One kind of model.
 
@@ -22,7 +23,7 @@ class Family:
             Otherwise they are padded to the longest text of a chunk, which gives the same features faster.
         positions: whether the context is as long as the text tower's table of positions; otherwise the processor and
             the tokenizer limit it too.
-        scale: what the cosines are scaled by: ``exp`` of ``logit_scale``, 1 / ``temperature``, or a setting.
+        divides: whether cosines are divided by the model's ``temperature``, not multiplied by ``exp(logit_scale)``.
         modes: the values of the setting `mode`; empty where there is nothing to choose.
     """
 
@@ -32,59 +33,24 @@ class Family:
     example: str
     whole_context: bool = False
     positions: bool = True
-    scale: Literal["logit_scale", "temperature", "setting"] = "logit_scale"
+    divides: bool = False
     modes: tuple[str, ...] = ()
 
 
-FAMILIES: tuple[Family, ...] = (
-    Family(name="CLIP", kind="clip", architecture="CLIPModel", example="hf:openai/clip-vit-base-patch32"),
+FAMILIES = (
+    Family("CLIP", "clip", "CLIPModel", "hf:openai/clip-vit-base-patch32"),
+    Family("SigLIP", "siglip", "SiglipModel", "hf:google/siglip2-base-patch16-224", whole_context=True),
+    Family("SigLIP 2 NaFlex", "siglip2", "Siglip2Model", "hf:google/siglip2-base-patch16-naflex", whole_context=True),
+    Family("MetaCLIP 2", "metaclip_2", "MetaClip2Model", "hf:facebook/metaclip-2-worldwide-huge-quickgelu"),
+    Family("ALIGN", "align", "AlignModel", "hf:kakaobrain/align-base", positions=False, divides=True),
     Family(
-        name="SigLIP",
-        kind="siglip",
-        architecture="SiglipModel",
-        example="hf:google/siglip2-base-patch16-224",
-        whole_context=True,
-    ),
-    Family(
-        name="SigLIP 2 NaFlex",
-        kind="siglip2",
-        architecture="Siglip2Model",
-        example="hf:google/siglip2-base-patch16-naflex",
-        whole_context=True,
-    ),
-    Family(
-        name="MetaCLIP 2",
-        kind="metaclip_2",
-        architecture="MetaClip2Model",
-        example="hf:facebook/metaclip-2-worldwide-huge-quickgelu",
-    ),
-    Family(
-        name="ALIGN",
-        kind="align",
-        architecture="AlignModel",
-        example="hf:kakaobrain/align-base",
-        positions=False,
-        scale="temperature",
-    ),
-    Family(
-        name="BLIP",
-        kind="blip",
-        architecture="BlipForImageTextRetrieval",
-        example="hf:Salesforce/blip-itm-base-coco",
-        positions=False,
-        scale="setting",
-        modes=("itc", "itm"),
+        "BLIP", "blip", "BlipForImageTextRetrieval", "hf:Salesforce/blip-itm-base-coco", positions=False, modes=MODES
     ),
 )
 """The families that the tests cover."""
 
 OTHER = Family(
-    name="another model with `get_image_features` and `get_text_features`",
-    kind="",
-    architecture="",
-    example="",
-    whole_context=True,
-    positions=False,
+    "another model with `get_image_features` and `get_text_features`", "", "", "", whole_context=True, positions=False
 )
 """Any other model with features for pictures and for texts."""
 
