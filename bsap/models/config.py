@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bsap.errors import BSAPError, ConfigError, check_names, check_number, unknown
+from bsap.errors import BSAPError, ConfigError, check_names, check_number
 
 PREFIXES = ("local-dir:", "hf-hub:", "hf:")
 """What a model's name may start with that is not an architecture of open_clip."""
@@ -76,16 +76,14 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ConfigError(f"Model {self.name!r}: `{name}` must be {allowed}, but is {value!r}.")
-        for key in self.preprocess or ():
-            if key not in _PREPROCESS:
-                raise unknown("key of `preprocess`", key, _PREPROCESS)
+        check_names("key of `preprocess`", self.preprocess or (), _PREPROCESS)
         check_preprocess(self.preprocess or {}, f"`preprocess` of model {self.name!r}", ConfigError)
-        if self.mode is not None and self.mode not in MODES:
-            raise unknown("mode of a model", self.mode, MODES)
+        if self.mode is not None:
+            check_names("mode of a model", [self.mode], MODES)
         if self.tau is not None:
             check_number(f"tau of model {self.name!r}", self.tau, above=True)
-        if isinstance(self.compile, str) and self.compile not in COMPILE_MODES:
-            raise unknown("mode of `compile`", self.compile, COMPILE_MODES)
+        if isinstance(self.compile, str):
+            check_names("mode of `compile`", [self.compile], COMPILE_MODES)
 
     @classmethod
     def of(cls, value: EncoderConfig | Mapping[str, Any] | str) -> EncoderConfig:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bsap.datamodules.files import what_is
-from bsap.errors import ConfigError, ModelError, unknown
-from bsap.models.checkpoint import file_sha256, read_state, state_sha256
+from bsap.errors import ConfigError, ModelError, check_names
+from bsap.models.checkpoint import file_sha256, read_state, short, state_sha256
 from bsap.propose.first_stage import FirstStage
 
 DEFAULT = "maskrcnn_resnet50_fpn_v2"
@@ -58,13 +58,6 @@ class Detector:
         }
 
 
-def known_detectors() -> list[str]:
-    """Names of torchvision's detectors."""
-    from torchvision import models
-
-    return list(models.list_models(module=models.detection))
-
-
 def load_detector(
     name: str = DEFAULT,
     *,
@@ -101,8 +94,7 @@ def load_detector(
     """
     from torchvision import models
 
-    if name not in known_detectors():
-        raise unknown("detector", name, known_detectors())
+    check_names("detector", [name], models.list_models(module=models.detection))
     if random_init and str(weights) != "default":
         raise ConfigError("Random weights and a weight file exclude each other: drop --random-init or --weights.")
     options: dict[str, Any] = {} if min_size is None else {"min_size": min_size}
@@ -131,15 +123,14 @@ def load_detector(
     except TypeError as error:
         raise ConfigError(f"The detector {name!r} cannot be built with {options}: {error}.") from error
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"The weights {file} do not fit the detector {name!r}: {reason[:400]}") from error
+        raise ModelError(f"The weights {file} do not fit the detector {name!r}: {short(error)}") from error
     sha256 = state_sha256(model.state_dict()) if file is None else file_sha256(file)
     # Masks of objects that are dropped later would cost most of the time.
     heads: Any = getattr(model, "roi_heads", model)
     heads.score_thresh, heads.detections_per_img = score, max_per_picture
-    if class_agnostic and not hasattr(model, "rpn"):
-        raise ConfigError(f"The detector {name!r} finds classes in one stage. Name a fasterrcnn or maskrcnn.")
     if class_agnostic:
+        if not hasattr(model, "rpn"):
+            raise ConfigError(f"The detector {name!r} finds classes in one stage. Name a fasterrcnn or maskrcnn.")
         name, model = f"{name}, first stage", FirstStage(model, score=score, most=max_per_picture)
     try:
         model = model.requires_grad_(False).eval().to(device)

@@ -14,7 +14,7 @@ from bsap.datamodules.sources.catalogue import Catalogue, Dataset
 from bsap.datamodules.sources.download import Downloader, full_disk
 from bsap.datamodules.sources.forms import FORMS, Job
 from bsap.datamodules.sources.pictures import Fetched, fetch_pictures
-from bsap.errors import DataError, unknown
+from bsap.errors import DataError, check_names
 
 Pictures = Literal["needed", "all", "none"]
 PICTURE_FOLDER = "images/train2014"
@@ -65,9 +65,7 @@ def get_dataset(
         ConfigError: for an unknown split or source.
         DataError: if no source works, or the disk is too full.
     """
-    for split in splits:
-        if split not in dataset.splits:
-            raise unknown(f"split of {dataset.name}", split, dataset.splits)
+    check_names(f"split of {dataset.name}", splits, dataset.splits)
     wanted = tuple(splits) or dataset.splits
     used, refused = None, []
     if not _is_there(dataset, root, wanted):
