@@ -119,14 +119,7 @@ def _read(file: Path) -> State:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Convert what the command line names.
-
-    Args:
-        args: the options; by default those of the process.
-
-    Returns:
-        Exit status: 0, or 2 for a mistake that the printed message explains.
-    """
+    """Convert what the command line names; returns 2 for a mistake that the printed message explains, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bsap.models.convert", description=__doc__)
     parser.add_argument("kind", help=f"one of {', '.join(KINDS)}")
     parser.add_argument("files", nargs="+", type=Path, help="the published checkpoint; for image-tower two files")

@@ -73,13 +73,7 @@ def reachable() -> bool:
 
 
 def offline(model: str, wanted: str, *, fix: str = _OPEN_CLIP) -> ModelError:
-    """The error for files that are neither cached nor reachable.
-
-    Args:
-        model: the model's name.
-        wanted: the file.
-        fix: how to name the model without a network.
-    """
+    """The error for files that are neither cached nor reachable; ``fix`` is how to name the model without a network."""
     return ModelError(
         f"Model {model!r}: {wanted} is not cached and the Hugging Face hub cannot be reached. Without a network: {fix}"
     )

@@ -26,6 +26,10 @@ from bsap.models.precision import not_finite
 
 ModelT = TypeVar("ModelT", bound="VisionLanguageModel")
 
+_DESCRIBED = (
+    *("label", "quickgelu", "weights_sha256", "weights_hashed", "size", "mean", "std", "interpolation", "dim"),
+    *("context_length", "architecture_sha256", "tau"),
+)
 _TOKEN_TABLES = ("token_embedding", "word_embeddings")  # what open_clip and transformers call them
 
 
@@ -137,21 +141,9 @@ class VisionLanguageModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What results record of the model: settings, weights' SHA-256, preprocessing and tau; plain values only."""
-        return {
-            **{key: value for key, value in asdict(self.config).items() if value not in (None, False)},
-            "label": self.label,
-            "quickgelu": self.quickgelu,
-            "weights_sha256": self.weights_sha256,
-            "weights_hashed": self.weights_hashed,
-            "size": list(self.size),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "dim": self.dim,
-            "context_length": self.context_length,
-            "architecture_sha256": self.architecture_sha256,
-            "tau": self.tau,
-        }
+        settings = {key: value for key, value in asdict(self.config).items() if value not in (None, False)}
+        facts = ((name, getattr(self, name)) for name in _DESCRIBED)
+        return {**settings, **{name: list(value) if isinstance(value, tuple) else value for name, value in facts}}
 
     def standardize(self, pixels: Tensor) -> Tensor:
         """The image tower's input: (x / 255 - mean) / std.

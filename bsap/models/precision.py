@@ -41,11 +41,7 @@ def autocast(precision: str, device: torch.device | str) -> torch.autocast:
 
 
 def not_finite(label: str, what: str) -> ModelError:
-    """The error for features that are NaN or infinite.
-
-    Args:
-        label: the model's name.
-        what: what is not finite, in the plural.
+    """The error for features, or ``what`` else in the plural, that are NaN or infinite.
 
     Example:
         >>> print(not_finite("demo", "text features"))

@@ -40,19 +40,11 @@ class TextTower:
         return self.mask is not None and self.pool in ("argmax", "eos")
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(N, L, W) token embeddings, without positions.
-
-        Args:
-            tokens: (N, L) token ids.
-        """
+        """(N, L, W) token embeddings, without positions, of (N, L) token ids."""
         return cast("Tensor", cast("nn.Module", self.module.token_embedding)(tokens))
 
     def positions(self, tokens: Tensor) -> Tensor:
-        """(N,) the position whose output is a sentence's feature.
-
-        Args:
-            tokens: (N, L) token ids.
-        """
+        """(N,) the position whose output is a sentence's feature, of (N, L) token ids."""
         if self.pool == "argmax":
             return tokens.argmax(dim=1)
         if self.pool == "eos":
@@ -61,11 +53,7 @@ class TextTower:
 
 
 def text_tower(model: nn.Module) -> TextTower | None:
-    """The text tower of an open_clip model, or None where it is not one that :func:`run_text_tower` can run.
-
-    Args:
-        model: CLIP, CustomTextCLIP or CoCa.
-    """
+    """The text tower of an open_clip model, or None where it is not one that :func:`run_text_tower` can run."""
     from open_clip.transformer import TextTransformer
 
     text = getattr(model, "text", None)

@@ -16,9 +16,6 @@ from bsap.propose.picture_list import Picture, digest_of
 from bsap.runs.parts import seal, try_lock, unseal, write_atomic
 from bsap.runs.settings import differences
 
-Row = Mapping[str, Any]
-"""One proposal in the form of COCO results, without ``image_id``."""
-
 AGAIN = "Choose another output, or start again with `--overwrite`."
 
 
@@ -74,8 +71,8 @@ class ProposalsFile:
             raise
         self.resumed = len(self.done)
 
-    def add(self, picture: Picture, rows: Sequence[Row]) -> None:
-        """Keep the proposals of a picture; on disk after :meth:`flush`."""
+    def add(self, picture: Picture, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a picture's proposals, as COCO results without ``image_id``; on disk after :meth:`flush`."""
         image_id = picture.image_id
         number = image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
         record = {

@@ -23,14 +23,7 @@ _NOT_PICTURES = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to find objects in.
-
-    Attributes:
-        image_id: its identity in annotation files.
-        path: its file.
-        width: W in pixels.
-        height: H in pixels.
-    """
+    """A picture to find objects in, with its identity in annotation files and its size in pixels."""
 
     image_id: str
     path: Path
@@ -88,11 +81,10 @@ def pictures_of(splits: Iterable[SplitRecords], folder: PictureFolder) -> list[P
     paths = folder.find(
         [record.file_names for record in records.values()], dataset=next((split.dataset for split in splits), "")
     )
-    pictures = []
-    for (image_id, record), path in zip(records.items(), paths, strict=True):
-        annotated = None if record.width is None or record.height is None else (record.width, record.height)
-        pictures.append(Picture(image_id, path, *_size(path, annotated)))
-    return pictures
+    return [
+        Picture(image_id, path, *_size(path, record.size))
+        for (image_id, record), path in zip(records.items(), paths, strict=True)
+    ]
 
 
 def _size(path: Path, annotated: tuple[int, int] | None = None) -> tuple[int, int]:

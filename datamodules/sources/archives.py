@@ -14,10 +14,10 @@ from bsap.errors import DataError
 
 _LARGEST = 4 * 2**30  # bytes of one member
 
-Use = Callable[[PurePosixPath, IO[bytes]], object]
 
-
-def each_member(archive: Path, wanted: Callable[[PurePosixPath], bool], use: Use) -> int:
+def each_member(
+    archive: Path, wanted: Callable[[PurePosixPath], bool], use: Callable[[PurePosixPath, IO[bytes]], object]
+) -> int:
     """Call ``use`` with the name and the opened content of each wanted file in a zip or tar file; returns their number.
 
     Raises:

@@ -18,7 +18,7 @@ CAPTION_COLUMNS = ("id", "caption", "bbox", "bbox_id", "ori_category_id", "image
 
 
 def referent(row: dict[str, Any], where: str, *, test: str) -> dict[str, Any]:
-    """A row of jxu124's conversions as an entry of ``refs(*).p``; ``test`` is what its split ``test`` is really called."""
+    """A row of jxu124's conversions as an entry of ``refs(*).p``; ``test`` is the real name of its split ``test``."""
     record = Record(row, where)
     split = {"validation": "val", "test": test}.get(record.text("split"), record.text("split"))
     sentences = record["sentences"]

@@ -97,7 +97,7 @@ def hub_referents(job: Job) -> None:
     with paused_gc():
         content = Record(parse_json(found.pop(), f"{archive.name}, {shared.member}", hook=_packed), archive.name)
         instances = instances_of(content, {ref["image_id"] for ref in refs})
-    (job.folder / "instances.json.new").write_text(json.dumps(instances, default=_unpacked), encoding="utf-8")
+    (job.folder / "instances.json.new").write_text(json.dumps(instances, default=array.tolist), encoding="utf-8")
     _finish(job, f"refs({job.dataset.split_by}).p")
 
 
@@ -124,10 +124,6 @@ def _packed(values: dict[str, Any]) -> dict[str, Any]:
     if "segmentation" in values:
         values["segmentation"] = pack_polygons(values["segmentation"])
     return values
-
-
-def _unpacked(value: array[float]) -> list[float]:
-    return value.tolist()
 
 
 def _finish(job: Job, refs: str) -> None:
