@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ def one_of(argument: str, value: object, choices: object) -> None:
         raise ValueError(f"Expected argument `{argument}` to be one of {list(get_args(choices))}, but got {value!r}.")
 
 
+def is_number(x: object) -> TypeGuard[float]:
+    """Whether a setting is a number, and not true or false."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
 def as_float(x: Tensor) -> Tensor:
     """The tensor in float32, or untouched if it is float64: half precision ties and flips near-equal regions."""
     return x if x.dtype == torch.float64 else x.float()
@@ -40,6 +45,12 @@ def once(x: Tensor) -> Tensor:
         if x.stride(dim) == 0:
             x = x.narrow(dim, 0, 1)
     return x
+
+
+def scaled(cosines: Tensor, tau: Tensor) -> Tensor:
+    """Logits of each member: cosines ``(..., N, E, R)`` times its temperature ``(N,)``."""
+    cosines = as_float(cosines)
+    return cosines * tau.to(cosines)[:, None, None]
 
 
 def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", views: int | None = None) -> Tensor:
@@ -62,8 +73,7 @@ def clip_logits(cosines: Tensor, tau: Tensor, *, aggregate: Pooling = "before", 
         tensor([[5.0000, 2.5000]])
     """
     one_of("aggregate", aggregate, Pooling)
-    cosines = as_float(cosines)
-    logits = cosines * tau.to(cosines)[:, None, None]
+    logits = scaled(cosines, tau)
     if logits.shape[-3] == 1:
         return logits.squeeze(-3)
     if aggregate == "max":
@@ -167,17 +177,7 @@ def bank_term(
     reduce: Reduce = "logsumexp",
     top_k: int | None = None,
 ) -> Tensor:
-    """As :func:`reduce_bank`, whether the expressions share the bank or each has prompts of its own.
-
-    Args:
-        query_logits: ``(..., E, R)``.
-        bank_logits: ``(..., K, R)``, or ``(..., E, K, R)``.
-        mask: ``(..., E, K)``, see :func:`reduce_bank`.
-        reduce: as there.
-        top_k: as there.
-
-    Returns:
-        ``(..., E, R)``, or ``(..., 1, R)`` for a shared bank without a mask.
+    """As :func:`reduce_bank`, for expressions that share the bank ``(..., K, R)`` or have their own ``(..., E, K, R)``.
 
     Example:
         >>> query, own = torch.zeros(2, 1), torch.tensor([[[1.0], [4.0]], [[3.0], [2.0]]])

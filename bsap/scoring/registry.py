@@ -131,9 +131,7 @@ SCORERS: dict[str, Scorer] = {named.name: named.scorer for named in NAMED_SCORER
 """The ready-made scorers by name."""
 
 
-_REGISTRY = Registry(
-    "scorer", Scorer, SCORERS, classes=(CLIP, BSAP, BSAPH, Correction, DSL, Sinkhorn, DBSN, DualIS), needs="rank"
-)
+_REGISTRY = Registry("scorer", Scorer, SCORERS, classes={type(scorer) for scorer in SCORERS.values()}, needs="rank")
 
 
 def make_scorer(spec: ScorerSpec) -> Scorer:

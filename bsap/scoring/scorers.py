@@ -6,9 +6,9 @@ overrides :meth:`Scorer.rank`, and :meth:`Scorer.value` where the value it shows
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bsap.scoring.functional import (
     Combine,
-    Pooling,
     Reduce,
     as_float,
     balanced_logits,
@@ -24,9 +23,11 @@ from bsap.scoring.functional import (
     check_reduce,
     clip_logits,
     hybrid_logits,
+    is_number,
     log_softmax_regions,
     once,
     one_of,
+    scaled,
 )
 from bsap.scoring.tensors import Scores, Similarities
 
@@ -89,7 +90,7 @@ class Scorer:
                     f"but got {value}."
                 )
             # A tensor's value is not looked at: it may be on a device, and in the middle of being learned.
-            if not isinstance(value, Tensor) and not (_is_number(value) and 0 < value <= _LARGEST):
+            if not isinstance(value, Tensor) and not (is_number(value) and 0 < value <= _LARGEST):
                 raise ValueError(
                     f"Expected argument `{name}` to be a positive number, at most {_LARGEST:g}, but got {value!r}."
                 )
@@ -144,56 +145,37 @@ class Scorer:
                 f"Expected argument `similarities` to hold a region bank for {type(self).__name__}, but got none."
             )
         padding = None if similarities.valid is None else ~similarities.valid.unsqueeze(-2)
+        logits = self._logits(similarities, aggregate)
+        rank = self.rank(logits)
         if aggregate == "after":
-            rank = self._mean_log_distribution(similarities)
+            distributions = log_softmax_regions(rank, logits.valid)
+            rank = distributions.logsumexp(-3) - math.log(distributions.shape[-3])
             value = rank.exp()
         else:
-            logits = self._pool(similarities, aggregate)
-            rank = self.rank(logits)
             value = self.value(rank, logits)
         if padding is not None:
             rank, value = rank.masked_fill(padding, -math.inf), value.masked_fill(padding, 0.0)
         return Scores(rank=rank, value=value)
 
-    def _mean_log_distribution(self, similarities: Similarities) -> Tensor:
-        members = similarities.query.shape[-3]
-        logits = self._separate(similarities)
-        distributions = log_softmax_regions(self.rank(logits), logits.valid)
-        return distributions.logsumexp(-3) - math.log(members)
-
-    def _pool(self, s: Similarities, aggregate: Pooling) -> Logits:
-        tau, tau_clip = self._taus(s)
-        pool = functools.partial(clip_logits, aggregate=aggregate, views=s.views)
+    def _logits(self, s: Similarities, aggregate: Aggregate) -> Logits:
+        tau, tau_clip = (_expand(t, s.tau, name) for name, t in (("tau", self.tau), ("tau_clip", self.tau_clip)))
+        pool = scaled if aggregate == "after" else partial(clip_logits, aggregate=aggregate, views=s.views)
         query = pool(s.query, tau)
         clip = query if tau is tau_clip else pool(s.query, tau_clip)
-        flat = s.bank.flatten(s.query.dim() - 2, -2)  # members are joined prompt by prompt, whosever they are
-        bank = pool(once(flat), tau) if self.needs_bank else flat[..., 0, :, :]
-        bank = bank.expand(*s.query.shape[:-3], *bank.shape[-2:])
-        bank = bank.unflatten(-2, s.bank.shape[s.query.dim() - 2 : -1])
-        found = Logits(clip=clip, query=query, bank=bank, mask=s.bank_mask, valid=s.valid)
+        prompts = s.bank if self.needs_bank else s.bank[..., :0, :]
+        rows = s.query.dim() - 2
+        # Members are joined prompt by prompt, whosever they are.
+        bank = pool(once(prompts.flatten(rows, -2)), tau)
+        bank = bank.expand(*query.shape[:-2], *bank.shape[-2:]).unflatten(-2, prompts.shape[rows:-1])
+        mask, valid = s.bank_mask, s.valid
+        if aggregate == "after":  # members stand as one more leading dimension
+            mask = None if mask is None else mask.unsqueeze(-3).expand(*query.shape[:-2], *mask.shape[-2:])
+            valid = None if valid is None else valid.unsqueeze(-2)
+        found = Logits(clip=clip, query=query, bank=bank, mask=mask, valid=valid)
         if s.region_bank is None or not self.needs_region_bank:
             return found
         pairs = None if s.region_pairs is None else pool(s.region_pairs, tau)
-        return replace(found, region_bank=self._pool(s.region_bank, aggregate), region_pairs=pairs)
-
-    def _separate(self, s: Similarities) -> Logits:
-        tau, tau_clip = (t.to(as_float(s.query))[:, None, None] for t in self._taus(s))
-        query, bank = as_float(s.query), as_float(s.bank)
-        mask = None
-        if s.bank_mask is not None:
-            mask = s.bank_mask.unsqueeze(-3).expand(*query.shape[:-2], *s.bank_mask.shape[-2:])
-        valid = None if s.valid is None else s.valid.unsqueeze(-2)
-        scale = tau if bank.dim() == query.dim() else tau.unsqueeze(-1)
-        bank = (scale * once(bank)).expand_as(bank)
-        found = Logits(clip=tau_clip * query, query=tau * query, bank=bank, mask=mask, valid=valid)
-        if s.region_bank is None or not self.needs_region_bank:
-            return found
-        pairs = None if s.region_pairs is None else tau * as_float(s.region_pairs)
-        return replace(found, region_bank=self._separate(s.region_bank), region_pairs=pairs)
-
-    def _taus(self, s: Similarities) -> tuple[Tensor, Tensor]:
-        tau, tau_clip = (_expand(t, s.tau, name) for name, t in (("tau", self.tau), ("tau_clip", self.tau_clip)))
-        return tau, tau_clip
+        return replace(found, region_bank=self._logits(s.region_bank, aggregate), region_pairs=pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +223,7 @@ class Correction(Scorer):
                 "Expected argument `gate_k` to be a whole number, at least 1, and more than 1 with `gate=True` only, "
                 f"but got {self.gate_k!r}."
             )
-        if not isinstance(self.alpha, Tensor) and not (_is_number(self.alpha) and math.isfinite(self.alpha)):
+        if not isinstance(self.alpha, Tensor) and not (is_number(self.alpha) and math.isfinite(self.alpha)):
             raise ValueError(f"Expected argument `alpha` to be a finite number, but got {self.alpha!r}.")
 
     @property
@@ -298,7 +280,7 @@ class BSAPH(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("combine", self.combine, Combine)
-        if not isinstance(self.lam, Tensor) and not (_is_number(self.lam) and 0 <= self.lam <= 1):
+        if not isinstance(self.lam, Tensor) and not (is_number(self.lam) and 0 <= self.lam <= 1):
             raise ValueError(f"Expected argument `lam` to be a number between 0 and 1, but got {self.lam!r}.")
 
     def rank(self, logits: Logits) -> Tensor:
@@ -320,10 +302,6 @@ class DSL(Scorer):
         smallest = torch.finfo(torch.float32).tiny
         balanced = balanced_logits(logits.query, logits.bank, logits.mask)
         return logits.query.clamp_min(smallest).log() + torch.nn.functional.logsigmoid(balanced)
-
-
-def _is_number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def _expand(tau: float | Tensor | None, model: Tensor, name: str) -> Tensor:

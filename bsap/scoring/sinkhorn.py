@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bsap.scoring.functional import as_float, bank_term, once, one_of, per_expression
+from bsap.scoring.functional import as_float, bank_term, is_number, once, one_of, per_expression
 from bsap.scoring.scorers import Logits, Scorer, is_hub
 
 Gallery = Literal["scene", "split"]
@@ -193,8 +193,7 @@ class DualIS(Scorer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
-        if not (number and 0 < self.ratio < math.inf):
+        if not (is_number(self.ratio) and 0 < self.ratio < math.inf):
             raise ValueError(f"Expected argument `ratio` to be a positive number, but got {self.ratio!r}.")
         if not isinstance(self.gate, bool):
             raise ValueError(f"Expected argument `gate` to be true or false, but got {self.gate!r}.")
