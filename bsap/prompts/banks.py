@@ -12,15 +12,16 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bsap.datamodules.fields import shown
 from bsap.datamodules.files import expanded, parse_json, parse_yaml, read_bytes, text_lines, what_is
-from bsap.errors import ConfigError, DataError, check_number, unknown
-from bsap.prompts.equal_texts import normalise_text
-from bsap.prompts.query_banks import QUERY_BANKS, Filled, OfQuery, OtherNouns, query_bank
+from bsap.errors import ConfigError, DataError, check_names, check_number, unknown
+from bsap.prompts.equal_texts import distinct, normalise_text
+from bsap.prompts.query_banks import QUERY_BANKS, OfQuery, OtherNouns, filled, query_bank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,11 @@ class Bank:
     meta: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
+    def size(self) -> int:
+        """K; 0 where each scene or each query has prompts of its own."""
+        return len(self.prompts if self.features is None else self.features)
+
+    @property
     def sentences(self) -> Sentences | None:
         """What parses the queries, for a bank that is made from their parses."""
         return self.of_query.sentences if isinstance(self.of_query, OtherNouns) else None
@@ -77,10 +83,7 @@ class Bank:
             >>> load_bank(["not {}", "a dog"]).prompts_of("a cat")
             ('not a cat', 'a dog')
         """
-        found: dict[str, str] = {}
-        for text in self.prompts if self.of_query is None else self.of_query(query):
-            found.setdefault(normalise_text(text), text)
-        return tuple(found.values())
+        return tuple(distinct(self.prompts if self.of_query is None else self.of_query(query)).values())
 
 
 def load_bank(
@@ -161,8 +164,7 @@ def too_small_for(bank: Bank, scorers: Mapping[str, Scorer]) -> dict[str, int]:
         bank: the bank. One of each scene counts as too small for every scorer that wants a number.
         scorers: by name.
     """
-    size = len(bank.prompts) if bank.features is None else len(bank.features)
-    return {name: s.prompts_wanted for name, s in scorers.items() if s.prompts_wanted and s.prompts_wanted > size}
+    return {name: s.prompts_wanted for name, s in scorers.items() if s.prompts_wanted and s.prompts_wanted > bank.size}
 
 
 def load_learned_bank(path: Path) -> Bank:
@@ -227,9 +229,9 @@ def _read_meta(file: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"Learned bank {file}: `{name}` must not be {shown(value)}. Learn the bank again with `bsap fit`."
             )
-    for name, value in (meta.get("learned") or {}).items():
-        if name not in ("tau", "lam"):
-            raise unknown(f"learned value in {file}", name, ("tau", "lam"))
+    learned = meta.get("learned") or {}
+    check_names(f"learned value in {file}", learned, ("tau", "lam"))
+    for name, value in learned.items():
         check_number(f"learned.{name} of {file}", value, above=name == "tau", most=1.0 if name == "lam" else math.inf)
     return meta
 
@@ -295,15 +297,12 @@ def _captions(texts: Sequence[str] | None, *, seed: int, size: int) -> Bank:
         )
     if size < 1:
         raise ConfigError(f"Bank {CAPTIONS!r} must draw at least 1 expression, but the size is {size}.")
-    distinct: dict[str, str] = {}
-    for text in sorted(texts):
-        if key := normalise_text(text):
-            distinct.setdefault(key, text)
-    if not distinct:
+    found = distinct(text for text in sorted(texts) if normalise_text(text))
+    if not found:
         raise ConfigError(f"Bank {CAPTIONS!r} is empty: the split has no expressions.")
-    drawn = random.Random(seed).sample(sorted(distinct), min(size, len(distinct)))
-    meta = {"seed": seed, "size": len(drawn), "distinct": len(distinct)}
-    prompts = tuple(distinct[key] for key in drawn)
+    drawn = random.Random(seed).sample(sorted(found), min(size, len(found)))
+    meta = {"seed": seed, "size": len(drawn), "distinct": len(found)}
+    prompts = tuple(found[key] for key in drawn)
     return Bank(name=CAPTIONS, prompts=prompts, source=_COMPUTED[CAPTIONS], transductive=True, meta=meta)
 
 
@@ -311,21 +310,17 @@ def _shipped() -> dict[str, str]:
     """Text of each shipped bank by name."""
     folder = files("bsap.configs") / "banks"
     found = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(found, key=_name)}
-
-
-def _name(file: Any) -> str:
-    return str(file.name)
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for file in sorted(found, key=lambda file: file.name)
+    }
 
 
 def _read(path: Path) -> bytes:
-    fix = f"Give a YAML or UTF-8 text file, or one of {_names()}."
+    names = ", ".join([*_shipped(), *_COMPUTED, *QUERY_BANKS])
+    fix = f"Give a YAML or UTF-8 text file, or one of {names}."
     with _as_settings():
         return read_bytes(path, what="bank", fix=fix)
-
-
-def _names() -> str:
-    return ", ".join([*_shipped(), *_COMPUTED, *QUERY_BANKS])
 
 
 def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
@@ -333,9 +328,7 @@ def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
         content = parse_yaml(data, where)
     if not isinstance(content, Mapping):
         raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {shown(content)}.")
-    for key in content:
-        if key not in ("name", "source", "template", "prompts"):
-            raise unknown(f"key of bank {where}", key, ("name", "source", "template", "prompts"))
+    check_names(f"key of bank {where}", content, ("name", "source", "template", "prompts"))
     for key in ("name", "source"):
         if not isinstance(content.get(key, ""), str):
             raise ConfigError(f"Bank {where}: `{key}` must be a text, but got {shown(content[key])}.")
@@ -350,7 +343,7 @@ def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
 
 def _of_texts(name: str, prompts: tuple[str, ...], source: str, *, template: str | None = None) -> Bank:
     """A bank of texts, of the query where ``{}`` stands in one."""
-    of_query = Filled(prompts) if any("{}" in prompt for prompt in prompts) else None
+    of_query = partial(filled, prompts) if any("{}" in prompt for prompt in prompts) else None
     return Bank(name=name, prompts=prompts, source=source, template=template, of_query=of_query)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,14 @@ def normalise_text(text: str) -> str:
         'the left one'
     """
     return " ".join(text.casefold().split())
+
+
+def distinct(texts: Iterable[str]) -> dict[str, str]:
+    """The first of texts that are equal apart from case and spaces, by what they are without these."""
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(normalise_text(text), text)
+    return found
 
 
 def bank_mask(queries: Sequence[str], prompts: Sequence[str]) -> Tensor:

@@ -54,9 +54,8 @@ def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
     """Warn if scorers want more auxiliary prompts than the bank has, so that they do not run as published."""
     wanted = too_small_for(bank, scorers)
     if wanted:
-        size = len(bank.prompts) if bank.features is None else len(bank.features)
-        each = "scene" if bank.per_scene else "query" if bank.of_query is not None and not size else None
-        has = f"the prompts of each {each}" if each else f"{size} prompts"
+        each = "scene" if bank.per_scene else "query" if bank.of_query is not None and not bank.size else None
+        has = f"the prompts of each {each}" if each else f"{bank.size} prompts"
         asked = ", ".join(f"{name} {number}" for name, number in wanted.items())
         rank_zero_warn(
             f"Bank {bank.name!r} has {has}, but scorers want more ({asked}) and use all there are. Choose a larger "

@@ -40,12 +40,7 @@ def noun_phrase(doc: Doc) -> str:
 
 
 @lru_cache(maxsize=4)  # relations, phrases and a bank may share one, which takes a second and 100 MB
-def load_parser(
-    model: str = "en_core_web_lg",
-    *,
-    use: str = "Noun phrases",
-    otherwise: str = "",
-) -> Language:
+def load_parser(model: str, *, use: str = "Noun phrases", otherwise: str = "") -> Language:
     """A spaCy pipeline.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bsap.prompts.sentences import ENGLISH, Sentences
@@ -20,20 +19,14 @@ OfQuery = Callable[[str], Sequence[str]]
 """From a query to its prompts."""
 
 
-@dataclass(frozen=True)
-class Filled:
+def filled(prompts: Sequence[str], text: str) -> list[str]:
     """Prompts in which ``{}`` stands for the query.
 
     Example:
-        >>> Filled(("not {}", "nothing"))("a dog")
+        >>> filled(("not {}", "nothing"), "a dog")
         ['not a dog', 'nothing']
     """
-
-    prompts: tuple[str, ...]
-
-    def __call__(self, text: str) -> list[str]:
-        """The prompts of a query."""
-        return [prompt.replace("{}", text) for prompt in self.prompts]
+    return [prompt.replace("{}", text) for prompt in prompts]
 
 
 def without_each_word(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ class Sentences:
             "name": f"{meta['lang']}_{meta['name']}",
             "language": str(meta["lang"]),
             "version": str(meta["version"]),
-            "spacy": _spacy_version(),
+            "spacy": version("spacy"),
         }
         if "parser" not in self._parser.pipe_names:
             raise ModelError(
@@ -193,9 +194,3 @@ class Sentences:
                 target = self.folder / f"{self._name}-{uuid.uuid4().hex}.jsonl"
                 target.write_text("\n".join(self._new) + "\n", encoding="utf-8")
         self._new = []
-
-
-def _spacy_version() -> str:
-    from importlib.metadata import version
-
-    return version("spacy")
