@@ -25,106 +25,86 @@ class NamedScorer:
     source: str
 
 
-NAMED_SCORERS: tuple[NamedScorer, ...] = (
-    NamedScorer(
-        "clip", CLIP(), "CLIP's similarity, as a softmax over regions", "Radford et al. 2021, arXiv 2103.00020"
-    ),
-    NamedScorer("bsap", BSAP(), "softmax over the query and the bank, region by region", "arXiv 2402.18400"),
-    NamedScorer("bsap_h", BSAPH(), "half BSAP and half CLIP, summed as distributions over regions", "arXiv 2402.18400"),
-    NamedScorer(
-        "bsap_h_product", BSAPH(combine="product"), "geometric mean of BSAP's p and CLIP's q", "arXiv 2402.18400"
-    ),
-    NamedScorer(
-        "subtraction",
-        Correction(reduce="mean"),
-        "minus the mean over the bank; the papers use 500 captions of the split",
-        "Red Circle, arXiv 2304.06712; FGVP, arXiv 2306.04356",
-    ),
-    NamedScorer(
-        "distribution_normalization",
-        Correction(reduce="mean", alpha=0.25),
-        "minus a quarter of the mean over the bank, not renormalised",
-        "Zhou et al. 2023, arXiv 2302.11084",
-    ),
-    NamedScorer(
-        "distribution_normalization_code",
-        Correction(reduce="mean", alpha=0.5),
-        "as the authors' package by default: minus half the mean over the bank (lambda 0.5)",
-        "Zhou et al. 2023, arXiv 2302.11084",
-    ),
-    NamedScorer(
-        "csls",
-        Correction(reduce="topk", alpha=0.5, top_k=10),
-        "minus half the mean of the 10 nearest bank texts",
-        "Conneau et al. 2018, arXiv 1710.04087",
-    ),
-    NamedScorer(
-        "nnn",
-        Correction(reduce="topk", alpha=0.75, top_k=128),
-        "minus 0.75 of the mean of the 128 nearest bank texts",
-        "Chowdhury et al. 2024, arXiv 2410.24114",
-    ),
-    NamedScorer(
-        "nnn_code",
-        Correction(reduce="topk", alpha=0.5, top_k=256),
-        "as the authors' package nnn-retrieval by default: minus half the mean of the 256 nearest bank texts",
-        "Chowdhury et al. 2024, arXiv 2410.24114",
-    ),
-    NamedScorer(
-        "inverted_softmax",
-        Correction(reduce="logsumexp"),
-        "minus the logsumexp over the bank; ranks as BSAP does",
-        "Smith et al. 2017, arXiv 1702.03859",
-    ),
-    NamedScorer(
-        "qb_norm",
-        Correction(reduce="logsumexp", gate=True),
-        "inverted softmax where the query's best region is also some bank text's best, at the model's temperature",
-        "Bogolin et al. 2022, arXiv 2112.12777",
-    ),
-    NamedScorer(
-        "qb_norm_code",
-        Correction(reduce="logsumexp", gate=True, tau=20.0),
-        "as the authors' code by default: qb_norm at the fixed temperature 20 (beta)",
-        "Bogolin et al. 2022, arXiv 2112.12777",
-    ),
-    NamedScorer("dsl", DSL(), "similarity times BSAP's p", "Cheng et al. 2021, arXiv 2109.04290"),
-    NamedScorer(
-        "sinkhorn",
-        Sinkhorn(),
-        "all regions of a picture weigh the same, and all prompts; 10 iterations at tau 100",
-        "Pan et al. 2025, arXiv 2508.02538",
-    ),
-    NamedScorer(
-        "sinkhorn_split",
-        Sinkhorn(gallery="split"),
-        "as published: all regions of the split weigh the same; needs them as region bank",
-        "Pan et al. 2025, arXiv 2508.02538",
-    ),
-    NamedScorer(
-        "dbsn",
-        DBSN(),
-        "Sinkhorn over the regions of the picture and of the region bank",
-        "Pan et al. 2025, arXiv 2508.02538",
-    ),
-    NamedScorer(
-        "dual_is",
-        DualIS(),
-        "inverted softmax over the bank times that over the region bank, at the model's temperature",
-        "Wang et al. 2023, arXiv 2310.11612",
-    ),
-    NamedScorer(
-        "dual_dis",
-        DualIS(gate=True),
-        "dual_is, each half only where the best region is a hub of its bank",
-        "Wang et al. 2023, arXiv 2310.11612",
-    ),
-    NamedScorer(
-        "dual_is_code",
-        DualIS(tau=1 / 1.99, ratio=3 * 1.99),
-        "dual_is at the temperatures of the authors' code by default, 1 / 1.99 and 3",
-        "Wang et al. 2023, arXiv 2310.11612",
-    ),
+_PUBLISHED: dict[str, dict[str, tuple[Scorer, str]]] = {
+    "Radford et al. 2021, arXiv 2103.00020": {
+        "clip": (CLIP(), "CLIP's similarity, as a softmax over regions"),
+    },
+    "arXiv 2402.18400": {
+        "bsap": (BSAP(), "softmax over the query and the bank, region by region"),
+        "bsap_h": (BSAPH(), "half BSAP and half CLIP, summed as distributions over regions"),
+        "bsap_h_product": (BSAPH(combine="product"), "geometric mean of BSAP's p and CLIP's q"),
+    },
+    "Red Circle, arXiv 2304.06712; FGVP, arXiv 2306.04356": {
+        "subtraction": (
+            Correction(reduce="mean"),
+            "minus the mean over the bank; the papers use 500 captions of the split",
+        ),
+    },
+    "Zhou et al. 2023, arXiv 2302.11084": {
+        "distribution_normalization": (
+            Correction(reduce="mean", alpha=0.25),
+            "minus a quarter of the mean over the bank, not renormalised",
+        ),
+        "distribution_normalization_code": (
+            Correction(reduce="mean", alpha=0.5),
+            "as the authors' package by default: minus half the mean over the bank (lambda 0.5)",
+        ),
+    },
+    "Conneau et al. 2018, arXiv 1710.04087": {
+        "csls": (Correction(reduce="topk", alpha=0.5, top_k=10), "minus half the mean of the 10 nearest bank texts"),
+    },
+    "Chowdhury et al. 2024, arXiv 2410.24114": {
+        "nnn": (
+            Correction(reduce="topk", alpha=0.75, top_k=128),
+            "minus 0.75 of the mean of the 128 nearest bank texts",
+        ),
+        "nnn_code": (
+            Correction(reduce="topk", alpha=0.5, top_k=256),
+            "as the authors' package nnn-retrieval by default: minus half the mean of the 256 nearest bank texts",
+        ),
+    },
+    "Smith et al. 2017, arXiv 1702.03859": {
+        "inverted_softmax": (Correction(reduce="logsumexp"), "minus the logsumexp over the bank; ranks as BSAP does"),
+    },
+    "Bogolin et al. 2022, arXiv 2112.12777": {
+        "qb_norm": (
+            Correction(reduce="logsumexp", gate=True),
+            "inverted softmax where the query's best region is also some bank text's best, at the model's temperature",
+        ),
+        "qb_norm_code": (
+            Correction(reduce="logsumexp", gate=True, tau=20.0),
+            "as the authors' code by default: qb_norm at the fixed temperature 20 (beta)",
+        ),
+    },
+    "Cheng et al. 2021, arXiv 2109.04290": {
+        "dsl": (DSL(), "similarity times BSAP's p"),
+    },
+    "Pan et al. 2025, arXiv 2508.02538": {
+        "sinkhorn": (Sinkhorn(), "all regions of a picture weigh the same, and all prompts; 10 iterations at tau 100"),
+        "sinkhorn_split": (
+            Sinkhorn(gallery="split"),
+            "as published: all regions of the split weigh the same; needs them as region bank",
+        ),
+        "dbsn": (DBSN(), "Sinkhorn over the regions of the picture and of the region bank"),
+    },
+    "Wang et al. 2023, arXiv 2310.11612": {
+        "dual_is": (
+            DualIS(),
+            "inverted softmax over the bank times that over the region bank, at the model's temperature",
+        ),
+        "dual_dis": (DualIS(gate=True), "dual_is, each half only where the best region is a hub of its bank"),
+        "dual_is_code": (
+            DualIS(tau=1 / 1.99, ratio=3 * 1.99),
+            "dual_is at the temperatures of the authors' code by default, 1 / 1.99 and 3",
+        ),
+    },
+}
+"""By source, the scorers by name, each with a description."""
+
+NAMED_SCORERS: tuple[NamedScorer, ...] = tuple(
+    NamedScorer(name, scorer, description, source)
+    for source, scorers in _PUBLISHED.items()
+    for name, (scorer, description) in scorers.items()
 )
 
 SCORERS: dict[str, Scorer] = {named.name: named.scorer for named in NAMED_SCORERS}
