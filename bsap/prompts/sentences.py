@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -67,11 +66,11 @@ class Sentence:
 
     def chunk(self, word: int) -> int | None:
         """The noun phrase that a word is in."""
-        return self._chunk_of.get(word)
+        return next((n for n, (start, stop) in enumerate(self.chunks) if start <= word < stop), None)
 
     def children(self, word: int) -> list[int]:
         """The words whose head is a word, in their order."""
-        return self._children.get(word, [])
+        return [n for n, head in enumerate(self.heads) if head == word != n]
 
     def above(self, word: int) -> list[int]:
         """A word, its head, the head's head and so on up to a root."""
@@ -100,18 +99,6 @@ class Sentence:
             if (chunk := self.chunk(word)) is not None:
                 return self.root(chunk)
         return self.root(0) if self.chunks else None
-
-    @cached_property
-    def _chunk_of(self) -> dict[int, int]:
-        return {word: number for number, (start, stop) in enumerate(self.chunks) for word in range(start, stop)}
-
-    @cached_property
-    def _children(self) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for word, head in enumerate(self.heads):
-            if word != head:
-                found.setdefault(head, []).append(word)
-        return found
 
 
 class Sentences:
