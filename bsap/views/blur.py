@@ -51,18 +51,17 @@ def gaussian_blurs(pictures: Sequence[Tensor], std: float, *, method: Method = "
     if std == 0 or not pictures:
         return list(pictures)
     found: dict[int, Tensor] = {}
-    group: list[int] = []
+    groups: list[list[int]] = [[]]
     native = choose(method, pictures[0].device) == "native"
     for index in sorted(range(len(pictures)), key=lambda i: tuple(pictures[i].shape)):
         if native or max(pictures[index].shape[-2:]) > _LARGEST:
             found[index] = _by_pil(pictures[index], std)
             continue
-        height, width = (max(pictures[i].shape[axis] for i in [*group, index]) for axis in (-2, -1))
-        if group and 3 * height * width * (len(group) + 1) > _TOGETHER:
-            found |= zip(group, _by_sums([pictures[i] for i in group], std), strict=True)
-            group = []
-        group.append(index)
-    if group:
+        height, width = (max(pictures[i].shape[axis] for i in [*groups[-1], index]) for axis in (-2, -1))
+        if groups[-1] and 3 * height * width * (len(groups[-1]) + 1) > _TOGETHER:
+            groups.append([])
+        groups[-1].append(index)
+    for group in filter(None, groups):
         found |= zip(group, _by_sums([pictures[i] for i in group], std), strict=True)
     return [found[index] for index in range(len(pictures))]
 
