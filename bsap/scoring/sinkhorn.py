@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -143,17 +143,14 @@ class DBSN(Sinkhorn):
     paper's rows are its whole gallery and the bank.
     """
 
+    needs_region_bank = True
+
     gallery: Gallery = "scene"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gallery != "scene":
             raise ValueError(f"Expected argument `gallery` to be 'scene' for DBSN, but got {self.gallery!r}.")
-
-    @property
-    def needs_region_bank(self) -> bool:
-        """Always."""
-        return True
 
     def _rows(self, logits: Logits) -> tuple[Tensor, Tensor | None]:
         other = logits.region_bank
@@ -186,7 +183,7 @@ class DualIS(Scorer):
         tau_clip: must be None.
     """
 
-    temperatures: ClassVar[tuple[str, ...]] = ("tau",)
+    needs_region_bank = True
 
     ratio: float = 1.0
     gate: bool = False
@@ -197,11 +194,6 @@ class DualIS(Scorer):
             raise ValueError(f"Expected argument `ratio` to be a positive number, but got {self.ratio!r}.")
         if not isinstance(self.gate, bool):
             raise ValueError(f"Expected argument `gate` to be true or false, but got {self.gate!r}.")
-
-    @property
-    def needs_region_bank(self) -> bool:
-        """Always."""
-        return True
 
     def rank(self, logits: Logits) -> Tensor:
         """The logarithm of the product."""
