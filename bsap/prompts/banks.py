@@ -160,9 +160,7 @@ def list_banks() -> tuple[Bank, ...]:
 def too_small_for(bank: Bank, scorers: Mapping[str, Scorer]) -> dict[str, int]:
     """The scorers that want more prompts than a bank has, and how many they want; they use what there is.
 
-    Args:
-        bank: the bank. One of each scene counts as too small for every scorer that wants a number.
-        scorers: by name.
+    A bank of each scene is too small for every scorer that wants a number.
     """
     return {name: s.prompts_wanted for name, s in scorers.items() if s.prompts_wanted and s.prompts_wanted > bank.size}
 
@@ -216,9 +214,9 @@ _META: dict[str, Any] = {"name": str, "scorer": (str, Mapping), "learned": Mappi
 """The keys of ``bank.json`` that are checked, and their types; null stands for a value that is not known."""
 
 
+@_as_settings()
 def _read_meta(file: Path) -> dict[str, Any]:
-    with _as_settings():
-        meta = parse_json(read_bytes(file, what="description of a learned bank", fix=""), f"Learned bank {file}")
+    meta = parse_json(read_bytes(file, what="description of a learned bank", fix=""), f"Learned bank {file}")
     if not isinstance(meta, dict):
         raise ConfigError(f"Learned bank {file}: expected a JSON object, but got {type(meta).__name__}.")
     templates = (meta.get("settings") or {}).get("templates") if isinstance(meta.get("settings"), dict) else None
@@ -253,15 +251,7 @@ class Model(Protocol):
 
 
 def check_learned_bank(bank: Bank, models: Sequence[Model]) -> None:
-    """Refuse a learned bank with any model but its own; banks of texts suit all.
-
-    Args:
-        bank: the bank.
-        models: the ensemble's models.
-
-    Raises:
-        ConfigError: with the reason.
-    """
+    """Refuse, with a ConfigError, a learned bank with any model but its own; banks of texts suit all."""
     if bank.features is None:
         return
     made_for = bank.meta.get("model")
@@ -316,16 +306,16 @@ def _shipped() -> dict[str, str]:
     }
 
 
+@_as_settings()
 def _read(path: Path) -> bytes:
     names = ", ".join([*_shipped(), *_COMPUTED, *QUERY_BANKS])
     fix = f"Give a YAML or UTF-8 text file, or one of {names}."
-    with _as_settings():
-        return read_bytes(path, what="bank", fix=fix)
+    return read_bytes(path, what="bank", fix=fix)
 
 
+@_as_settings()
 def _from_yaml(data: bytes | str, *, where: str, name: str) -> Bank:
-    with _as_settings():
-        content = parse_yaml(data, where)
+    content = parse_yaml(data, where)
     if not isinstance(content, Mapping):
         raise ConfigError(f"Bank {where}: expected the keys name, source and prompts, but got {shown(content)}.")
     check_names(f"key of bank {where}", content, ("name", "source", "template", "prompts"))
