@@ -66,9 +66,7 @@ def warn_of_few_prompts(bank: Bank, scorers: Mapping[str, Scorer]) -> None:
 def warn_of_other_use(bank: Bank, model: Mapping[str, Any]) -> None:
     """Warn if a learned bank is used with other settings than it was learned with; its numbers may be lower.
 
-    Args:
-        bank: the bank; there is no warning for one that was not learned.
-        model: settings of the model under test: ``scorers``, ``templates`` and ``views``, as in a configuration.
+    ``model`` are the settings of the model under test: ``scorers``, ``templates`` and ``views``, as in a configuration.
     """
     if bank.features is None:
         return

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 
 def noun_phrase(doc: Doc) -> str:
-    """The noun phrase that a parsed sentence is about: the one of its root, else of the root's first dependent.
-
-    Args:
-        doc: a sentence parsed by spaCy.
-
-    Returns:
-        The phrase, or the whole sentence where neither belongs to one.
-    """
+    """The noun phrase that a parsed sentence is about: of its root, or of the root's first dependent, or all of it."""
     roots = [token for token in doc if token.head.i == token.i]
     chunks = list(doc.noun_chunks)
     for token in [*roots[-1:], *[child for root in roots[-1:] for child in list(root.children)[:1]]]:
@@ -41,12 +34,7 @@ def noun_phrase(doc: Doc) -> str:
 
 @lru_cache(maxsize=4)  # relations, phrases and a bank may share one, which takes a second and 100 MB
 def load_parser(model: str, *, use: str = "Noun phrases", otherwise: str = "") -> Language:
-    """A spaCy pipeline.
-
-    Args:
-        model: name or folder of an installed pipeline with a parser.
-        use: what needs it, for the error.
-        otherwise: what one can do without it, for the error.
+    """An installed spaCy pipeline by name or folder; the error says what needs it and what can be done ``otherwise``.
 
     Raises:
         ModelError: spaCy or the pipeline is not installed.
@@ -71,9 +59,6 @@ def rejoined(doc: Doc) -> str:
 
 class Wording:
     """The texts of an expression that go to the text tower: its sentence and its noun phrase.
-
-    Args:
-        phrases: the settings.
 
     Raises:
         ModelError: see :func:`load_parser`.
@@ -101,11 +86,7 @@ class Wording:
 
 
 def phrase_of(expression: Expression, parse: Callable[[str], Doc] | None = None) -> str:
-    """An expression's noun phrase: the data file's own, else parsed.
-
-    Args:
-        expression: the sentence.
-        parse: from :func:`load_parser`; needed where the file gives no phrase.
+    """An expression's noun phrase: the data file's own, else found with ``parse`` from :func:`load_parser`.
 
     Raises:
         DataError: neither a phrase nor a parser.

@@ -41,11 +41,7 @@ def without_each_word(text: str) -> list[str]:
 
 
 class OtherNouns:
-    """The nouns of a sentence besides the head of what it is about.
-
-    Args:
-        sentences: parses.
-    """
+    """The nouns of a sentence besides the head of what it is about."""
 
     def __init__(self, sentences: Sentences) -> None:
         self.sentences = sentences
@@ -61,11 +57,7 @@ class OtherNouns:
 
 
 def query_bank(spec: str, store: Path | None) -> OfQuery:
-    """What makes the prompts of a computed bank of the query.
-
-    Args:
-        spec: ``dropped_words``, ``other_nouns`` or ``other_nouns:PIPELINE``.
-        store: the folder that keeps parses, or None.
+    """What makes the prompts of ``dropped_words``, ``other_nouns`` or ``other_nouns:PIPELINE``; ``store`` keeps parses.
 
     Raises:
         ModelError: the spaCy pipeline is not installed.

@@ -174,15 +174,7 @@ def draw(
     fill: tuple[float, float, float],
     block: int | None = None,
 ) -> Tensor:
-    """Draw regions of many pictures at once.
-
-    Args:
-        drawings: what to draw; all layers on one device.
-        size: ``(h, w)`` of the result.
-        resize: see :func:`bsap.views.resample.resample`.
-        interpolation: see :func:`bsap.views.resample.resample`.
-        fill: red, green, blue, 0..255, for the padding.
-        block: pixels of one program; None: :data:`BLOCK`.
+    """Draw regions of many pictures at once; the options are those of :func:`bsap.views.resample.resample`.
 
     Returns:
         ``(sum of R, 3, h, w)`` uint8 on the layers' device, drawing after drawing.

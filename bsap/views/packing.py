@@ -71,12 +71,7 @@ def default_pack(device: torch.device) -> int:
 
 
 def pack_size(encoder: ImageEncoder, pack: int | None) -> int:
-    """How many regions an encoder sees at once.
-
-    Args:
-        encoder: the model.
-        pack: the setting; None: :func:`default_pack`.
-    """
+    """How many regions an encoder sees at once; ``pack`` is the setting, None: :func:`default_pack`."""
     pack = pack or default_pack(encoder.device)
     return min(pack, max(1, _TOO_LARGE.get(encoder, 2 * pack) // 2))
 
@@ -105,10 +100,6 @@ def packs(counts: Sequence[int], size: int) -> Iterator[list[Segment]]:
     """Cut the regions of scenes into packs of nearly equal length, at most ``size``, across scene boundaries.
 
     Packs of equal length leave no short pack at the end, on which encoder time would be wasted.
-
-    Args:
-        counts: how many regions each scene has.
-        size: the most regions of a pack.
 
     Yields:
         Lists of (scene, start, stop): these regions of these scenes make one pack.

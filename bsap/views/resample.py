@@ -89,16 +89,7 @@ def layer(pixels: Tensor, height: int, width: int, *, method: Method = "auto") -
 
 
 def compose(inside: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """One picture per region: ``inner`` inside and ``outer`` outside, both from :func:`layer` for ``native``.
-
-    Args:
-        inside: ``(R, 1, H, W)`` bool.
-        inner: ``(4, H, W)`` uint8.
-        outer: ``(4, H, W)`` uint8.
-
-    Returns:
-        ``(R, 4, H, W)`` uint8.
-    """
+    """``(R, 4, H, W)`` uint8: ``inner`` where ``inside`` ``(R, 1, H, W)``, else ``outer``, both from :func:`layer`."""
     # A pixel is one int32: a third of the work, and the layout that interpolate() wants.
     a, b = (x.permute(1, 2, 0).view(torch.int32)[..., 0] for x in (inner, outer))
     return torch.where(inside[:, 0], a, b)[..., None].view(torch.uint8).permute(0, 3, 1, 2)

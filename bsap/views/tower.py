@@ -79,11 +79,7 @@ class Tower:
 
 
 def tower_of(encoder: ImageEncoder, view: str) -> Tower:
-    """The inside of an encoder.
-
-    Args:
-        encoder: the model.
-        view: the view that looks into it, for errors.
+    """The inside of an encoder; ``view`` is what looks into it, for errors.
 
     Raises:
         ModelError: its tower is no vision transformer with a class token.

@@ -49,14 +49,7 @@ Fill = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """What all regions of one picture have in common while they are drawn.
-
-    Attributes:
-        picture: ``(3, H, W)`` uint8, RGB.
-        inner: what is shown inside shapes, from :func:`bsap.views.resample.layer`.
-        outer: what is shown outside.
-        method: how views are computed.
-    """
+    """A picture, and what is shown inside and outside of shapes, from :func:`bsap.views.resample.layer`."""
 
     picture: Tensor
     inner: Tensor
