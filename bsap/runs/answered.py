@@ -29,15 +29,7 @@ class Worth(NamedTuple):
 
 
 def add_answer(row: Choice, scene: Scene, referent: Referent, regions: Sequence[int], *, tasks: Sequence[Task]) -> None:
-    """Put an answer and its worth into the record of a choice.
-
-    Args:
-        row: what a scorer chose.
-        scene: the picture.
-        referent: what is meant.
-        regions: the answered regions, the best first.
-        tasks: what is measured of it; none where it is not known what is meant.
-    """
+    """Put an answer, the best region first, into a choice, with its worth in what ``tasks`` measure."""
     worth = worth_of(scene, referent, regions, tasks)[-1]
     row["regions"], row["boxes"] = list(regions), scene.proposals.boxes[list(regions)].tolist()
     if "rec" in tasks:
@@ -49,17 +41,11 @@ def add_answer(row: Choice, scene: Scene, referent: Referent, regions: Sequence[
 def worth_of(
     scene: Scene, referent: Referent, regions: Sequence[int], tasks: Sequence[Task], *, growing: bool = False
 ) -> list[Worth]:
-    """The worth of an answer.
+    """The worth of an answer; with ``growing`` that of its first 0, 1, 2, ... regions, before that of all.
 
-    Boxes match as in GREC, at an IoU of 0.5. A mask is the union of the answered masks, against the union of the
-    targets', or against the best of alternatives.
-
-    Args:
-        scene: the picture.
-        referent: what is meant.
-        regions: the answered regions.
-        tasks: ``rec`` counts matching boxes, ``ris`` pixels; what is not counted is 0.
-        growing: also the worth of the first 0, 1, 2, ... regions, before that of all.
+    The task ``rec`` counts matching boxes, ``ris`` pixels; what is not counted is 0. Boxes match as in GREC, at an IoU
+    of 0.5. A mask is the union of the answered masks, against the union of the targets', or against the best of
+    alternatives.
 
     Raises:
         DataError: for RIS, proposals without masks.

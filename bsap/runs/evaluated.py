@@ -18,41 +18,20 @@ from bsap.views import View
 
 
 class Evaluated(Protocol):
-    """A LightningModule whose tests a run folder can keep; :class:`~bsap.module.BSAPModule` is one.
+    """A LightningModule whose tests a run folder can keep; :class:`~bsap.module.BSAPModule` is one."""
 
-    Attributes:
-        settings: every argument of the module, as plain values.
-        tasks: what is measured.
-        encoders: the models, each a :class:`~bsap.models.interface.DualEncoder`.
-        views: how regions are shown to them.
-        bank: the auxiliary prompts, where a scorer needs them; set in ``setup``.
-        region_bank: regions of other pictures, where something needs them; set in ``setup``.
-        transform: what changes features before they are compared, or None.
-        scorers: by name.
-        metrics: is fed with records: by the module with new ones, by the run folder with those of earlier attempts.
-        results: the metrics at the end of a test.
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # every argument of the module, as plain values
     tasks: Sequence[Task]
-    encoders: nn.ModuleList
+    encoders: nn.ModuleList  # each a `DualEncoder`
     views: Sequence[View]
-    bank: Bank | None
+    bank: Bank | None  # this and the region bank are set in `setup`, where something needs them
     region_bank: RegionBank | None
     transform: Transform | None
     scorers: Mapping[str, Scorer]
-    metrics: ScorerMetrics
-    results: Metrics
-
-    @property
-    def parsers(self) -> dict[str, dict[str, str]]:
-        """Name and version of the spaCy pipelines that parse sentences, by what they do it for."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the encoders run on."""
-        ...
+    metrics: ScorerMetrics  # the module feeds it with new records, the run folder with those of earlier attempts
+    results: Metrics  # at the end of a test
+    parsers: dict[str, dict[str, str]]  # name and version of the spaCy pipelines, by what they do it for
+    device: torch.device  # the one that the encoders run on
 
     def finish(self) -> list[Record]:
         """The records of the scenes that are not complete yet; called when a test ends early."""

@@ -19,12 +19,7 @@ from bsap.runs.settings import digest, plain
 
 
 def resolved_settings(trainer: Trainer, model: dict[str, Any]) -> RunSettings:
-    """The settings that decide a result: those of data and model, and the precision, but not the number of processes.
-
-    Args:
-        trainer: with a :class:`~bsap.datamodules.base.SceneDataModule`.
-        model: the module's settings as plain values.
-    """
+    """The settings that decide a result: of data and model, and the precision, but not the number of processes."""
     return {
         "seed_everything": int(os.environ.get("PL_GLOBAL_SEED") or 0),
         "trainer": {"precision": str(trainer.precision)},

@@ -52,8 +52,7 @@ def need_one_answer(expressions: Iterable[Expression]) -> None:
 def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
     """Warn where no answer can be right: proposals in another unit or order of numbers, or of other pictures.
 
-    Args:
-        scenes: all scenes of a run. Those with proposals are looked at until one can be answered.
+    Scenes with proposals are looked at until one can be answered.
     """
     some = [scene for scene in scenes if len(scene.proposals)]
     if scenes and not some:
@@ -69,15 +68,7 @@ def warn_if_unreachable(scenes: Sequence[Scene]) -> None:
 
 
 def check_masks(scenes: Sequence[Scene], missing_mask: Literal["error", "skip"]) -> None:
-    """Raise an error before anything is encoded if RIS lacks masks.
-
-    Args:
-        scenes: the scenes of a run.
-        missing_mask: what to do with a referent without a mask.
-
-    Raises:
-        DataError: with all that is missing.
-    """
+    """Raise a DataError with all masks that RIS lacks, before anything is encoded."""
     boxes_only = [scene.path.name for scene in scenes if len(scene.proposals) and scene.proposals.masks is None]
     referents = {e.referent.id: e.referent for scene in scenes for e in scene.expressions}
     maskless = [key for key, referent in referents.items() if not (referent.has_mask or referent.nothing)]

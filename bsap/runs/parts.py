@@ -72,11 +72,7 @@ class PartFile:
 
     Written without a buffer of its own: what was written once survives the process, and a failed write is not tried
     again at the worst moment. Readers leave out a line that was cut off or damaged, because its checksum is wrong.
-
-    Args:
-        folder: ``parts`` of a run folder.
-        attempt: which attempt at the run this is, from :func:`next_attempt`; the same on all processes.
-        rank: the process that writes.
+    All processes of one attempt at a run have its number, from :func:`next_attempt`, and each a file of its own.
 
     Raises:
         ConfigError: if the file cannot be written.
@@ -192,9 +188,6 @@ def try_lock(descriptor: int) -> bool:
 
 class FolderLock:
     """Keeps two runs from writing one folder at the same time, see :func:`try_lock`.
-
-    Args:
-        folder: a run folder.
 
     Raises:
         ConfigError: if another process holds the lock, and on Windows.

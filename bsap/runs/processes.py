@@ -103,14 +103,9 @@ class Rendezvous:
                 child.wait(timeout=timeout)
 
     def wait(self, state: State, reason: str = "") -> State:
-        """Wait for all other processes.
+        """Wait for all other processes, and return the greatest of all states.
 
-        Args:
-            state: of this process.
-            reason: for the messages of the others, if the state is not ``DONE``.
-
-        Returns:
-            The greatest state of all processes.
+        The others print the reason for a state that is not ``DONE``.
 
         Raises:
             BSAPError: if a process has ended, or does not come within the timeout.

@@ -21,16 +21,10 @@ def reanswered(
     rule: AnswerRule,
     tasks: Sequence[Task],
 ) -> list[Record]:
-    """Records with the answers of another rule.
-
-    Args:
-        records: of a run; for a threshold, one with ``run.all_scores``.
-        scene_of: the scene and the expression of a record.
-        rule: the rule.
-        tasks: what the run measured.
+    """Records of a run with the answers of another rule.
 
     Raises:
-        DataError: a threshold over something that the run did not record.
+        DataError: a threshold over something that the run did not record, which takes ``run.all_scores``.
     """
     found = []
     for record in records:

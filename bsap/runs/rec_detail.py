@@ -33,10 +33,7 @@ def size_group(record: Record, sizes: str = "ref_l4") -> str:
 def rec_detail(records: Sequence[Record], *, strict: bool, sizes: str = "ref_l4") -> dict[str, Detail]:
     """What the evaluator of Ref-L4 reports: Acc at 0.5, 0.75 and 0.9, and the mean over 0.5, 0.55, ..., 0.95.
 
-    Args:
-        records: all records of a run that measured REC.
-        strict: whether a hit needs IoU above the threshold, as in Ref-L4's code, instead of at least the threshold.
-        sizes: the limits of the sizes, a key of :data:`SIZES`.
+    With ``strict`` a hit needs IoU above the threshold, as in Ref-L4's code; ``sizes`` is a key of :data:`SIZES`.
 
     Returns:
         For each scorer the metrics of each group, with the number of expressions ``n``, or of classes for the class

@@ -40,16 +40,12 @@ def metric_inputs(
 ) -> tuple[Tensor, ...]:
     """The inputs of a task's metrics, from the records of one scorer.
 
-    Args:
-        records: the records; for ``ris`` those without a mask are left out.
-        scorer: its name.
-        task: ``rec`` or ``ris``.
-        generalized: for REC and answers that are sets, count boxes that match by generalised IoU.
+    With ``generalized``, boxes of REC and of answers that are sets match by generalised IoU.
 
     Returns:
         Of N records, for ``rec`` the float64 IoUs, or the int64 matched boxes where answers are sets; for ``ris`` the
-        int64 intersections and unions. Where answers are sets, then the int64 answered regions and targets. Last the
-        bool marks of expressions without a proposal. All (N,).
+        int64 intersections and unions of those that have masks. Where answers are sets, then the int64 answered regions
+        and targets. Last the bool marks of expressions without a proposal. All (N,).
     """
     sets = are_sets(records)
     if task == "ris":
@@ -80,12 +76,9 @@ def recompute(
 ) -> Metrics:
     """The metrics of saved predictions, with the same integers as in the run itself.
 
-    Args:
-        records: all records of a run.
-        strict: for REC, whether a hit needs IoU > 0.5; not asked where answers are sets.
-        tasks: by default those that the records hold fields for.
-        variant: where answers are sets, ``rela_code`` computes N-acc and T-acc of RIS, and ``grec_code`` matches the
-            boxes of REC, as the released code does.
+    With ``strict`` a hit of REC needs IoU > 0.5. Where answers are sets, ``variant`` is asked instead: ``rela_code``
+    computes N-acc and T-acc of RIS, and ``grec_code`` matches the boxes of REC, as the released code does. By default
+    the tasks are those that the records hold fields for.
     """
     scorers = list(records[0]["scorers"]) if records else []
     wanted = tasks or tasks_of(records)
@@ -127,14 +120,8 @@ def breakdowns(
     field; buckets without a record are left out. Numbers in ascending order, categories in alphabetical order; records
     without the field come last as ``unknown``.
 
-    Args:
-        records: all records of a run.
-        fields: ``category``, ``words`` or ``distractors``.
-        strict: for REC, whether a hit needs IoU > 0.5.
-        tasks: by default those that the records hold fields for.
-
     Raises:
-        ConfigError: for another field.
+        ConfigError: for a field other than ``category``, ``words`` and ``distractors``.
     """
     check_fields(fields, ((record["category"], record["distractors"]) for record in records))
     tasks = tasks or tasks_of(records)

@@ -58,11 +58,7 @@ def _answer_problem(choice: Choice, record: Record) -> str | None:
 
 
 def read_predictions(path: Path, tasks: Sequence[Task] = ()) -> list[Record]:
-    """Read a whole ``predictions.jsonl``.
-
-    Args:
-        path: the file.
-        tasks: what the run measured: the fields that all records must hold.
+    """Read a whole ``predictions.jsonl``, whose records must hold the fields of the tasks that the run measured.
 
     Raises:
         DataError: if a line is not a record, is cut off, repeats an expression, or holds other scorers or fields than

@@ -38,16 +38,7 @@ def make_results(
     precision: Precision,
     timing: Timing,
 ) -> Results:
-    """The results of a finished test, without what the run folder adds.
-
-    Args:
-        module: after its test.
-        records: of all expressions.
-        summary: what was selected from the data.
-        settings: all resolved settings.
-        precision: as asked for, and as it was.
-        timing: what the run folder measured.
-    """
+    """The results of a finished test, without what the run folder adds."""
     found = counts(records, summary)
     whole = summary.published in (None, summary.selected) and len(records) == summary.selected
     partial = found["no_mask"] > 0 or summary.partial

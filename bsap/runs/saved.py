@@ -27,13 +27,7 @@ _check_results, _check_config = checker(Results), checker(_Config)
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run folder.
-
-    Attributes:
-        folder: where it is.
-        settings: the resolved settings, as ``config.yaml`` holds them.
-        results: ``results.json``, or None where the folder has none.
-    """
+    """A run folder: its resolved settings, as ``config.yaml`` holds them, and ``results.json``, where it has one."""
 
     folder: Path
     settings: dict[str, Any]
@@ -90,10 +84,7 @@ def numbers_digest(results: Mapping[str, Any]) -> str:
 
 
 def read_run(folder: Path) -> SavedRun:
-    """Read a run folder.
-
-    Args:
-        folder: for example ``runs/1f0c...``.
+    """Read a run folder, for example ``runs/1f0c...``.
 
     Raises:
         DataError: if it is no run folder, or a file in it cannot be read.

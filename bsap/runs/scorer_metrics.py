@@ -17,11 +17,8 @@ from bsap.runs.schema import TASKS, Metrics, Record, Task
 class ScorerMetrics(nn.Module):
     """The metrics of every scorer and task, fed with records.
 
-    Args:
-        scorers: names of the scorers.
-        tasks: ``rec``, ``ris`` or both.
-        strict: for REC, whether a hit needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5.
-        sets: whether an answer may be none or several regions, which has metrics of its own.
+    With ``strict`` a hit of REC needs IoU > 0.5 (ReCLIP's rule) instead of IoU >= 0.5. Answers that are ``sets``, of no
+    region or several, have metrics of their own.
     """
 
     def __init__(

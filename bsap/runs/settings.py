@@ -120,10 +120,7 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def region_bank_name(described: Mapping[str, Any] | None) -> tuple[str | None, str]:
-    """What tells the region bank of a run from others, and its name in a table.
-
-    Args:
-        described: what results record; None or bare settings where the run had none.
+    """What tells the region bank that results describe from others, and its name in a table; bare settings are none.
 
     Example:
         >>> region_bank_name({"split": "train", "regions": 2000, "digest": "0f"}), region_bank_name(None)

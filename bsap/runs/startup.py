@@ -27,14 +27,7 @@ _VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "
 
 
 def watch_start(trainer: Trainer, signals: StopSignals, *, stage: str, timeout: timedelta) -> StartWatch | None:
-    """Watch over the start of a run on several processes; call it before Lightning lets them meet.
-
-    Args:
-        trainer: whose processes have not met.
-        signals: catches them from now on.
-        stage: ``test`` or ``fit``; nothing else is watched.
-        timeout: how long to wait for the others.
-    """
+    """Watch over the start of the stage ``test`` or ``fit`` on several processes, before Lightning lets them meet."""
     main = threading.current_thread() is threading.main_thread()  # handlers of signals can be set there only
     if trainer.state.fn != stage or trainer.world_size == 1 or not main:
         return None
@@ -46,14 +39,7 @@ class StartWatch:
     """Watches a process of several until the first batch.
 
     Every process writes its rank into the store at which the processes meet, so that the first one can tell which are
-    missing. A signal ends this process at once with status 75, and with it the processes that it started.
-
-    Args:
-        trainer: before its processes have met.
-        timeout: how long to wait for the others to come.
-
-    Attributes:
-        children: the processes that this one started.
+    missing. A signal ends this process at once with status 75, and with it its ``children``, which it started.
     """
 
     def __init__(self, trainer: Trainer, *, timeout: timedelta) -> None:
