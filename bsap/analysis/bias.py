@@ -132,13 +132,10 @@ class Bias:
 def measure_bias(
     run: SavedRun, *, texts: int = TEXTS, sweep: Sweep | None = None, records: Sequence[Record] | None = None
 ) -> Bias:
-    """Measure the bias of a finished run. No picture is opened and no image encoder runs.
+    """Measure the bias of a finished run from its stored features. No picture is opened and no image encoder runs.
 
-    Args:
-        run: a run whose features are stored.
-        texts: measure popularity over at most so many texts of the split, spread evenly over it.
-        sweep: the run's stored features, if they are open already.
-        records: its predictions, if they are read already.
+    Popularity is measured over at most so many ``texts`` of the split, spread evenly over it. The run's stored features
+    and predictions can be given, if they are read already.
 
     Raises:
         DataError: if features are not stored, or no picture has two regions.

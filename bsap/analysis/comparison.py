@@ -38,13 +38,7 @@ FIELDS: dict[str, Callable[[Record], str]] = {
 
 @dataclass(frozen=True)
 class Side:
-    """One scorer of one run.
-
-    Attributes:
-        run: the run.
-        scorer: its name in the run.
-        records: the run's predictions.
-    """
+    """One scorer of one run, with the run's predictions."""
 
     run: SavedRun
     scorer: str
@@ -70,11 +64,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two scorers on the same expressions.
+    """What scorer B gains over the baseline A on the same expressions.
 
     Attributes:
-        a: the baseline.
-        b: the other one.
         gains: for each bucket the gains in every metric; the bucket ``all`` holds all expressions.
         left_out: expressions that only one of the runs has.
     """
@@ -143,16 +135,10 @@ def compare_sides(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two scorers in every metric, and in every bucket of some fields.
+    """Compare a scorer with the baseline ``a`` in every metric, and in every bucket of some of :data:`FIELDS`.
 
-    Args:
-        a: the baseline.
-        b: the other one.
-        metrics: ``task/metric`` names; by default all that both runs have.
-        by: fields of :data:`FIELDS`.
-        common: compare the expressions that both runs have, instead of refusing runs over different ones.
-        resamples: see :func:`bsap.analysis.paired.compare_outcomes`.
-        seed: of the resamples.
+    By default the metrics (``task/metric``) are all that both runs have. With ``common``, the expressions that both
+    runs have are compared, instead of refusing runs over different ones.
 
     Raises:
         DataError: for runs over different expressions, unless ``common``, or without a common one.

@@ -53,14 +53,9 @@ def stored_features(run: SavedRun) -> Sweep:
 
 
 def bank_and_scorer(sweep: Sweep, spec: str) -> tuple[Bank, Any]:
-    """A bank for a run's data and models, and the scorer that it is explained by.
+    """A bank for a run's data and models, and the scorer that it is explained by: BSAP, or what it was learned with.
 
-    Args:
-        sweep: of the run.
-        spec: the bank, as a configuration names it.
-
-    Returns:
-        The bank, and the scorer as a configuration names it: BSAP, or what a learned bank was learned with.
+    Both are given as a configuration names them.
 
     Raises:
         ConfigError: for a bank of other models, or one learned with a scorer that bsap does not know.
@@ -85,15 +80,10 @@ def explain(
     words: Sequence[tuple[tuple[str, ...], ...]] = (),
     nearest: int = 3,
 ) -> list[PromptMeaning]:
-    """Every prompt of a bank, the one that changes most choices first.
+    """Every prompt of a bank with its ``nearest`` expressions of a split, the one that changes most choices first.
 
-    Args:
-        split: the expressions and their regions.
-        bank: prompts that are the same for all expressions.
-        scorer: the scorer; for a learned bank :func:`~bsap.prompts.learned.learned_scorer`.
-        words: for each prompt of a learned bank the words near its context vectors, see
-            :func:`bsap.learning.words.nearest_words`.
-        nearest: number of expressions to list.
+    The scorer of a learned bank is its :func:`~bsap.prompts.learned.learned_scorer`, and ``words`` are the words near
+    the context vectors of each of its prompts, see :func:`bsap.learning.words.nearest_words`.
 
     Raises:
         ConfigError: for a bank whose prompts differ between expressions, and for answers that are sets.
@@ -140,10 +130,6 @@ def explained_away(
     scorer: Scorer = BSAP(),  # noqa: B008 - frozen
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """For each expression, whether a scorer does not take CLIP's choice, and which prompt fits CLIP's choice best.
-
-    Args:
-        similarities: of a padded batch of scenes, without a bank mask.
-        scorer: the scorer.
 
     Returns:
         Four tensors (B, E): moved (bool), the prompt with the highest logit at CLIP's choice, CLIP's choice, the

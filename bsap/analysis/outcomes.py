@@ -23,17 +23,10 @@ def task_records(records: Sequence[Record], task: Task) -> list[Record]:
 def task_outcomes(
     records: Sequence[Record], scorer: str, task: Task, metrics: Sequence[str], *, strict: bool
 ) -> Outcomes:
-    """What a scorer got in each metric of one task.
+    """What a scorer got in each metric of one task for the records of :func:`task_records`, named ``task/metric``.
 
-    Args:
-        records: N records of :func:`task_records`.
-        scorer: one of their scorers.
-        task: ``rec`` or ``ris``.
-        metrics: names as in ``results.json``; those that are no ratio of sums over expressions are left out.
-        strict: for REC, whether a hit needs more than the threshold.
-
-    Returns:
-        Outcomes whose metrics are named ``task/metric``.
+    Metrics that are no ratio of sums over expressions are left out. With ``strict`` a hit of REC needs more than the
+    threshold.
     """
     rows = [record["scorers"][scorer] for record in records]
     sets = any("regions" in row for row in rows)

@@ -160,16 +160,9 @@ def cluster_index(names: Sequence[Hashable]) -> tuple[NDArray[np.intp], int]:
 
 
 def bootstrap(sums: Array, *, resamples: int, seed: int, level: float) -> tuple[Array, Array]:
-    """Percentile intervals of the difference of two ratios.
+    """The ends of percentile intervals, each (M,), of the difference of two ratios.
 
-    Args:
-        sums: (4, M, C) parts and wholes of A, then of B, summed within each of C clusters.
-        resamples: number of bootstrap samples.
-        seed: of the draws.
-        level: share of the samples inside.
-
-    Returns:
-        Lower and upper ends, each (M,).
+    ``sums`` (4, M, C) are the parts and wholes of A, then of B, summed within each of C clusters.
     """
     rng, count = np.random.default_rng(seed), sums.shape[2]
     drawn = []

@@ -15,11 +15,12 @@ from bsap.features.cache import masks_bytes
 from bsap.features.ensemble import Ensemble
 from bsap.features.regions import pad
 from bsap.features.store import make_key
-from bsap.metrics import RECAccuracy, RISScores, best_overlap, mask_overlap_matrix
+from bsap.metrics.functional import best_overlap, mask_overlap_matrix, rec_accuracy, ris_scores
 from bsap.prompts.banks import Bank
 from bsap.relations.reading import RelationReader
 from bsap.runs.overlaps import need_one_answer, referent_ious
-from bsap.runs.schema import Task
+from bsap.runs.recompute import as_numbers
+from bsap.runs.schema import Metrics, Task
 from bsap.scoring import Scorer, Similarities
 from bsap.scoring.scorers import Aggregate
 
@@ -148,7 +149,7 @@ class StoredSplit:
 
     def evaluate(
         self, scorers: dict[str, Scorer], bank: Bank | None, *, aggregate: Aggregate = "before", strict: bool = False
-    ) -> dict[str, dict[str, dict[str, float | int]]]:
+    ) -> Metrics:
         """The metrics of scorers with one bank, as ``{task: {scorer: {metric: value}}}``."""
         chosen: dict[str, list[Tensor]] = {name: [] for name in scorers}
         for part, similarities in self.similarities(bank):
@@ -157,19 +158,16 @@ class StoredSplit:
                 if self.relations is not None:
                     scores, _ = self.relations.join(part.scenes, scores)
                 chosen[name].append(self._outcome(part, scores.choice.clamp(min=0)[..., None]))
-        found: dict[str, dict[str, dict[str, float | int]]] = {task: {} for task in self.tasks}
+        found: Metrics = {task: {} for task in self.tasks}
         for name, parts in chosen.items():
             missing, iou, intersection, union, scored = torch.cat(parts, dim=1)
             absent = missing.bool()
             if "rec" in self.tasks:
-                accuracy = RECAccuracy(strict=strict, sync_on_compute=False)
-                accuracy.update(iou, missing=absent)
-                found["rec"][name] = {key: value.item() for key, value in accuracy.compute().items()}
+                found["rec"][name] = as_numbers(rec_accuracy(iou, absent, strict=strict))
             if "ris" in self.tasks:
                 kept = scored.bool()
-                segmentation = RISScores(sync_on_compute=False)
-                segmentation.update(intersection[kept].long(), union[kept].long(), missing=absent[kept])
-                found["ris"][name] = {key: value.item() for key, value in segmentation.compute().items()}
+                counted = ris_scores(intersection[kept].long(), union[kept].long(), absent[kept])
+                found["ris"][name] = as_numbers(counted)
         return found
 
     def _outcome(self, part: _Part, choice: Tensor) -> Tensor:

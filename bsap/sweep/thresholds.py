@@ -142,16 +142,10 @@ def set_outcomes(
     nms: float | None = AnswerRule.nms,
     worth: bool = True,
 ) -> dict[tuple[str, Over], SetOutcomes]:
-    """What every scorer would answer with any threshold over some values.
+    """What every scorer would answer with any threshold over some values, see :class:`~bsap.scoring.AnswerRule`.
 
-    Args:
-        split: its features.
-        scorers: by name.
-        bank: the auxiliary prompts, or None.
-        overs: what thresholds are set over, see :class:`~bsap.scoring.AnswerRule`.
-        aggregate: where an ensemble is joined.
-        nms: of two regions with a higher IoU only the better one can be answered.
-        worth: whether answers are compared with the targets; without, they match nothing.
+    Of two regions with an IoU above ``nms`` only the better one can be answered. Without ``worth``, answers are not
+    compared with the targets, and match nothing.
     """
     rows: dict[tuple[str, Over], list[tuple[Tensor, list[Worth]]]] = {}
     expressions = [(scene, e.referent) for part in split.parts for scene in part.scenes for e in scene.expressions]
