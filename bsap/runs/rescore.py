@@ -11,8 +11,8 @@ from bsap.datamodules.reviewed import Reviewed, label_errors
 from bsap.datamodules.scene import Expression, Scene
 from bsap.errors import ConfigError, DataError
 from bsap.relations.settings import relation_settings
+from bsap.runs.answered import reanswered
 from bsap.runs.buckets import check_fields
-from bsap.runs.reanswer import reanswered
 from bsap.runs.rec_detail import Detail, rec_detail
 from bsap.runs.recompute import Variant, are_sets, breakdowns, recompute
 from bsap.runs.records import read_predictions
@@ -114,10 +114,7 @@ def rescore(
         uncompared = f"the run itself counted hits with IoU {'>' if own_rule else '>='} 0.5"
     found: list[str] | None = None
     if uncompared is None:
-        changed = run.changed_predictions()
-        found = [] if changed is None else [f"predictions.jsonl: {changed}"]
-        changed = run.changed_numbers()
-        found += [] if changed is None else [f"results.json: {changed}"]
+        found = [f"{name}: {problem}" for name, problem in run.changed().items()]
         found += _differences(results["metrics"], metrics, "metrics")
         found += _differences({key: results["counts"].get(key) for key in counts}, counts, "counts")
         both = [name for name in fields if name in results.get("breakdown", {})]

@@ -41,40 +41,36 @@ class SavedRun:
         """
         if self.results is None:
             raise unfinished(self.folder, "results.json")
-        for name, problem in (
-            ("predictions.jsonl", self.changed_predictions()),
-            ("results.json", self.changed_numbers()),
-        ):
-            if problem is not None:
-                raise DataError(
-                    f"{self.folder / name} was changed after the run: {problem}. Restore the file, or run `bsap test` "
-                    "again with `--run.overwrite true`. `bsap score` shows which numbers differ."
-                )
+        for name, problem in self.changed().items():
+            raise DataError(
+                f"{self.folder / name} was changed after the run: {problem}. Restore the file, or run `bsap test` "
+                "again with `--run.overwrite true`. `bsap score` shows which numbers differ."
+            )
         return self.results
 
-    def changed_numbers(self) -> str | None:
-        """The reason why the numbers of ``results.json`` do not match their checksum; None if they do or have none."""
-        if self.results is None or (expected := self.results.get("numbers_sha256")) is None:
-            return None
-        found = numbers_digest(self.results)
-        return None if found == expected else f"the SHA-256 of its numbers is {found}, but it says {expected}"
+    def changed(self) -> dict[str, str]:
+        """The files that were changed after the run, each with the reason.
 
-    def changed_predictions(self) -> str | None:
-        """The reason why ``predictions.jsonl`` cannot be the file that the run wrote, or None.
-
-        Runs of version 0.1.0 did not record its SHA-256. A missing file counts as unchanged.
+        A missing file counts as unchanged. Runs of version 0.1.0 did not record SHA-256s.
         """
+        found: dict[str, str] = {}
         path = self.folder / "predictions.jsonl"
-        if self.results is None or not path.exists():
-            return None
-        data = path.read_bytes()
-        expected, found = self.results.get("predictions_sha256"), sha256(data).hexdigest()
-        if expected not in (None, found):
-            return f"its SHA-256 is {found}, but results.json says {expected}"
-        # Cheaper than reading every record: a line begins with its id and the picture.
-        ids = Counter(line.partition(b', "picture"')[0] for line in data.splitlines())
-        twice = sum(count > 1 for count in ids.values())
-        return f"{twice} of its expressions occur{'s' if twice == 1 else ''} more than once" if twice else None
+        if self.results is None:
+            return found
+        if path.exists():
+            data = path.read_bytes()
+            expected, digest = self.results.get("predictions_sha256"), sha256(data).hexdigest()
+            # Cheaper than reading every record: a line begins with its id and the picture.
+            ids = Counter(line.partition(b', "picture"')[0] for line in data.splitlines())
+            twice = sum(count > 1 for count in ids.values())
+            if expected not in (None, digest):
+                found[path.name] = f"its SHA-256 is {digest}, but results.json says {expected}"
+            elif twice:
+                found[path.name] = f"{twice} of its expressions occur{'s' if twice == 1 else ''} more than once"
+        expected, digest = self.results.get("numbers_sha256"), numbers_digest(self.results)
+        if expected not in (None, digest):
+            found["results.json"] = f"the SHA-256 of its numbers is {digest}, but it says {expected}"
+        return found
 
 
 def numbers_digest(results: Mapping[str, Any]) -> str:
