@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bsap.analysis.paired import bootstrap, cluster_index
+from bsap.analysis.paired import bootstrap, by_cluster, cluster_index
 
 
 class Interval(NamedTuple):
@@ -30,15 +30,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of ``mean(b) - mean(a)`` over the same expressions, clustered by scene.
 
-    The bootstrap of :func:`bsap.analysis.paired.compare_outcomes` for plain values.
-
-    Args:
-        correct_a: (N,) what the first scorer got for each expression: 0 or 1, or an IoU.
-        correct_b: (N,) the same for the second scorer.
-        scene_ids: N names of the scenes that the expressions belong to.
-        seed: of the draws.
-        n: number of draws.
-        level: share of the draws inside the interval.
+    The bootstrap of :func:`bsap.analysis.paired.compare_outcomes` for plain values (N,): what each scorer got for each
+    expression, 0 or 1 or an IoU, and the scene of the expression. ``level`` is the share of the ``n`` draws inside.
 
     Raises:
         ValueError: for arguments of unequal length, or none at all, or a level outside (0, 1).
@@ -58,10 +51,8 @@ def bootstrap_interval(
     if not 0 < level < 1:
         raise ValueError(f"Expected argument `level` to be between 0 and 1, but got {level}.")
     index, count = cluster_index(scene_ids)
-    sums = np.stack(
-        [np.bincount(index, values, minlength=count) for values in (a, np.ones_like(a), b, np.ones_like(b))]
-    )
-    low, high = bootstrap(np.asarray(sums, np.float64)[:, None], resamples=n, seed=seed, level=level)
+    sums = by_cluster((a, np.ones_like(a), b, np.ones_like(b)), index, count)
+    low, high = bootstrap(sums[:, None], resamples=n, seed=seed, level=level)
     return Interval(float((b - a).mean()), float(low[0]), float(high[0]))
 
 
@@ -73,17 +64,10 @@ def bootstrap_statistic(
     n: int = 500,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """A statistic with its percentile bootstrap interval, clustered by scene.
+    """A statistic and the ends of its percentile bootstrap interval, clustered by scene.
 
-    Args:
-        statistic: takes (N,) how often each expression counts.
-        scene_ids: N names of the scenes that the expressions belong to.
-        seed: of the draws.
-        n: number of draws.
-        level: share of the draws inside the interval; draws for which the statistic is NaN are left out.
-
-    Returns:
-        The statistic, and the ends of the interval; NaN where no draw has one.
+    The statistic takes (N,) how often each expression counts. Of the ``n`` draws, those for which it is NaN are left
+    out; where no draw is left, the ends are NaN.
 
     Example:
         >>> bootstrap_statistic(lambda weights: weights[:2].sum() / weights.sum(), ["x", "y"])

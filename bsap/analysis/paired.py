@@ -7,7 +7,7 @@ resampled, not expressions.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +39,15 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Gain:
-    """How scorer B differs from scorer A in one metric.
+    """How scorer B differs from scorer A in one metric, a share.
+
+    ``low`` and ``high`` are the ends of the bootstrap interval of the difference B - A. These and the p-values are None
+    where all expressions that count are of one picture.
 
     Attributes:
-        metric: its name.
-        a: the metric of A, a share.
-        b: the metric of B.
-        difference: b - a.
-        low: lower end of the bootstrap interval; None if all expressions that count are of one picture.
-        high: upper end.
         wins: expressions for which B is better.
         losses: expressions for which A is better.
-        p: two-sided p-value of the sign-flip permutation over pictures; None if there is one picture.
+        p: two-sided p-value of the sign-flip permutation over pictures.
         p_holm: ``p`` after Holm's correction for all comparisons made together.
         mcnemar: exact two-sided McNemar test, which assumes independent expressions; None unless the metric counts
             hits.
@@ -118,12 +115,12 @@ def compare_outcomes(
     if not len(counted):
         return []
     index, count = cluster_index(pictures)
-    sums = np.stack([_by_cluster(values, index, count) for values in (a.parts, a.wholes, b.parts, b.wholes)])
+    sums = np.stack([by_cluster(values, index, count) for values in (a.parts, a.wholes, b.parts, b.wholes)])
     found = _difference(*sums.sum(2))
-    low = high = p = None
+    sure: list[Array] = []
     if count > 1:
-        low, high = bootstrap(sums, resamples=resamples, seed=seed, level=level)
-        p = _sign_flips(sums, found, resamples=resamples, seed=seed)
+        sure += bootstrap(sums, resamples=resamples, seed=seed, level=level)
+        sure.append(_sign_flips(sums, found, resamples=resamples, seed=seed))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_a, mean_b = sums[0].sum(1) / sums[1].sum(1), sums[2].sum(1) / sums[3].sum(1)
         better = np.nan_to_num(b.parts / b.wholes, nan=1.0) - np.nan_to_num(a.parts / a.wholes, nan=1.0)
@@ -131,6 +128,7 @@ def compare_outcomes(
     counts = (a.wholes + b.wholes) > 0
     for m, name in enumerate(a.metrics):
         seen = len(np.unique(index[counts[m]]))
+        low, high, p = [float(values[m]) for values in sure] if seen > 1 else [None] * 3
         wins, losses = int((better[m] > 0).sum()), int((better[m] < 0).sum())
         hits = all(np.isin((o.parts[m], o.wholes[m]), (0, 1)).all() for o in (a, b))
         gains.append(
@@ -139,12 +137,12 @@ def compare_outcomes(
                 a=float(mean_a[m]),
                 b=float(mean_b[m]),
                 difference=float(found[m]),
-                low=None if low is None or seen < 2 else float(low[m]),
-                high=None if high is None or seen < 2 else float(high[m]),
+                low=low,
+                high=high,
                 wins=wins,
                 losses=losses,
-                p=None if p is None or seen < 2 else float(p[m]),
-                p_holm=None if p is None or seen < 2 else float(p[m]),
+                p=p,
+                p_holm=p,
                 mcnemar=mcnemar(wins, losses) if hits else None,
                 expressions=int(counts[m].sum()),
                 pictures=seen,
@@ -194,7 +192,8 @@ def _blocks(resamples: int, count: int) -> Iterator[int]:
         yield min(size, resamples - start)
 
 
-def _by_cluster(values: Array, index: NDArray[np.intp], count: int) -> Array:
+def by_cluster(values: Iterable[Array], index: NDArray[np.intp], count: int) -> Array:
+    """The sums of each row of values within each cluster."""
     return np.stack([np.bincount(index, row, minlength=count) for row in values])
 
 
