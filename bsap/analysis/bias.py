@@ -58,11 +58,9 @@ class ScorerBias:
     """What one scorer makes of the bias. Where answers are sets, its choice is the best region.
 
     Attributes:
-        popularity_share: share of the differences between regions of a picture that is the same for every text, the
-            mean over pictures; see :func:`~bsap.analysis.measures.popularity_share`. That of `clip` is the imbalance
-            that a correction should remove.
-        range_variation: how unequal the ranges of the scores of a picture's regions over all texts are, the mean over
-            pictures; see :func:`~bsap.analysis.measures.range_variation`.
+        popularity_share: the mean over pictures of :func:`~bsap.analysis.measures.popularity_share`. That of `clip` is
+            the imbalance that a correction should remove.
+        range_variation: the mean over pictures of :func:`~bsap.analysis.measures.range_variation`.
         hub_skewness: skewness of how often each region is the best of its picture, over all texts and regions,
             relative to the regions of the picture.
         split_skewness: skewness of how often each region of the whole split is among the ten best of a text. It means

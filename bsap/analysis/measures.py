@@ -1,4 +1,7 @@
-"""Measures of retrieval bias, as functions over arrays: popularity, hubs, the modality gap, rank correlation."""
+"""Measures of retrieval bias, as functions over arrays: popularity, hubs, the modality gap, rank correlation.
+
+Scores are (T, R): those of R regions of one picture for T texts.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,6 @@ Array = NDArray[np.float64]
 
 def popularity(scores: ArrayLike) -> Array:
     """How far each region lies above the mean region, on average over all texts.
-
-    Args:
-        scores: (T, R) scores of R regions of one picture for T texts.
 
     Returns:
         (R,) means over texts of the scores less each text's mean over regions. All 0 where no region is preferred.
@@ -30,13 +30,8 @@ def popularity_share(scores: ArrayLike) -> float:
 
     Scores are centred over the regions for each text, since only differences within a text decide. The share is the
     variance of the popularity over the mean square of these differences: 1 where every text prefers the same regions
-    by the same amounts, about 1 / T where preferences are independent. It does not depend on the unit of the scores.
-
-    Args:
-        scores: (T, R) scores of R regions of one picture for T texts.
-
-    Returns:
-        NaN where all regions have equal scores, or there is only one.
+    by the same amounts, about 1 / T where preferences are independent, NaN where all regions have equal scores or there
+    is only one. It does not depend on the unit of the scores.
 
     Example:
         >>> popularity_share([[1.0, 0.0], [1.0, 0.0]]), popularity_share([[1.0, 0.0], [0.0, 1.0]])
@@ -51,14 +46,8 @@ def popularity_share(scores: ArrayLike) -> float:
 def range_variation(scores: ArrayLike) -> float:
     """How unequal the regions' ranges of scores are: the standard deviation of the ranges over their mean.
 
-    A region's range is the highest less the lowest of its scores over all texts. 0 where all ranges are equal. It does
-    not depend on the unit of the scores.
-
-    Args:
-        scores: (T, R) scores of R regions of one picture for T texts.
-
-    Returns:
-        NaN where no score differs from text to text.
+    A region's range is the highest less the lowest of its scores over all texts. 0 where all ranges are equal, NaN
+    where no score differs from text to text. It does not depend on the unit of the scores.
 
     Example:
         >>> range_variation([[0.0, 0.0], [1.0, 3.0]]), range_variation([[0.0, 1.0], [1.0, 0.0]])
@@ -96,13 +85,9 @@ def top_share(counts: ArrayLike, share: float = 0.1) -> float:
 
 
 def modality_gap(regions: ArrayLike, texts: ArrayLike) -> float:
-    """Distance between the mean region feature and the mean text feature.
+    """Distance between the mean region feature and the mean text feature, (R, D) and (T, D) unit vectors.
 
     See Liang et al., "Mind the Gap", NeurIPS 2022.
-
-    Args:
-        regions: (R, D) unit vectors.
-        texts: (T, D) unit vectors.
     """
     difference = np.asarray(regions, np.float64).mean(0) - np.asarray(texts, np.float64).mean(0)
     return float(np.sqrt((difference**2).sum()))

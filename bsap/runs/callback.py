@@ -33,12 +33,7 @@ class RunCallback(Callback):
     """Writes the run folder of a test, continues one that was killed, and refuses one that ran something else.
 
     SIGTERM and SIGUSR1 end a run in an orderly way: all processes finish what they have begun and exit with status 75.
-
-    Args:
-        config: where to write.
-
-    Attributes:
-        folder: the run folder; after ``setup("test")``.
+    After ``setup("test")``, ``folder`` is the run folder.
 
     Raises:
         ConfigError: if the folder holds a run with other settings, or cannot be written.

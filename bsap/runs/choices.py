@@ -32,15 +32,8 @@ class Chosen(NamedTuple):
 class Choices:
     """The choices of all scorers in a batch. The device computes them while the host goes on, to :meth:`rows`.
 
-    Args:
-        scenes: B scenes.
-        scorers: by name.
-        similarities: of the scenes; None where no scene has a region or an expression.
-        aggregate: where an ensemble is joined.
-        rule: how scores become an answer.
-        all_scores: whether the scores of all regions are recorded.
-        relations: joins the scores of sentences with those of their entities, which ``scenes`` and ``similarities``
-            then hold, too; not with answers of several regions.
+    There are no similarities where no scene has a region or an expression. ``relations`` joins the scores of sentences
+    with those of their entities, which scenes and similarities then hold, too; not with answers of several regions.
     """
 
     def __init__(

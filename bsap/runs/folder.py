@@ -31,13 +31,10 @@ class RunFolder:
 
     Of several processes the first one calls :meth:`prepare` and :meth:`finish`; all of them write records.
 
-    Args:
-        config: where to write.
-        settings: the resolved settings of the run.
-
     Attributes:
         path: the folder.
         attempt: the number of this attempt at the run; after :meth:`prepare`, the same on all processes.
+        damaged: how many lines of earlier attempts have a wrong checksum: their expressions are computed again.
 
     Raises:
         ConfigError: if ``config.name`` would leave the folder of all runs.
@@ -49,7 +46,8 @@ class RunFolder:
         self.attempt = 0
         self._lock: FolderLock | None = None
         self._part: PartFile | None = None
-        self._found = Parts({}, 0, [])
+        self._records: dict[str, Record] = {}
+        self.damaged = 0
 
     def prepare(self) -> None:
         """Make the folder, lock it, and read what an earlier attempt left.
@@ -77,9 +75,10 @@ class RunFolder:
             raise ConfigError(
                 f"Cannot write the run folder {self.path}: {error}. Choose another `--run.root`."
             ) from error
-        self._found = self._read()
+        found = self._read()
+        self._records, self.damaged = found.records, found.damaged
         # A run that failed before its first record has nothing that other settings could spoil.
-        if self._found.records and config.exists():
+        if self._records and config.exists():
             self._refuse("with other settings", identity(_old(read_config, config)), identity(self.settings))
         text = dump_yaml(self.settings | {"run": asdict(self.config)})
         write_atomic(config, text)
@@ -101,18 +100,12 @@ class RunFolder:
             records = {record["id"]: record for record in read_predictions(self.path / "predictions.jsonl")}
         return Parts(records | parts.records, parts.damaged, parts.attempts)
 
-    @property
-    def damaged(self) -> int:
-        """How many lines of an earlier attempt have a wrong checksum: their expressions are computed again."""
-        return self._found.damaged
-
     def finished(self, scenes: Iterable[Sequence[str]]) -> list[Record]:
         """The records of earlier attempts, of the scenes of which every expression has one with all that is wanted.
 
-        Args:
-            scenes: the ids of each scene's expressions.
+        Scenes are given as the ids of their expressions.
         """
-        records = self._found.records
+        records = self._records
         if self.config.all_scores:
             records = {
                 key: record
@@ -122,11 +115,7 @@ class RunFolder:
         return [records[key] for keys in scenes if all(key in records for key in keys) for key in keys]
 
     def check_origin(self, found: dict[str, Any], *, resumed: bool) -> None:
-        """Refuse to continue with other data or weights under the same settings, and write down those of this attempt.
-
-        Args:
-            found: digests of data, weights and bank.
-            resumed: whether records of an earlier attempt are kept.
+        """Write down the digests of data, weights and bank; those of a run that is continued must be the same.
 
         Raises:
             ConfigError: if they differ from those of the earlier attempt, or if nothing says what those were.
@@ -150,19 +139,11 @@ class RunFolder:
             )
 
     def open_part(self, rank: int) -> None:
-        """Open the file that this process writes its records to.
-
-        Raises:
-            ConfigError: if it cannot be written.
-        """
+        """Open the file that this process writes its records to, or raise a ConfigError."""
         self._part = PartFile(self.path / "parts", self.attempt, rank)
 
     def note_attempt(self, made_by: MadeBy) -> None:
-        """Write down beside the records of this attempt what makes them.
-
-        Raises:
-            ConfigError: if it cannot be written.
-        """
+        """Write down beside the records of this attempt what makes them, or raise a ConfigError."""
         write_atomic(self.path / "parts" / f"{self.attempt}.json", json.dumps(made_by) + "\n")
 
     @property

@@ -13,17 +13,11 @@ from typing_extensions import NotRequired
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of a value.
+    """A problem of a value."""
 
-    Attributes:
-        path: its place inside the value that was checked, for example ``.counts.seen``; empty for the value itself.
-        text: what the value is instead, for example ``is null``.
-        missing: keys that the mapping at ``path`` lacks.
-    """
-
-    path: str
-    text: str
-    missing: tuple[str, ...] = ()
+    path: str  # its place inside the value that was checked, for example `.counts.seen`; empty for the value itself
+    text: str  # what the value is instead, for example `is null`
+    missing: tuple[str, ...] = ()  # keys that the mapping at `path` lacks
 
     def __str__(self) -> str:
         path = self.path.removeprefix(".")
