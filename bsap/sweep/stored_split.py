@@ -39,7 +39,7 @@ class _Part:
     valid: Tensor
     real: Tensor
     iou: Tensor
-    overlap: Tensor | None
+    overlap: Tensor
     scored: Tensor
 
 
@@ -93,11 +93,11 @@ class StoredSplit:
         counts = [len(scene.proposals) for scene in scenes]
         padded = [pad(torch.cat(flat), counts) for flat in zip(*found, strict=True)]
         regions, valid = [rows for rows, _ in padded], padded[0][1]
-        shape = (len(scenes), max(len(scene.expressions) for scene in scenes), max(counts))
+        shape = (len(scenes), max(len(scene.expressions) for scene in scenes), max(1, *counts))
         real = torch.zeros(shape[:2], dtype=torch.bool)
         scored = torch.zeros(shape[:2], dtype=torch.bool)
         iou = torch.zeros(shape, dtype=torch.float64)
-        overlap = torch.zeros(2, *shape[:2], max(shape[2], 1), dtype=torch.int64) if "ris" in self.tasks else None
+        overlap = torch.zeros(2, *(shape if "ris" in self.tasks else (0, 0, 0)), dtype=torch.int64)
         for i, scene in enumerate(scenes):
             real[i, : len(scene.expressions)] = True
             if self.sets:
@@ -108,7 +108,7 @@ class StoredSplit:
             for j, expression in enumerate(scene.expressions):
                 referent = expression.referent
                 iou[i, j, : counts[i]] = ious[id(referent)]
-                if overlap is not None and referent.has_mask:
+                if "ris" in self.tasks and referent.has_mask:
                     if id(referent) not in pairs:
                         pairs[id(referent)] = self._overlaps(
                             scene, [mask for mask in referent.masks if mask is not None]
@@ -157,29 +157,22 @@ class StoredSplit:
                 scores = scorer(similarities, aggregate=aggregate)
                 if self.relations is not None:
                     scores, _ = self.relations.join(part.scenes, scores)
-                chosen[name].append(self._outcome(part, scores.choice.clamp(min=0)[..., None]))
+                chosen[name].append(scores.choice.clamp(min=0))
         found: Metrics = {task: {} for task in self.tasks}
-        for name, parts in chosen.items():
-            missing, iou, intersection, union, scored = torch.cat(parts, dim=1)
-            absent = missing.bool()
+        absent = torch.cat([(~part.valid.any(-1, keepdim=True)).expand_as(part.real)[part.real] for part in self.parts])
+        scored = torch.cat([part.scored[part.real] for part in self.parts])
+        for name, choices in chosen.items():
+            pairs = list(zip(self.parts, choices, strict=True))
             if "rec" in self.tasks:
+                iou = torch.cat([_at(part.iou, choice)[part.real] for part, choice in pairs])
                 found["rec"][name] = as_numbers(rec_accuracy(iou, absent, strict=strict))
             if "ris" in self.tasks:
-                kept = scored.bool()
-                counted = ris_scores(intersection[kept].long(), union[kept].long(), absent[kept])
-                found["ris"][name] = as_numbers(counted)
+                pixels = [_at(part.overlap, choice)[:, part.real] for part, choice in pairs]
+                intersection, union = torch.cat(pixels, dim=1)[:, scored]
+                found["ris"][name] = as_numbers(ris_scores(intersection, union, absent[scored]))
         return found
 
-    def _outcome(self, part: _Part, choice: Tensor) -> Tensor:
-        """(5, n) float64 of the part's n expressions: missing, IoU, intersection, union, and whether RIS counts it.
 
-        Pixel counts are integers below 2^53, which float64 holds exactly.
-        """
-        found = torch.zeros(5, *choice.shape[:2], dtype=torch.float64)
-        found[0] = (~part.valid.any(-1, keepdim=True)).expand(choice.shape[:2])
-        if part.iou.shape[-1]:
-            found[1] = part.iou.gather(-1, choice)[..., 0]
-        if part.overlap is not None:
-            found[2:4] = part.overlap.gather(-1, choice[None].expand(2, *choice.shape))[..., 0]
-        found[4] = part.scored
-        return found[:, part.real]
+def _at(table: Tensor, choice: Tensor) -> Tensor:
+    """(..., E) what a table (..., E, R) holds of the chosen regions (B, E)."""
+    return table.gather(-1, choice.expand(table.shape[:-1])[..., None])[..., 0]
