@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +18,13 @@ from bsap.runs.buckets import check_fields
 from bsap.runs.evaluated import Evaluated
 from bsap.runs.folder import RunFolder
 from bsap.runs.identity import origin, resolved_settings
-from bsap.runs.processes import Rendezvous, State, detach_children, on_rank_zero, raise_on_all_ranks
+from bsap.runs.processes import Rendezvous, State, detach_children, on_all_ranks, on_rank_zero
 from bsap.runs.recompute import breakdowns, recompute
 from bsap.runs.results import made_by, make_results
 from bsap.runs.saved import read_results
 from bsap.runs.schema import Precision, Record, Timing
 from bsap.runs.settings import RunConfig, differences
-from bsap.runs.signals import Stopped, StopSignals
+from bsap.runs.signals import Stopped, StopSignals, say
 from bsap.runs.startup import StartWatch, watch_start
 
 
@@ -80,7 +79,7 @@ class RunCallback(Callback):
 
         on_rank_zero(trainer, prepare)
         if folder.damaged:
-            _say(
+            say(
                 f"{folder.damaged} damaged lines in {folder.path / 'parts'} (without a right checksum); their "
                 "expressions are computed again."
             )
@@ -91,12 +90,7 @@ class RunCallback(Callback):
         module.metrics.reset()
         if done:
             module.metrics.update(done)
-        failure = None
-        try:
-            folder.open_part(trainer.global_rank)
-        except ConfigError as error:
-            failure = error
-        raise_on_all_ranks(trainer, failure)
+        on_all_ranks(trainer, lambda: folder.open_part(trainer.global_rank))
         note = folder.path / "parts" / f"{folder.attempt}.stop"
         self._rendezvous = Rendezvous(note, self._signals, children, timeout=self.config.patience())
 
@@ -112,13 +106,17 @@ class RunCallback(Callback):
                 folder.note_attempt(made_by(module, processes=trainer.world_size))
 
             on_rank_zero(trainer, check)
-            lines = differences(trainer.strategy.broadcast(found, src=0), found)
-            failure = DataError(
-                f"Rank {trainer.global_rank} read other data or weights than the first process:\n  "
-                + "\n  ".join(lines)
-                + "\nMake sure that all nodes see the same files."
-            )
-            raise_on_all_ranks(trainer, failure if lines else None)
+            of_first = trainer.strategy.broadcast(found, src=0)
+
+            def compare() -> None:
+                if lines := differences(of_first, found):
+                    raise DataError(
+                        f"Rank {trainer.global_rank} read other data or weights than the first process:\n  "
+                        + "\n  ".join(lines)
+                        + "\nMake sure that all nodes see the same files."
+                    )
+
+            on_all_ranks(trainer, compare)
         if self._watch is not None:
             self._watch.stop()
         if self._rendezvous is not None:
@@ -166,7 +164,7 @@ class RunCallback(Callback):
             raise SystemExit(2)
         if trainer.is_global_zero:
             again = ", without --run.overwrite," if self.config.overwrite else ""
-            _say(
+            say(
                 f"stopped by {self._rendezvous.reason()}; {self.folder.done()} expressions are done. Run the same "
                 f"command again{again} to continue."
             )
@@ -269,10 +267,6 @@ class RunCallback(Callback):
 
 def _evaluated(module: LightningModule) -> Evaluated:
     return cast(Evaluated, module)
-
-
-def _say(text: str) -> None:
-    print(f"bsap: {text}", file=sys.stderr)
 
 
 def _precision(trainer: Trainer) -> Precision:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
 from bsap.errors import BSAPError, ConfigError
-from bsap.runs.signals import STOPPED, StopSignals
+from bsap.runs.signals import STOPPED, StopSignals, say
 
 T = TypeVar("T")
 
@@ -49,11 +48,8 @@ class Rendezvous:
     use a group of their own for it: a rank that dies closes its connection, which ends the waiting of the others at
     once.
 
-    Args:
-        note: a file that asks the other processes to come early, in a folder that all of them see.
-        signals: the signals that this process received.
-        children: the processes that this one started, from :func:`detach_children`.
-        timeout: how long a process waits for another one that is alive but does not come.
+    The file ``note``, in a folder that all processes see, asks them to come early. ``children`` are the processes that
+    this one started, from :func:`detach_children`. Within ``timeout`` a process that is alive must come.
 
     Attributes:
         open: whether the others will come: from the first batch on, until this process has been there.
@@ -77,7 +73,7 @@ class Rendezvous:
             self.note.write_text(reason, encoding="utf-8")
         except OSError as error:
             # On a full disk the others come at the end of their share instead.
-            print(f"bsap: cannot write {self.note}: {error}", file=sys.stderr)
+            say(f"cannot write {self.note}: {error}")
 
     def check_parent_and_children(self, trainer: Trainer) -> None:
         """Make sure that a process started by the first one does not outlive it, and that the first needs no dead one.
@@ -137,56 +133,39 @@ class Rendezvous:
             return self.signals.received or "unknown reason"
 
 
-def on_rank_zero(trainer: Trainer, work: Callable[[], object]) -> None:
-    """Run ``work`` on the first process while the others wait; if it fails, all end and only the first one speaks.
+def on_all_ranks(trainer: Trainer, work: Callable[[], T]) -> T:
+    """Run ``work`` on all processes; if it fails on one, all end, and only those speak on which it failed.
 
     Raises:
-        Exception: on the first process, what ``work`` raised.
+        Exception: what ``work`` raised, on the processes where it did.
         SystemExit: on all others.
     """
     failure: Exception | None = None
-    if trainer.is_global_zero:
-        try:
-            work()
-        except Exception as caught:
-            failure = caught
-    raise_on_all_ranks(trainer, failure)
+    try:
+        found = work()
+    except Exception as caught:
+        failure = caught
+    if not trainer.strategy.reduce_boolean_decision(failure is None, all=True):
+        detach_children(trainer)
+        raise SystemExit(2) if failure is None else failure
+    return found
 
 
-def raise_on_all_ranks(trainer: Trainer, failure: Exception | None) -> None:
-    """End all processes if one of them failed.
-
-    Raises:
-        Exception: ``failure``, on the processes that have one.
-        SystemExit: on all others.
-    """
-    if trainer.strategy.reduce_boolean_decision(failure is None, all=True):
-        return
-    detach_children(trainer)
-    if failure is not None:
-        raise failure
-    raise SystemExit(2)
+def on_rank_zero(trainer: Trainer, work: Callable[[], object]) -> None:
+    """Run ``work`` on the first process while the others wait; see :func:`on_all_ranks`."""
+    on_all_ranks(trainer, lambda: work() if trainer.is_global_zero else None)
 
 
 def local_rank_zero_first(trainer: Trainer | None, work: Callable[[], T]) -> T:
     """Run ``work`` on all processes, on each node first in one of them, so that only that one downloads.
 
-    Raises:
-        BSAPError: what ``work`` raised; where the first process of a node failed, its others end without a message.
-        SystemExit: on processes that end because another one failed.
+    Where the first process of a node fails, its others end without a message; see :func:`on_all_ranks`.
     """
     if trainer is None:
         return work()
-    found: list[T] = []
-    for first in (True, False):
-        failure: BSAPError | None = None
-        if (trainer.local_rank == 0) is first:
-            try:
-                found.append(work())
-            except BSAPError as error:
-                failure = error
-        raise_on_all_ranks(trainer, failure)
-    return found[0]
+    early = on_all_ranks(trainer, lambda: work() if trainer.local_rank == 0 else None)
+    late = on_all_ranks(trainer, lambda: work() if trainer.local_rank > 0 else None)
+    return cast(T, early if trainer.local_rank == 0 else late)
 
 
 def check_cluster(trainer: Trainer) -> None:

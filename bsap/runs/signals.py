@@ -24,8 +24,13 @@ class Stopped(SystemExit):
         super().__init__(STOPPED)
 
 
+def say(text: str) -> None:
+    """Print a message of this process at once."""
+    print(f"bsap: {text}", file=sys.stderr, flush=True)
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
-    print(f"bsap: stopped by {signal.Signals(number).name} before the first picture.", file=sys.stderr)
+    say(f"stopped by {signal.Signals(number).name} before the first picture.")
     raise Stopped
 
 

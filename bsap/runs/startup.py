@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-from bsap.runs.signals import SIGNALS, STOPPED, StopSignals
+from bsap.runs.signals import SIGNALS, STOPPED, StopSignals, say
 
 FIRST_NOTE, NEXT_NOTE = 30.0, 60.0  # seconds; imports alone may take that long on a busy disk
 _ENDING = (*SIGNALS, signal.SIGINT)
@@ -95,7 +94,7 @@ class StartWatch:
             if missing and waited > note:
                 note += NEXT_NOTE
                 if self.rank == 0 or self._store is None:
-                    _say(f"has waited {waited:.0f} s {missing}. {_hint()}")
+                    say(f"has waited {waited:.0f} s {missing}. {_hint()}")
 
     def _missing(self) -> str:
         """Whom this process waits for; empty when all are there."""
@@ -111,7 +110,7 @@ class StartWatch:
         return f"for rank {ranks} at {self.address}:{self.port} (this is rank {self.rank} of {self.world})"
 
     def _leave(self, text: str, status: int) -> None:
-        _say(text)
+        say(text)
         for child in self.children:
             with contextlib.suppress(OSError):
                 child.terminate()
@@ -125,7 +124,3 @@ def _hint() -> str:
     given = ", ".join(f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ)
     stale = f"; or unset what an earlier launcher left in the environment ({given})" if given else ""
     return f"Start all processes, and make sure that they reach this address{stale}."
-
-
-def _say(text: str) -> None:
-    print(f"bsap: {text}", file=sys.stderr, flush=True)
