@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -59,9 +59,9 @@ def checker(kind: Any) -> Check:
     if origin in (Union, UnionType):
         return _union([checker(option) for option in args])
     if origin is list:
-        return _container(list, checker(args[0]), lambda found: ((f"[{i}]", item) for i, item in enumerate(found)))
+        return _container(list, checker(args[0]), "[{}]")
     if origin is dict:
-        return _container(dict, checker(args[1]), lambda found: ((f".{key}", item) for key, item in found.items()))
+        return _container(dict, checker(args[1]), ".{}")
     if kind is Any:
         return lambda value: None
     types = {float: (float, int), None: (NoneType,)}.get(kind, (kind,))
@@ -106,13 +106,14 @@ def _union(checks: list[Check]) -> Check:
     return check
 
 
-def _container(kind: type[Any], check: Check, parts: Callable[[Any], Iterable[tuple[str, Any]]]) -> Check:
+def _container(kind: type[Any], check: Check, step: str) -> Check:
     def checked(value: Any) -> Problem | None:
         if type(value) is not kind:
             return _is(value)
-        if all(check(item) is None for item in (value.values() if isinstance(value, dict) else value)):
-            return None
-        return next(_under(step, problem) for step, item in parts(value) if (problem := check(item)))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if (problem := check(item)) is not None:
+                return _under(step.format(key), problem)
+        return None
 
     return checked
 
