@@ -158,7 +158,24 @@ def measure_bias(
         raise DataError(
             f"{run.folder}: no picture has two regions, so that no scorer can prefer one. Nothing to measure."
         )
-    return _summary(sweep, scenes, rows, scorers, choices, len(probe), strict=bool(model["strict"]))
+    gaps = {}
+    for number, (member, of_texts) in enumerate(zip(members, rows, strict=True)):
+        regions = torch.cat([part.regions[number][part.valid] for part in sweep.split.parts])
+        gaps[member.label] = modality_gap(regions.numpy(), of_texts.numpy())
+    overlaps = [_overlaps(found.scene) for found in scenes]
+    before = np.concatenate([found.popular[BEFORE] for found in scenes])
+    return Bias(
+        texts=len(probe),
+        regions=len(before),
+        pictures=len(scenes),
+        gap=gaps,
+        similarity={name: _spread([found.cosines[name] for found in scenes]) for name in ("split", "bank")},
+        depends={name: rank_correlation(before, values) for name, values in _properties(scenes, overlaps).items()},
+        background=_background(before, np.concatenate(overlaps) >= 0.5),
+        categories=_categories(scenes),
+        scorers={name: _scorer_bias(name, scenes, choices, strict=bool(model["strict"])) for name in scorers},
+        by_region=[row for found, ious in zip(scenes, overlaps, strict=True) for row in _region_rows(found, ious)],
+    )
 
 
 def _probe(scenes: Sequence[Scene], count: int) -> list[Expression]:
@@ -209,37 +226,6 @@ def _measure_scene(
         kept[name] = scores.astype(np.float32)
         counts[name] = np.bincount(scores.argmax(1), minlength=scores.shape[1])
     return _SceneBias(scene, popularity(cosines["split"]), popular, kept, counts, cosines)
-
-
-def _summary(
-    sweep: Sweep,
-    scenes: Sequence[_SceneBias],
-    rows: Sequence[Tensor],
-    scorers: Mapping[str, Scorer],
-    choices: Choices,
-    texts: int,
-    *,
-    strict: bool,
-) -> Bias:
-    ensemble = sweep.split.ensemble
-    gaps = {}
-    for number, (member, of_texts) in enumerate(zip(ensemble.members, rows, strict=True)):
-        regions = torch.cat([part.regions[number][part.valid] for part in sweep.split.parts])
-        gaps[member.label] = modality_gap(regions.numpy(), of_texts.numpy())
-    overlaps = [_overlaps(found.scene) for found in scenes]
-    before = np.concatenate([found.popular[BEFORE] for found in scenes])
-    return Bias(
-        texts=texts,
-        regions=len(before),
-        pictures=len(scenes),
-        gap=gaps,
-        similarity={name: _spread([found.cosines[name] for found in scenes]) for name in ("split", "bank")},
-        depends={name: rank_correlation(before, values) for name, values in _properties(scenes, overlaps).items()},
-        background=_background(before, np.concatenate(overlaps) >= 0.5),
-        categories=_categories(scenes),
-        scorers={name: _scorer_bias(name, scenes, choices, strict=strict) for name in scorers},
-        by_region=[row for found, ious in zip(scenes, overlaps, strict=True) for row in _region_rows(found, ious)],
-    )
 
 
 def _region_rows(found: _SceneBias, overlaps: np.ndarray) -> Iterator[dict[str, str | int | float]]:

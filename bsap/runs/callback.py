@@ -241,7 +241,7 @@ class RunCallback(Callback):
             before = read_results(path)
             results["timing"], results["versions"] = before["timing"], before["versions"]
         if self.config.breakdown:
-            results["breakdown"] = breakdowns(records, self.config.breakdown, strict=strict)
+            results["breakdown"] = breakdowns(records, self.config.breakdown, strict=strict, tasks=module.tasks)
         self.folder.finish(records, results)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -8,7 +8,6 @@ from hashlib import sha256
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor
 
 from bsap.datamodules.base import SceneDataModule, scene_data
 from bsap.datamodules.scene import Expression
@@ -33,7 +32,9 @@ def origin(data: SceneDataModule, module: Evaluated) -> dict[str, Any]:
     seen = [
         [s.image_id, regions_digest(s, with_masks=True), [_expression(e) for e in s.expressions]] for s in data.scenes
     ]
-    bank = module.bank
+    bank, features = module.bank, None
+    if bank is not None and bank.features is not None:
+        features = sha256(bank.features.cpu().numpy().tobytes()).hexdigest()
     models: list[Any] = list(module.encoders)
     found = {
         "data": plain(asdict(data.summary)),
@@ -42,7 +43,7 @@ def origin(data: SceneDataModule, module: Evaluated) -> dict[str, Any]:
         "architectures": {encoder.label: encoder.architecture_sha256 for encoder in models},
         "views": {view.name: view_code(view) for view in module.views},
         "region_bank": None if module.region_bank is None else module.region_bank.describe(),
-        "bank": None if bank is None else digest([bank.name, bank.prompts, _features_digest(bank.features)]),
+        "bank": None if bank is None else digest([bank.name, bank.prompts, features]),
     }
     # Runs of earlier versions have no such entry.
     return found | ({"parsers": module.parsers} if module.parsers else {})
@@ -53,7 +54,3 @@ def _expression(expression: Expression) -> list[Any]:
     referent = expression.referent
     masks = [None if mask is None else masks_bytes(mask).hex() for mask in referent.masks]
     return [expression.id, expression.text, expression.phrase, list(referent.ann_ids), referent.boxes.tolist(), masks]
-
-
-def _features_digest(features: Tensor | None) -> str | None:
-    return None if features is None else sha256(features.cpu().numpy().tobytes()).hexdigest()

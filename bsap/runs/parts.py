@@ -143,12 +143,9 @@ def read_parts(folder: Path) -> Parts:
     for path in sorted((folder / "parts").glob("*.jsonl"), key=_attempt):
         *lines, _ = path.read_bytes().split(b"\n")
         for line in lines:
-            text = unseal(line)
             try:
-                record = None if text is None else parse_record(text, str(path))
+                record = parse_record(unseal(line) or b"", str(path))
             except DataError:
-                record = None
-            if record is None:
                 damaged += 1
                 continue
             records[record["id"]] = record
@@ -196,13 +193,11 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            locked = try_lock(self._descriptor)
+            if not try_lock(self._descriptor):
+                raise ConfigError(f"Another process is writing {folder}. Wait for it, or choose another `--run.name`.")
         except ConfigError:
             self.release()
             raise
-        if not locked:
-            self.release()
-            raise ConfigError(f"Another process is writing {folder}. Wait for it, or choose another `--run.name`.")
 
     def release(self) -> None:
         """Let other processes write the folder."""

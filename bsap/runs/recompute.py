@@ -23,13 +23,6 @@ from bsap.runs.schema import TASKS, Choice, Metrics, Record, Task
 Variant = Literal["paper", "rela_code", "grec_code"]
 
 
-def tasks_of(records: Sequence[Record]) -> list[Task]:
-    """The tasks that records were written for, read off their fields."""
-    rows = [row for record in records for row in record["scorers"].values()]
-    fields: tuple[tuple[Task, str], ...] = (("rec", "box_iou"), ("ris", "union"))
-    return [task for task, name in fields if any(name in row for row in rows)]
-
-
 def are_sets(records: Sequence[Record]) -> bool:
     """Whether the answers of records may be none or several regions."""
     return bool(records) and "regions" in next(iter(records[0]["scorers"].values()))
@@ -72,16 +65,14 @@ def _matched(row: Choice, record: Record) -> int:
 
 
 def recompute(
-    records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] | None = None, variant: Variant = "paper"
+    records: Sequence[Record], *, strict: bool, tasks: Sequence[Task] = TASKS, variant: Variant = "paper"
 ) -> Metrics:
     """The metrics of saved predictions, with the same integers as in the run itself.
 
     With ``strict`` a hit of REC needs IoU > 0.5. Where answers are sets, ``variant`` is asked instead: ``rela_code``
-    computes N-acc and T-acc of RIS, and ``grec_code`` matches the boxes of REC, as the released code does. By default
-    the tasks are those that the records hold fields for.
+    computes N-acc and T-acc of RIS, and ``grec_code`` matches the boxes of REC, as the released code does.
     """
     scorers = list(records[0]["scorers"]) if records else []
-    wanted = tasks or tasks_of(records)
     metric: dict[str, Callable[..., Mapping[str, Tensor]]]
     if are_sets(records):
         of: SetVariant = "rela_code" if variant == "rela_code" else "paper"
@@ -91,7 +82,7 @@ def recompute(
     results: Metrics = {}
     with quiet_about_classes():
         for task in TASKS:
-            if task in wanted:
+            if task in tasks:
                 generalized = task == "rec" and variant == "grec_code"
                 inputs = {name: metric_inputs(records, name, task, generalized=generalized) for name in scorers}
                 results[task] = {name: as_numbers(metric[task](*values)) for name, values in inputs.items()}
@@ -112,7 +103,7 @@ def as_numbers(scores: Mapping[str, Tensor]) -> dict[str, float | int]:
 
 
 def breakdowns(
-    records: Sequence[Record], fields: Sequence[str], *, strict: bool, tasks: Sequence[Task] | None = None
+    records: Sequence[Record], fields: Sequence[str], *, strict: bool, tasks: Sequence[Task]
 ) -> dict[str, dict[str, Metrics]]:
     """Metrics of the records that share a bucket (:func:`bucket`), for each field.
 
@@ -124,7 +115,6 @@ def breakdowns(
         ConfigError: for a field other than ``category``, ``words`` and ``distractors``.
     """
     check_fields(fields, ((record["category"], record["distractors"]) for record in records))
-    tasks = tasks or tasks_of(records)
     tables: dict[str, dict[str, Metrics]] = {}
     for name in fields:
         groups: dict[str, list[Record]] = {}

@@ -78,6 +78,7 @@ def rescore(
     fields = list(results.get("breakdown", ())) if breakdown is None else list(dict.fromkeys(breakdown))
     check_fields(fields)
     own_rule, tasks = _rule_and_tasks(run)
+    model = run.settings["model"]
     strict = own_rule if strict is None else strict
 
     path = folder / "predictions.jsonl"
@@ -91,7 +92,7 @@ def rescore(
             "added. Restore the file, or run `bsap test` again with `--run.overwrite true`."
         )
     if answer is not None and scene_of is not None:
-        relation_settings(run.settings["model"].get("relations", False), several=answer.several)
+        relation_settings(model.get("relations", False), several=answer.several)
         records = reanswered(records, scene_of, answer, tasks)
     if variant != "paper" and not are_sets(records):
         raise ConfigError(f"{folder} answers with one region, for which there is no variant {variant!r}.")
@@ -107,7 +108,7 @@ def rescore(
         uncompared = "there is no results.json"
     elif variant != "paper":
         uncompared = f"the metrics are those of the variant {variant}"
-    elif answer is not None and (not answer.several or answer != _own_answer(run)):
+    elif answer is not None and not (answer.several and answer == AnswerRule.of(model.get("answer", "top"))):
         uncompared = "the answers are those of another rule"
     elif strict != own_rule:
         run.finished()  # its check is all that can be compared
@@ -149,10 +150,6 @@ def _rule_and_tasks(run: SavedRun) -> tuple[bool, list[Task]]:
     if not isinstance(strict, bool) or not known:
         raise DataError(f"{run.folder}: its settings do not say `model.strict` and `model.tasks`.")
     return strict, list(tasks)
-
-
-def _own_answer(run: SavedRun) -> AnswerRule:
-    return AnswerRule.of(run.settings["model"].get("answer", "top"))
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:
