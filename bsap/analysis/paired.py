@@ -86,13 +86,8 @@ def compare_outcomes(
     The p-value exchanges the two scorers in whole pictures, at random: the share of exchanges whose difference is at
     least as large as the observed one, where the observed one counts as an exchange.
 
-    Args:
-        a: the outcomes of the first scorer.
-        b: those of the second, of the same expressions in the same order.
-        pictures: N names: the picture of each expression.
-        resamples: number of bootstrap samples, and of exchanges.
-        seed: of both.
-        level: share of the bootstrap samples inside the interval.
+    Both outcomes are of the same N expressions in the same order, and ``pictures`` are N names of their pictures. There
+    are as many bootstrap samples as exchanges; ``level`` is the share of the samples inside the interval.
 
     Raises:
         ValueError: for outcomes of different shapes, or none.

@@ -59,7 +59,7 @@ class RunCallback(Callback):
         if stage != "test":
             return
         data = scene_data(trainer)
-        referents = [e.referent for scene in data.scenes for e in scene.expressions]
+        referents = (e.referent for scene in data.scenes for e in scene.expressions)
         check_fields(self.config.breakdown, ((referent.category, referent.distractors) for referent in referents))
         _check_launcher(trainer)
         children = detach_children(trainer)

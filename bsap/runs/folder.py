@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -127,7 +127,8 @@ class RunFolder:
                     f"{path} is missing: it says which data and weights the records in this folder come from, so that "
                     f"the run cannot be continued without it. Restore the file. {RESTART}"
                 )
-            self._refuse("of other data or weights under the same settings", _old(_read_json, path), found)
+            old = _old(lambda path: parse_json(read_bytes(path, what="origin", fix=RESTART), str(path)), path)
+            self._refuse("of other data or weights under the same settings", old, found)
         write_atomic(path, json.dumps(found, indent=2) + "\n")
 
     def _refuse(self, what: str, old: Any, new: Any) -> None:
@@ -201,20 +202,12 @@ class RunFolder:
             self._lock = None
 
 
-def _old(read: Any, path: Path) -> Any:
-    """Read a file that an earlier attempt left.
-
-    Raises:
-        ConfigError: if it is damaged.
-    """
+def _old(read: Callable[[Path], Any], path: Path) -> Any:
+    """Read a file that an earlier attempt left, or raise a ConfigError if it is damaged."""
     try:
         return read(path)
     except BSAPError as error:
         raise ConfigError(f"{path} is damaged: {error} {RESTART}") from error
-
-
-def _read_json(path: Path) -> Any:
-    return parse_json(read_bytes(path, what="origin", fix=RESTART), str(path))
 
 
 def _ours(name: str) -> bool:

@@ -92,11 +92,11 @@ class Rendezvous:
                     "lack of memory). Finished scenes are kept: run the same command again to continue."
                 )
 
-    def wait_for_children(self, timeout: float = 10.0) -> None:
+    def wait_for_children(self) -> None:
         """Let the processes that this one started end before it."""
         for child in self.children:
             with contextlib.suppress(Exception):
-                child.wait(timeout=timeout)
+                child.wait(timeout=10)
 
     def wait(self, state: State, reason: str = "") -> State:
         """Wait for all other processes, and return the greatest of all states.

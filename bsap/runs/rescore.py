@@ -26,9 +26,7 @@ class Rescored:
     """The metrics and counts of a run's predictions, computed again.
 
     Attributes:
-        folder: the run.
         strict: whether a REC hit needed IoU > 0.5 instead of IoU >= 0.5.
-        metrics: ``{task: {scorer: {metric: value}}}``.
         counts: expressions seen, without proposals and without mask, counted from the predictions.
         breakdown: ``{field: {value: metrics}}``.
         differences: where ``results.json`` says something else, a line each; None where it cannot be compared.

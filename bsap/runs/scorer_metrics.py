@@ -34,10 +34,9 @@ class ScorerMetrics(nn.Module):
         self.ris = nn.ModuleList(ris() for _ in scorers if "ris" in tasks)
 
     def _by_task(self) -> Iterator[tuple[Task, str, Metric]]:
-        for name, metric in zip(self.scorers, self.rec, strict=False):
-            yield "rec", name, cast(Metric, metric)
-        for name, metric in zip(self.scorers, self.ris, strict=False):
-            yield "ris", name, cast(Metric, metric)
+        for task, metrics in zip(TASKS, (self.rec, self.ris), strict=True):
+            for name, metric in zip(self.scorers, metrics, strict=False):
+                yield task, name, cast(Metric, metric)
 
     def update(self, records: Sequence[Record]) -> None:
         """Count records."""

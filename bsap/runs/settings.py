@@ -50,10 +50,7 @@ class RunConfig:
         return timedelta(minutes=self.timeout)
 
     def folder(self, settings: Any) -> Path:
-        """The run's folder.
-
-        Args:
-            settings: what the default name is a digest of.
+        """The run's folder, by default named by a digest of the settings.
 
         Raises:
             ConfigError: if ``name`` is not the name of a folder inside ``root``.

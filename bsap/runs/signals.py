@@ -93,8 +93,5 @@ class StopSignals:
         if hasattr(signal, "SIGCHLD") and signal.SIGCHLD not in self._before:
             # A signal to the whole job also ends the processes that decode pictures. torch would then raise an error in
             # the middle of the current batch, although the batch no longer needs them.
-            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _ignore)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Do nothing. SIG_IGN instead would discard the exit status of child processes."""
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+            # Not SIG_IGN, which would discard the exit status of child processes.

@@ -44,15 +44,10 @@ class _Part:
 
 
 class StoredSplit:
-    """A split whose region features are all stored.
+    """A split whose region features are all in the store of an ensemble.
 
-    Args:
-        scenes: the selected scenes.
-        ensemble: models and views, with the store that holds their features.
-        tasks: what is measured.
-        sets: whether expressions may mean nothing or several objects; then :meth:`evaluate` has no meaning, and
-            :mod:`bsap.sweep.thresholds` measures.
-        relations: joins the scores of sentences with those of their entities, or None.
+    Where expressions may mean nothing or several objects (``sets``), :meth:`evaluate` has no meaning, and
+    :mod:`bsap.sweep.thresholds` measures. ``relations`` joins the scores of sentences with those of their entities.
 
     Raises:
         DataError: if features are missing, or an expression means nothing or a set; says what to do.
@@ -71,11 +66,12 @@ class StoredSplit:
         if not sets:
             need_one_answer(expression for scene in scenes for expression in scene.expressions)
         ordered = sorted((scene for scene in scenes if scene.expressions), key=lambda scene: len(scene.proposals))
+        nothing = [torch.zeros(0, member.encoder.dim) for member in ensemble.members]
         missing: list[str] = []
         self.parts = []
         for start in range(0, len(ordered), CHUNK):
             part = ordered[start : start + CHUNK]
-            found = [ensemble.stored_regions(scene) if len(scene.proposals) else self._nothing() for scene in part]
+            found = [ensemble.stored_regions(scene) if len(scene.proposals) else nothing for scene in part]
             missing += [scene.path.name for scene, rows in zip(part, found, strict=True) if rows is None]
             if not missing:
                 self.parts.append(self._part(part, [rows for rows in found if rows is not None]))
@@ -85,9 +81,6 @@ class StoredSplit:
                 f"{', '.join(missing[:3])}. Make them with `bsap test` on the same data, models, views and "
                 "precision; a finished run needs `--run.overwrite true` for it, and encodes what is missing only."
             )
-
-    def _nothing(self) -> list[Tensor]:
-        return [torch.zeros(0, member.encoder.dim) for member in self.ensemble.members]
 
     def _part(self, scenes: list[Scene], found: list[list[Tensor]]) -> _Part:
         counts = [len(scene.proposals) for scene in scenes]

@@ -53,12 +53,9 @@ class Row:
 def scorer_grid(
     scorers: Sequence[ScorerSpec], *, taus: Sequence[float] = (), lams: Sequence[float] = ()
 ) -> dict[str, Scorer]:
-    """Scorers with each temperature and each weight of the hybrid that they know.
+    """Scorers, named or as in a configuration, with each temperature and each weight of the hybrid that they know.
 
-    Args:
-        scorers: names of ready-made scorers, or what a configuration says in the place of a name.
-        taus: temperatures of the bank, besides the model's own.
-        lams: weights of BSAP in BSAP-H, besides the ready-made one.
+    These come besides the model's own temperature and the ready-made weight of BSAP in BSAP-H.
 
     Returns:
         Scorers by their unique names; a setting that a scorer does not know makes no second row.
