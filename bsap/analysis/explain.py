@@ -30,8 +30,7 @@ class PromptMeaning:
         expressions: the nearest expressions of the split with their cosines.
         explains: share of the expressions for which the scorer does not take CLIP's choice, and this is the prompt that
             fits CLIP's choice best.
-        fixed: share of the expressions for which that turned a miss into a hit.
-        broken: share of the expressions for which that turned a hit into a miss.
+        fixed: share of the expressions for which that turned a miss into a hit; ``broken``: a hit into a miss.
     """
 
     prompt: str

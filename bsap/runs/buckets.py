@@ -19,10 +19,8 @@ FIELDS = ("category", *BUCKETS)
 def check_fields(fields: Sequence[str], referents: Iterable[tuple[str | None, int | None]] = ()) -> None:
     """Raise a ConfigError for a field that results cannot be broken down by.
 
-    Args:
-        fields: names of fields.
-        referents: category and number of distractors of those that are counted. One with a category whose distractors
-            are not known has a picture of which only the objects that expressions refer to are annotated.
+    Referents are given as category and number of distractors. One with a category whose distractors are not known has a
+    picture of which only the objects that expressions refer to are annotated.
     """
     for name in fields:
         if name not in FIELDS:

@@ -30,12 +30,8 @@ def make_records(
 ) -> list[Record]:
     """The records of the expressions of several scenes, in order.
 
-    Args:
-        choices: of all scorers.
-        tasks: what is measured.
-        missing_mask: what to do for RIS when a referent has no mask; ``skip`` leaves its expressions out of RIS.
-        is_cut: whether a model lost the end of a sentence at its context length.
-        understand: finds the relations of a sentence, where they are looked for.
+    Where a referent has no mask, ``missing_mask`` = ``skip`` leaves its expressions out of RIS. ``is_cut`` says whether
+    a model lost the end of a sentence at its context length. ``understand`` finds relations, where they are looked for.
 
     Raises:
         DataError: if RIS is asked for and a mask is missing.

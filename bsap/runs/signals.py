@@ -48,12 +48,9 @@ def _restore(before: dict[int, Any]) -> None:
 
 @contextlib.contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """Stop at once on a signal as long as nothing can be lost, for example while annotations are read.
+    """Raise :class:`Stopped` on a signal as long as nothing can be lost, for example while annotations are read.
 
     A run handles the signals itself (:class:`StopSignals`) as long as it lasts.
-
-    Raises:
-        Stopped: when SIGTERM or SIGUSR1 comes.
     """
     before = _handle(_leave)
     try:

@@ -19,12 +19,17 @@ from bsap.prompts.banks import Bank
 from bsap.runs.answered import Worth, worth_of
 from bsap.runs.recompute import as_numbers, quiet_about_classes
 from bsap.runs.records import targets_of
+from bsap.runs.schema import Task
 from bsap.scoring import AnswerRule, Scorer, answer_values, ordered, suppress
 from bsap.scoring.answers import Over
 from bsap.scoring.scorers import Aggregate
 from bsap.sweep.stored_split import StoredSplit
 
 Criterion = Literal["balance", "f1", "giou"]
+Known = dict[tuple[int, ...], list[Worth]]
+"""The worth of growing answers to a referent (its ``id()``), by their regions; expressions share referents."""
+MEASURED: dict[Criterion, tuple[Task, str]] = {"f1": ("rec", "Pr@F1"), "giou": ("ris", "gIoU")}
+"""The task and the metric that a criterion looks at."""
 
 MOST = 400
 """Thresholds that are tried; of more different values so many quantiles."""
@@ -116,9 +121,10 @@ class SetOutcomes:
                 f"{none} of {len(self.targets)} expressions of the split have no target, so that N-acc and T-acc "
                 "cannot be balanced. Choose by another criterion (--choose f1 or giou), or on a split with both."
             )
-        needed = {"f1": "rec", "giou": "ris"}.get(criterion)
-        if needed is not None and needed not in tasks:
-            raise ConfigError(f"--choose {criterion} needs the task {needed}, which the run did not measure.")
+        if criterion in MEASURED and MEASURED[criterion][0] not in tasks:
+            raise ConfigError(
+                f"--choose {criterion} needs the task {MEASURED[criterion][0]}, which the run did not measure."
+            )
         if not self.values.isfinite().any():
             raise ConfigError("No picture of the split has a proposal, so that there is no threshold to choose.")
         worth, threshold = max((self._worth(t, criterion), -t) for t in self.candidates(criterion))
@@ -128,7 +134,7 @@ class SetOutcomes:
         if criterion == "balance":
             rejected, none = self.values[:, 0] < threshold, self.targets == 0
             return float((rejected[none]).double().mean() + (~rejected[~none]).double().mean()) / 2
-        task, metric = {"f1": ("rec", "Pr@F1"), "giou": ("ris", "gIoU")}[criterion]
+        task, metric = MEASURED[criterion]
         return float(self.at(threshold, [task])[f"{task}/{metric}"])
 
 
@@ -147,10 +153,11 @@ def set_outcomes(
     Of two regions with an IoU above ``nms`` only the better one can be answered. Without ``worth``, answers are not
     compared with the targets, and match nothing.
     """
+    tasks = split.tasks if worth else []
     rows: dict[tuple[str, Over], list[tuple[Tensor, list[Worth]]]] = {}
     expressions = [(scene, e.referent) for part in split.parts for scene in part.scenes for e in scene.expressions]
     for part, similarities in split.similarities(bank):
-        known: dict[tuple[Any, ...], list[Worth]] = {}
+        known: Known = {}
         for name, scorer in scorers.items():
             scores = scorer(similarities, aggregate=aggregate)
             for over in overs:
@@ -158,19 +165,12 @@ def set_outcomes(
                 found = rows.setdefault((name, over), [])
                 for i, scene in enumerate(part.scenes):
                     place = (i, slice(len(scene.expressions)), slice(len(scene.proposals)))
-                    found += _answers(
-                        scene, values[place], scores.rank[place], nms, split.tasks if worth else (), known
-                    )
+                    found += _answers(scene, values[place], scores.rank[place], nms, tasks, known)
     return {key: _joined(found, expressions) for key, found in rows.items()}
 
 
 def _answers(
-    scene: Scene,
-    values: Tensor,
-    rank: Tensor,
-    nms: float | None,
-    tasks: Sequence[Any],
-    known: dict[tuple[Any, ...], list[Worth]],
+    scene: Scene, values: Tensor, rank: Tensor, nms: float | None, tasks: Sequence[Task], known: Known
 ) -> list[tuple[Tensor, list[Worth]]]:
     """Of each expression the values of the regions that are left, the greatest first, and what the first ones give."""
     if not values.shape[-1]:
