@@ -123,16 +123,12 @@ def next_attempt(folder: Path) -> int:
 class Parts:
     """The content of ``parts`` in a run folder.
 
-    Attributes:
-        records: all sound records by id, of each the newest.
-        damaged: the number of lines without a right checksum. A line without a line break at the end of a file was
-            being written when its process ended: it is not counted.
-        attempts: what made the records, attempt by attempt.
+    A line without a line break at the end of a file was being written when its process ended: it is not damaged.
     """
 
-    records: dict[str, Record]
-    damaged: int
-    attempts: list[Attempt]
+    records: dict[str, Record]  # all sound ones by id, of each the newest
+    damaged: int  # lines without a right checksum
+    attempts: list[Attempt]  # what made the records
 
 
 def read_parts(folder: Path) -> Parts:

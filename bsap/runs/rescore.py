@@ -23,25 +23,16 @@ from bsap.scoring import AnswerRule
 
 @dataclass(frozen=True)
 class Rescored:
-    """The metrics and counts of a run's predictions, computed again.
-
-    Attributes:
-        strict: whether a REC hit needed IoU > 0.5 instead of IoU >= 0.5.
-        counts: expressions seen, without proposals and without mask, counted from the predictions.
-        breakdown: ``{field: {value: metrics}}``.
-        differences: where ``results.json`` says something else, a line each; None where it cannot be compared.
-        uncompared: why not.
-        detail: REC accuracy by size and class, where it was asked for; see :func:`~bsap.runs.rec_detail.rec_detail`.
-    """
+    """The metrics and counts of a run's predictions, computed again."""
 
     folder: Path
-    strict: bool
+    strict: bool  # whether a REC hit needed IoU > 0.5 instead of IoU >= 0.5
     metrics: Metrics
-    counts: dict[str, int]
-    breakdown: dict[str, dict[str, Metrics]]
-    differences: list[str] | None
-    uncompared: str | None = None
-    detail: dict[str, Detail] | None = None
+    counts: dict[str, int]  # expressions seen, without proposals and without mask
+    breakdown: dict[str, dict[str, Metrics]]  # `{field: {value: metrics}}`
+    differences: list[str] | None  # where results.json says something else; None where it cannot be compared
+    uncompared: str | None = None  # why not
+    detail: dict[str, Detail] | None = None  # of `rec_detail`, where it was asked for
 
 
 def rescore(

@@ -31,23 +31,14 @@ from bsap.views import make_view
 
 @dataclass(frozen=True)
 class Row:
-    """One setting and its metrics.
+    """One setting and its metrics."""
 
-    Attributes:
-        scorer: the scorer's unique name.
-        spec: what a configuration says for it.
-        bank: the bank's name, or None for a scorer without one.
-        transductive: whether the bank holds expressions, or the region bank regions, of the split itself.
-        aggregate: how the ensemble was joined.
-        metrics: values by ``task/metric``.
-    """
-
-    scorer: str
-    spec: Any
-    bank: str | None
-    transductive: bool
-    aggregate: str
-    metrics: dict[str, float | int]
+    scorer: str  # its unique name
+    spec: Any  # what a configuration says for the scorer
+    bank: str | None  # None for a scorer without one
+    transductive: bool  # whether the bank holds expressions, or the region bank regions, of the split itself
+    aggregate: str  # how the ensemble was joined
+    metrics: dict[str, float | int]  # by `task/metric`
 
 
 def scorer_grid(

@@ -37,27 +37,16 @@ MOST = 400
 
 @dataclass(frozen=True, eq=False)
 class SetOutcomes:
-    """What the answers of one scorer would be with any threshold over one value.
+    """What the answers of one scorer would be with any threshold over one value, for N expressions."""
 
-    Attributes:
-        values: ``(N, M)`` of the regions that suppression leaves, the greatest first; -inf where there are fewer.
-        matched: ``(N, M + 1)`` int64, target boxes matched by the first 0, 1, ... of these regions.
-        intersection: the same of the pixels shared with the targets.
-        union: the same of the pixels of either.
-        targets: ``(N,)`` int64, how many regions the right answer has.
-        scored: ``(N,)`` bool, whether RIS counts the expression.
-        missing: ``(N,)`` bool, whether its picture has no proposal.
-        pictures: N names.
-    """
-
-    values: Tensor
-    matched: Tensor
-    intersection: Tensor
-    union: Tensor
-    targets: Tensor
-    scored: Tensor
-    missing: Tensor
-    pictures: Sequence[str]
+    values: Tensor  # (N, M) of the regions that suppression leaves, the greatest first; -inf where there are fewer
+    matched: Tensor  # (N, M + 1) int64, target boxes matched by the first 0, 1, ... of these regions
+    intersection: Tensor  # the same of the pixels shared with the targets
+    union: Tensor  # the same of the pixels of either
+    targets: Tensor  # (N,) int64, how many regions the right answer has
+    scored: Tensor  # (N,) bool, whether RIS counts the expression
+    missing: Tensor  # (N,) bool, whether its picture has no proposal
+    pictures: Sequence[str]  # N names
 
     @property
     def best(self) -> NDArray[np.float64]:
