@@ -64,17 +64,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What scorer B gains over the baseline A on the same expressions.
-
-    Attributes:
-        gains: for each bucket the gains in every metric; the bucket ``all`` holds all expressions.
-        left_out: expressions that only one of the runs has.
-    """
+    """What scorer B gains over the baseline A on the same expressions."""
 
     a: Side
     b: Side
-    gains: Mapping[str, Sequence[Gain]]
-    left_out: int
+    gains: Mapping[str, Sequence[Gain]]  # in every metric, for each bucket; the bucket `all` holds all expressions
+    left_out: int  # expressions that only one of the runs has
 
 
 def read_records(run: SavedRun) -> list[Record]:

@@ -22,23 +22,14 @@ from bsap.sweep.sweep import Sweep
 
 @dataclass(frozen=True)
 class PromptMeaning:
-    """One auxiliary prompt.
+    """One auxiliary prompt. The shares are of all expressions."""
 
-    Attributes:
-        prompt: its text, or ``#k`` for a learned one.
-        words: for each learned context vector the nearest words of the vocabulary.
-        expressions: the nearest expressions of the split with their cosines.
-        explains: share of the expressions for which the scorer does not take CLIP's choice, and this is the prompt that
-            fits CLIP's choice best.
-        fixed: share of the expressions for which that turned a miss into a hit; ``broken``: a hit into a miss.
-    """
-
-    prompt: str
-    words: tuple[tuple[str, ...], ...]
-    expressions: tuple[tuple[str, float], ...]
-    explains: float
-    fixed: float
-    broken: float
+    prompt: str  # its text, or `#k` for a learned one
+    words: tuple[tuple[str, ...], ...]  # for each learned context vector the nearest words of the vocabulary
+    expressions: tuple[tuple[str, float], ...]  # the nearest ones of the split with their cosines
+    explains: float  # the scorer does not take CLIP's choice, and this is the prompt that fits CLIP's choice best
+    fixed: float  # that turned a miss into a hit
+    broken: float  # that turned a hit into a miss
 
 
 def stored_features(run: SavedRun) -> Sweep:
