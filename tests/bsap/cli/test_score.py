@@ -68,6 +68,25 @@ def test_the_same_bits_as_the_run(run: Path, capsys: pytest.CaptureFixture[str])
     assert report["counts"] == {"seen": 8, "no_proposals": 1, "no_mask": 0}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # several about numbers that are NaN
+def test_without_any_mask_a_breakdown_still_has_ris(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(planted.root, tmp_path / "data"))
+    (instances,) = root.glob("*/instances.json")
+    content = json.loads(instances.read_text())
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    instances.write_text(json.dumps(content))
+    config = planted.config(data={"root": str(root)}, model={"missing_mask": "skip"})
+    config["run"] = {"root": str(tmp_path), "name": "run", "breakdown": ["words"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(tmp_path / "config.yaml")]) == 0
+    report = scored(capsys, tmp_path / "run")
+    assert report["differences"] == []
+    assert {tuple(tasks) for tasks in report["breakdown"]["words"].values()} == {("rec", "ris")}
+
+
 def test_the_table_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(run), "--breakdown", "words"]) == 0
     text = capsys.readouterr().out
