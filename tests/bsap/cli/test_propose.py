@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -455,6 +456,21 @@ def test_what_never_ends_is_no_picture(tmp_path: Path, kind: str) -> None:
     data = RefCOCODataModule(str(tmp_path), ProposalConfig("ground_truth"), dataset="own", annotations="own.jsonl")
     with pytest.raises(DataError, match=message):
         pictures_of([data.read("val")], PictureFolder(tmp_path))
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "1.png")
+    pictures, output = pictures_in(tmp_path), tmp_path / "found.json"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"Cannot write .*found\.json: No space left"):
+        propose(pictures, output, stub())
+    assert not output.exists()
+    monkeypatch.undo()
+    assert propose(pictures, output, stub())["resumed_pictures"] == 1
 
 
 def test_a_folder_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
