@@ -29,7 +29,7 @@ from rich.progress import track
 from bsap.demo.draw import DrawnScene, Mask, World, draw_scene
 from bsap.demo.kinds import CATEGORIES
 from bsap.demo.language import expressions, set_expressions
-from bsap.demo.proposals import Detection, detect
+from bsap.demo.proposals import detect
 from bsap.errors import DataError
 
 SIZES: Mapping[str, int] = {"train": 150, "val": 50, "test": 200}
@@ -108,39 +108,38 @@ def _write(root: Path, seed: int, sizes: Mapping[str, int]) -> None:
         scene.picture.save(pictures / f"{name}.jpg", quality=92)
         width, height = scene.picture.size
         images.append({"id": image_id, "file_name": f"{name}.jpg", "width": width, "height": height})
+        meant: list[tuple[str, tuple[int, ...]]] = []
         for index, thing in enumerate(scene.things):
             ann_id, category_id = len(annotations) + 1, CATEGORIES.index(thing.category) + 1
-            area = {"area": thing.area, "iscrowd": 0, "segmentation": _encode(thing.mask)}
-            bbox = _xywh(thing.mask)
-            annotations.append({"id": ann_id, "image_id": image_id, "category_id": category_id, "bbox": bbox, **area})
+            bbox, segmentation = _encode(thing.mask)
+            annotation = {"id": ann_id, "image_id": image_id, "category_id": category_id, "bbox": bbox}
+            annotations.append(annotation | {"area": thing.area, "iscrowd": 0, "segmentation": segmentation})
             # Some things have no expressions.
             if rng.random() < 0.15:
                 continue
             texts = expressions(index, scene.things, rng)
-            sentences = [_sentence(text, sent_id + n, rng) for n, text in enumerate(texts)]
+            sentences = [_sentence(text, sent_id + n, _typed(text, rng)) for n, text in enumerate(texts)]
             sent_id += len(texts)
-            refs.append(
-                {
-                    "ref_id": len(refs),
-                    "ann_id": ann_id,
-                    "category_id": category_id,
-                    "file_name": f"{name}_{ann_id}.jpg",
-                    "image_id": image_id,
-                    "split": split,
-                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                    "sentences": sentences,
-                }
-            )
-        first = len(annotations) - len(scene.things)
-        meant = [
-            (ref["sentences"][0]["sent"], (ref["ann_id"] - first - 1,)) for ref in refs if ref["image_id"] == image_id
-        ]
-        for text, indices in (*meant, *set_expressions(scene.things, _set_rng(seed, image_id))):
-            things = [annotations[first + index] for index in indices]
-            sets.append(_set(len(sets), text, things, image_id, split, name))
+            meant.append((texts[0], (index,)))
+            of: dict[str, Any] = {"ref_id": len(refs), "ann_id": ann_id, "category_id": category_id}
+            refs.append(of | _said(sentences, f"{name}_{ann_id}.jpg", image_id, split))
+        # A generator of its own, so that sets change nothing that was drawn before there were any.
+        set_rng = np.random.default_rng((World.DATASET, seed, image_id, 2, 2))
+        for text, indices in (*meant, *set_expressions(scene.things, set_rng)):
+            things = [annotations[index - len(scene.things)] for index in indices]
+            of = {
+                "ref_id": len(sets),
+                "ann_id": [thing["id"] for thing in things] or [-1],  # -1 stands for none
+                "category_id": [thing["category_id"] for thing in things] or [-1],
+                "no_target": not things,
+            }
+            sets.append(of | _said([_sentence(text, len(sets), text)], f"{name}.jpg", image_id, split))
         for found in detect(scene, rng):
-            detections.append(_result(image_id, found) | {"bbox": list(found.bbox)})
-            masks.append(_result(image_id, found) | {"bbox": _xywh(found.mask), "segmentation": _encode(found.mask)})
+            bbox, segmentation = _encode(found.mask)
+            category_id = CATEGORIES.index(found.category) + 1
+            result = {"image_id": image_id, "category_id": category_id, "score": found.score}
+            detections.append(result | {"bbox": list(found.bbox)})
+            masks.append(result | {"bbox": bbox, "segmentation": segmentation})
     instances = {
         "info": {"description": "Drawn scenes with referring expressions: a demo, no benchmark."},
         "licenses": [],
@@ -168,46 +167,24 @@ def _scenes(seed: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, DrawnSce
         yield split, draw_scene(*number), np.random.default_rng((*number, 1))
 
 
-def _sentence(text: str, sent_id: int, rng: np.random.Generator) -> dict[str, Any]:
+def _typed(text: str, rng: np.random.Generator) -> str:
+    """A sentence as people type it."""
+    return text.capitalize() + "." * int(rng.random() < 0.5) if rng.random() < 0.15 else text
+
+
+def _sentence(text: str, sent_id: int, raw: str) -> dict[str, Any]:
     """A sentence as REFER files have it: as it was typed, cleaned, and in words."""
-    raw = text.capitalize() + "." * int(rng.random() < 0.5) if rng.random() < 0.15 else text
     return {"sent_id": sent_id, "raw": raw, "sent": text, "tokens": text.split()}
 
 
-def _set_rng(seed: int, image_id: int) -> np.random.Generator:
-    """A generator of its own, so that sets change nothing that was drawn before there were any."""
-    return np.random.default_rng((World.DATASET, seed, image_id, 2, 2))
+def _said(sentences: Sequence[Mapping[str, Any]], file_name: str, image_id: int, split: str) -> dict[str, Any]:
+    """What referents of RefCOCO and sets of gRefCOCO have in common."""
+    sent_ids = [sentence["sent_id"] for sentence in sentences]
+    return {"file_name": file_name, "image_id": image_id, "split": split, "sent_ids": sent_ids, "sentences": sentences}
 
 
-def _set(
-    ref_id: int, text: str, annotations: Sequence[Mapping[str, Any]], image_id: int, split: str, name: str
-) -> dict[str, Any]:
-    """One expression as gRefCOCO has it: a set of annotations, -1 for none."""
-    sentence = {"sent_id": ref_id, "raw": text, "sent": text, "tokens": text.split()}
-    return {
-        "ref_id": ref_id,
-        "ann_id": [annotation["id"] for annotation in annotations] or [-1],
-        "category_id": [annotation["category_id"] for annotation in annotations] or [-1],
-        "no_target": not annotations,
-        "file_name": f"{name}.jpg",
-        "image_id": image_id,
-        "split": split,
-        "sent_ids": [ref_id],
-        "sentences": [sentence],
-    }
-
-
-def _encode(mask: Mask) -> dict[str, Any]:
+def _encode(mask: Mask) -> tuple[list[float], dict[str, Any]]:
+    """The tightest box around a mask, as x, y, width, height, and the mask in COCO's run lengths."""
     encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
-
-
-def _xywh(mask: Mask) -> list[float]:
-    """The tightest box around a mask."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    x, y = int(columns[0]), int(rows[0])
-    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]
-
-
-def _result(image_id: int, found: Detection) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": CATEGORIES.index(found.category) + 1, "score": found.score}
+    segmentation = {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+    return coco.toBbox(encoded).tolist(), segmentation

@@ -54,9 +54,8 @@ def _stamp(size: tuple[int, int], part: Part) -> Image.Image:
     """The part's shape in white on black."""
     stamp = Image.new("L", size)
     draw = ImageDraw.Draw(stamp)
-    scale = np.array(size)
-    count = 4 if part.shape in ("ellipse", "box", "ring") else len(part.points) // 2 * 2
-    xy = [tuple(point) for point in (np.reshape(part.points[:count], (-1, 2)) * (scale - 1)).tolist()]
+    pairs = part.points[: len(part.points) // 2 * 2]  # an odd number is a thickness
+    xy = [tuple(point) for point in (np.reshape(pairs, (-1, 2)) * (np.array(size) - 1)).tolist()]
     if part.shape == "ellipse":
         draw.ellipse(xy, fill=255)
     elif part.shape == "box":

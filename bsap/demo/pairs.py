@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import lightning as L
@@ -58,42 +59,33 @@ class Check(NamedTuple):
     targets: Tensor
 
 
-class _Pairs(Dataset[tuple[Tensor, list[str]]]):
-    def __init__(self, scenes: int, pairs: int, side: int, seed: int) -> None:
-        self.scenes, self.pairs, self.side, self.seed = scenes, pairs, side, seed
+class _Drawn(Dataset[object]):
+    """Items that are drawn when they are asked for, each from a scene and a random generator of its own."""
+
+    def __init__(self, count: int, world: World, seed: int, draw: Callable[..., object]) -> None:
+        self.count, self.seed, self.draw = count, (world, seed), draw
 
     def __len__(self) -> int:
-        return self.scenes
+        return self.count
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
-        scene = draw_scene(World.TRAINING, self.seed, index)
-        # A generator of its own: drawing and captions share no random numbers.
-        rng = np.random.default_rng((World.TRAINING, self.seed, index, 1))
-        pictures, texts = zip(*(draw_pair(scene, self.side, rng) for _ in range(self.pairs)), strict=True)
-        return torch.stack(pictures), list(texts)
+    def __getitem__(self, index: int) -> object:
+        # Drawing and captions share no random numbers.
+        return self.draw(draw_scene(*self.seed, index), rng=np.random.default_rng((*self.seed, index, 1)))
 
 
-class _Checks(Dataset[Check]):
-    def __init__(self, scenes: int, side: int, seed: int) -> None:
-        self.scenes, self.side, self.seed = scenes, side, seed
+def _pairs(scene: DrawnScene, side: int, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+    pictures, texts = zip(*(draw_pair(scene, side, rng) for _ in range(count)), strict=True)
+    return torch.stack(pictures), list(texts)
 
-    def __len__(self) -> int:
-        return self.scenes
 
-    def __getitem__(self, index: int) -> Check:
-        scene = draw_scene(World.CHECKING, self.seed, index)
-        rng = np.random.default_rng((World.CHECKING, self.seed, index, 1))
-        pairs = [(text, at) for at in range(len(scene.things)) for text in expressions(at, scene.things, rng)]
-        regions = torch.stack([squash(scene.picture, thing.box, self.side) for thing in scene.things])
-        return Check(regions, [f"a photo of {text}" for text, _ in pairs], torch.tensor([at for _, at in pairs]))
+def _check(scene: DrawnScene, side: int, rng: np.random.Generator) -> Check:
+    pairs = [(text, at) for at in range(len(scene.things)) for text in expressions(at, scene.things, rng)]
+    regions = torch.stack([squash(scene.picture, thing.box, side) for thing in scene.things])
+    return Check(regions, [f"a photo of {text}" for text, _ in pairs], torch.tensor([at for _, at in pairs]))
 
 
 def _join(items: Sequence[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:
     return torch.cat([pictures for pictures, _ in items]), [text for _, texts in items for text in texts]
-
-
-def _only(items: Sequence[Check]) -> Check:
-    return items[0]
 
 
 class PairsDataModule(L.LightningDataModule):
@@ -124,14 +116,13 @@ class PairsDataModule(L.LightningDataModule):
         self.steps, self.scenes, self.pairs, self.checks = steps, scenes, pairs, checks
         self.side, self.seed, self.workers = side, seed, workers
 
-    def _loader(self, data: Dataset[object], batch: int, collate: Callable[..., object]) -> DataLoader[object]:
-        return DataLoader(data, batch_size=batch, collate_fn=collate, num_workers=self.workers)
-
     def train_dataloader(self) -> DataLoader[object]:
         """Batches of pictures (scenes * pairs, 3, side, side) uint8 and as many captions."""
-        data = _Pairs(self.steps * self.scenes, self.pairs, self.side, self.seed)
-        return self._loader(data, self.scenes, _join)
+        draw = partial(_pairs, side=self.side, count=self.pairs)
+        data = _Drawn(self.steps * self.scenes, World.TRAINING, self.seed, draw)
+        return DataLoader(data, batch_size=self.scenes, collate_fn=_join, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[object]:
         """One :class:`Check` at a time."""
-        return self._loader(_Checks(self.checks, self.side, self.seed), 1, _only)
+        data = _Drawn(self.checks, World.CHECKING, self.seed, partial(_check, side=self.side))
+        return DataLoader(data, batch_size=None, num_workers=self.workers)

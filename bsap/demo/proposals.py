@@ -59,10 +59,9 @@ def _score(value: float) -> float:
 
 def _bbox(edges: NDArray[np.float64], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Edges x0, y0, x1, y1 kept inside the picture, at least two pixels apart, as x, y, width, height."""
-    width, height = size
-    x0, y0 = min(max(edges[0], 0.0), width - 2.0), min(max(edges[1], 0.0), height - 2.0)
-    x1, y1 = min(max(edges[2], x0 + 2.0), float(width)), min(max(edges[3], y0 + 2.0), float(height))
-    x, y, w, h = (round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0))
+    first = np.clip(edges[:2], 0, np.array(size) - 2)
+    last = np.clip(edges[2:], first + 2, size)
+    x, y, w, h = (round(float(value), 2) for value in (*first, *(last - first)))
     return x, y, w, h
 
 
