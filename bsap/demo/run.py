@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -25,13 +21,17 @@ from bsap.demo.vocabulary import unseen_words
 from bsap.models.encoder import EncoderConfig
 from bsap.module import BSAPModule
 from bsap.prompts.banks import load_bank
-from bsap.reports.scene_picture import contact_sheet, draw_scene
-from bsap.runs.records import read_predictions
-from bsap.runs.schema import Record, Task
+from bsap.reports.draw_choices import draw_sheet
+from bsap.reports.shown_run import ShownRun, overlap_of, spread
+from bsap.reports.terminal import percent
+from bsap.reports.text import say
+from bsap.runs.schema import Task
 from bsap.runs.settings import RunConfig
 
 BANKS = ("coco_categories", "colours", "generic")
 SCORERS = ("clip", "bsap", "bsap_h")
+SHOWN = 9
+"""Expressions on the sheet of disagreements."""
 PROPOSALS: dict[str, tuple[ProposalConfig, tuple[Task, ...]]] = {
     "ground truth": (ProposalConfig("ground_truth"), ("rec", "ris")),
     "detections": (ProposalConfig("detections", path=f"{DATASET}/detections.json"), ("rec",)),
@@ -39,16 +39,12 @@ PROPOSALS: dict[str, tuple[ProposalConfig, tuple[Task, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One evaluation and what came of it."""
+class Run(ShownRun):
+    """One evaluation, with the proposals and the bank that it used."""
 
-    proposals: str
-    bank: str
-    folder: Path
-    results: dict[str, Any]
-    records: list[Record]
-    data: RefCOCODataModule
+    def __init__(self, folder: Path, proposals: str, bank: str) -> None:
+        super().__init__(folder)
+        self.proposals, self.bank = proposals, bank
 
 
 def evaluate(root: Path, proposals: str, bank: str, *, runs: Path, limit: int | None) -> Run:
@@ -73,27 +69,18 @@ def evaluate(root: Path, proposals: str, bank: str, *, runs: Path, limit: int | 
         default_root_dir=runs / name,
     )
     trainer.test(model, data, verbose=False)
-    folder = runs / name
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return Run(proposals, bank, folder, results, read_predictions(folder / "predictions.jsonl"), data)
+    return Run(runs / name, proposals, bank)
 
 
-def gain(run: Run, scorer: str) -> Interval | None:
+def gain(run: Run, scorer: str) -> Interval:
     """What a scorer gains over CLIP in Acc@0.5 (or, without boxes, in IoU), with a bootstrap interval over scenes."""
-    if not run.records:
-        return None
 
-    def value(record: Record, name: str) -> float:
-        row = record["scorers"][name]
-        if "rec" in run.results["metrics"]:
-            return float(row["region"] is not None and row["box_iou"] >= 0.5)
-        return float(row["intersection"] / row["union"])
+    def values(name: str) -> list[float]:
+        if "rec" in run.tasks:
+            return [float(run.hit(record, name) or 0) for record in run.records]
+        return [overlap_of(record["scorers"][name]) or 0.0 for record in run.records]
 
-    return bootstrap_interval(
-        [value(record, "clip") for record in run.records],
-        [value(record, scorer) for record in run.records],
-        [record["image_id"] for record in run.records],
-    )
+    return bootstrap_interval(values("clip"), values(scorer), [record["image_id"] for record in run.records])
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -103,52 +90,23 @@ def table(runs: Sequence[Run]) -> Table:
         rows.add_column(name, no_wrap=True)
     for name in ("REC\nAcc@0.5", "RIS\noIoU", "RIS\nmIoU", "gain over CLIP\n\\[95 % interval]"):
         rows.add_column(name, justify="right", no_wrap=True)
-    for proposals in dict.fromkeys(run.proposals for run in runs):
-        rows.add_section()
-        for number, run in enumerate(run for run in runs if run.proposals == proposals):
-            for scorer in SCORERS:
-                if scorer == "clip" and number:
-                    continue
-                metrics = [
-                    _percent(run.results, task, scorer, name)
-                    for task, name in (("rec", "acc@0.5"), ("ris", "oIoU"), ("ris", "mIoU"))
-                ]
-                found = None if scorer == "clip" else gain(run, scorer)
-                shown = "" if found is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in found))
-                first = not number and scorer == "clip"
-                rows.add_row(proposals if first else "", scorer, "" if scorer == "clip" else run.bank, *metrics, shown)
+    above = ""
+    for run in runs:
+        metrics = run.results["metrics"]
+        if run.proposals != above:
+            rows.add_section()
+        for scorer in SCORERS:
+            shown = [
+                percent(metrics[task][scorer][name]) if task in metrics else ""
+                for task, name in (("rec", "acc@0.5"), ("ris", "oIoU"), ("ris", "mIoU"))
+            ]
+            if scorer != "clip":
+                points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in gain(run, scorer)))
+                rows.add_row("", scorer, run.bank, *shown, points)
+            elif run.proposals != above:  # CLIP does not depend on the bank
+                rows.add_row(run.proposals, scorer, "", *shown, "")
+        above = run.proposals
     return rows
-
-
-def _percent(results: dict[str, Any], task: str, scorer: str, name: str) -> str:
-    value = results["metrics"].get(task, {}).get(scorer, {}).get(name)
-    return "" if value is None else f"{100 * value:.2f}"
-
-
-def disagreements(run: Run, root: Path, *, count: int = 9) -> Image.Image | None:
-    """A contact sheet of expressions for which scorers choose different boxes, spread over the split."""
-    scenes = {scene.image_id: scene for scene in run.data.scenes}
-    found = [
-        record for record in run.records if len({row["region"] for row in record["scorers"].values()}) > 1
-    ]  # fmt: skip
-    if not found:
-        return None
-    drawn = []
-    for record in found[:: max(1, len(found) // count)][:count]:
-        scene = scenes[record["image_id"]]
-        rows = record["scorers"]
-        with Image.open(scene.path) as picture:
-            drawn.append(
-                draw_scene(
-                    picture,
-                    boxes=scene.proposals.boxes,
-                    referent=record["referent"]["boxes"],
-                    choices={name: row["region"] for name, row in rows.items() if row["region"] is not None},
-                    hits={name: row["box_iou"] >= 0.5 for name, row in rows.items()},
-                    title=record["text"],
-                )
-            )
-    return contact_sheet(drawn)
 
 
 def _unseen() -> str:
@@ -180,29 +138,22 @@ def run_demo(output: Path, *, limit: int | None = None, cache: Path | None = Non
     console = Console()
     console.print(table(runs))
     counts = runs[0].results["counts"]
-    console.print(
+    say(
         f"Gains: REC's Acc@0.5 where there are boxes to hit, else RIS's IoU; bootstrap over {counts['scenes']} scenes, "
-        f"{counts['seen']} expressions.",
-        soft_wrap=True,
-        highlight=False,
+        f"{counts['seen']} expressions."
     )
-    console.print(f"Prompts with words that the tiny model never saw: {_unseen()}.", soft_wrap=True, highlight=False)
+    say(f"Prompts with words that the tiny model never saw: {_unseen()}.")
     if rejected:
         none, known = rejected[0].expressions
         console.print(rejection_table(rejected))
-        console.print(
+        say(
             f"Rejecting {none} sentences that mean nothing in their picture among {known} that mean one or several "
-            f"objects; ground truth, bank {BANK}, thresholds chosen on val, bootstrap over scenes.",
-            soft_wrap=True,
-            highlight=False,
+            f"objects; ground truth, bank {BANK}, thresholds chosen on val, bootstrap over scenes."
         )
-    sheet = disagreements(next(run for run in runs if run.proposals == "detections"), root)
-    if sheet is not None:
-        sheet.save(output / "disagreements.png")
-        console.print(f"Where scorers disagree: {output / 'disagreements.png'}", soft_wrap=True, highlight=False)
-    console.print(f"Run folders: {output}/", soft_wrap=True, highlight=False)
-    console.print(
-        "This is a drawn world and a tiny model trained on it: a demonstration and a test bed, no benchmark.",
-        soft_wrap=True,
-    )
+    detections = next(run for run in runs if run.proposals == "detections")
+    if differ := detections.select(disagree=True):
+        draw_sheet(detections, spread(differ, SHOWN)).save(output / "disagreements.png")
+        say(f"Where scorers disagree: {output / 'disagreements.png'}")
+    say(f"Run folders: {output}/")
+    say("This is a drawn world and a tiny model trained on it: a demonstration and a test bed, no benchmark.")
     return runs
