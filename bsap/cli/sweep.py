@@ -101,8 +101,7 @@ def run(argv: list[str]) -> int:
     remark = f"# {tuned_on_test(selected_on)}\n" if tuned else ""
     files = {
         "sweep.csv": csv_text(
-            ["scorer", "bank", "aggregate", *best.metrics],
-            [[row.scorer, row.bank or "", row.aggregate, *row.metrics.values()] for row in rows],
+            [{"scorer": r.scorer, "bank": r.bank, "aggregate": r.aggregate, **r.metrics} for r in rows]
         ),
         "sweep.json": json_text(document),
         "best.yaml": remark + dump_yaml(sweep.config(best, split=options.report_on)),

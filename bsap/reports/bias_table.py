@@ -27,6 +27,7 @@ SCORER_COLUMNS = {
 }
 NUMBERS = ("hub_skewness", "split_skewness", "correction")
 """Columns that are no shares."""
+MEASURES = ("mean", "spread", "range")
 
 NOTES = (
     "Shares are in per cent. The row clip is before any correction, every other row after one.",
@@ -68,10 +69,15 @@ def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
         for run, bias in found.items()
     ]
     similar = [
-        [run, str(bias.pictures), str(bias.regions), str(bias.texts), *map(shown, _similarity(bias)), _gaps(bias)]
+        [
+            run,
+            *map(str, (bias.pictures, bias.regions, bias.texts)),
+            *(shown(bias.similarity[of][what]) for of in ("split", "bank") for what in MEASURES),
+            ", ".join(f"{model} {shown(gap)}" if len(bias.gap) > 1 else shown(gap) for model, gap in bias.gap.items()),
+        ]
         for run, bias in found.items()
     ]
-    measures = [f"{of} {what}" for of in ("texts", "bank") for what in ("mean", "spread", "range")]
+    measures = [f"{of} {what}" for of in ("texts", "bank") for what in MEASURES]
     categories = sorted({name for bias in found.values() for name in bias.categories})
     by_category = [
         [name, *(shown(bias.categories.get(name, math.nan)) for bias in found.values())] for name in categories
@@ -119,15 +125,7 @@ def bias_tables(found: Mapping[str, Bias]) -> list[TextTable]:
 
 def bias_markdown(found: Mapping[str, Bias]) -> str:
     """The tables in Markdown."""
-    return "\n".join(markdown(t.columns, t.rows, numbers=t.numbers, notes=t.notes) for t in bias_tables(found))
-
-
-def _similarity(bias: Bias) -> list[float]:
-    return [bias.similarity[of][what] for of in ("split", "bank") for what in ("mean", "spread", "range")]
-
-
-def _gaps(bias: Bias) -> str:
-    return ", ".join(f"{name} {shown(gap)}" if len(bias.gap) > 1 else shown(gap) for name, gap in bias.gap.items())
+    return "\n".join(map(markdown, bias_tables(found)))
 
 
 def shown(value: float, *, share: bool = False) -> str:
@@ -144,6 +142,4 @@ def bias_json(found: Mapping[str, Bias]) -> str:
 
 def bias_regions(found: Mapping[str, Bias]) -> str:
     """Comma-separated values: a row for each region."""
-    rows = [{"run": name, **row} for name, bias in found.items() for row in bias.by_region]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return csv_text(columns, [[row.get(key, math.nan) for key in columns] for row in rows])
+    return csv_text([{"run": name, **row} for name, bias in found.items() for row in bias.by_region])

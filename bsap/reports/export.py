@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsap.errors import ConfigError, unknown
@@ -16,6 +17,8 @@ from bsap.runs.schema import Record
 CORNERS = ("x1", "y1", "x2", "y2")
 CHOICE = ("region", "score", *CORNERS, "box_iou", "intersection", "union", "answer", "matched")
 """Columns of one scorer."""
+KEPT = ("id", "image_id", "picture", "text", "category", "words", "distractors", "n_regions", "status")
+"""Columns that are fields of a record."""
 
 
 def coco_results(shown: ShownRun, scorer: str | None) -> str:
@@ -70,23 +73,10 @@ def wide_rows(run: SavedRun) -> list[dict[str, Any]]:
     """One row for each expression, with columns ``SCORER.region`` and so on for every scorer."""
     rows = []
     for record in read_predictions(run.folder / "predictions.jsonl"):
-        boxes = record["referent"]["boxes"]
-        row: dict[str, Any] = {
-            "id": record["id"],
-            "image_id": record["image_id"],
-            "picture": record["picture"],
-            "text": record["text"],
-            "category": record["category"],
-            "words": record["words"],
-            "distractors": record["distractors"],
-            "n_regions": record["n_regions"],
-            "status": record["status"],
-            **(dict(zip(CORNERS, boxes[0], strict=True)) if boxes else dict.fromkeys(CORNERS)),
-        }
+        fields: Mapping[str, Any] = record
+        row = {key: fields[key] for key in KEPT} | _corners(next(iter(record["referent"]["boxes"]), None))
         for name, choice in record["scorers"].items():
-            box = choice["box"]
-            corners = dict.fromkeys(CORNERS) if box is None else dict(zip(CORNERS, box, strict=True))
-            values: dict[str, Any] = {**choice, **corners}
+            values: dict[str, Any] = {**choice, **_corners(choice["box"])}
             if "regions" in choice:
                 values["answer"] = " ".join(map(str, choice["regions"]))
             row |= {f"{name}.{key}": values[key] for key in CHOICE if key in values}
@@ -95,10 +85,13 @@ def wide_rows(run: SavedRun) -> list[dict[str, Any]]:
     return [{key: row.get(key) for key in columns} for row in rows]
 
 
+def _corners(box: Sequence[float] | None) -> dict[str, float | None]:
+    return dict(zip(CORNERS, box or (None,) * len(CORNERS), strict=True))
+
+
 def csv_table(run: SavedRun) -> str:
     """The wide table as comma-separated values."""
-    rows = wide_rows(run)
-    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+    return csv_text(wide_rows(run))
 
 
 def parquet_table(run: SavedRun) -> bytes:

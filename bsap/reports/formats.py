@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class TextTable:
         rows: a text for each column.
         numbers: how many of the last columns stand to the right.
         notes: lines below it.
+        rules: rows with a line above them, where the format has lines.
     """
 
     title: str
@@ -40,54 +41,47 @@ class TextTable:
     rows: Sequence[Cells]
     numbers: int
     notes: Cells = ()
+    rules: Collection[int] = ()
 
 
-def markdown(columns: Cells, rows: Sequence[Cells], *, numbers: int, notes: Cells = ()) -> str:
-    """A table in GitHub's Markdown with a list of notes below it.
-
-    Args:
-        columns: headings.
-        rows: a text for each column.
-        numbers: how many of the last columns stand to the right.
-        notes: a line each.
+def markdown(table: TextTable) -> str:
+    """A table in GitHub's Markdown with a list of its notes below it.
 
     Example:
-        >>> print(markdown(["run", "acc"], [["a_b", Bold("1.00")]], numbers=1))
+        >>> print(markdown(TextTable("", ["run", "acc"], [["a_b", Bold("1.00")]], numbers=1)))
         | run | acc |
         | :-- | --: |
         | a_b | **1.00** |
     """
-    sides = [":--"] * (len(columns) - numbers) + ["--:"] * numbers
-    body = [
-        "| " + " | ".join(_cell(text, escape_markdown, "**", "**") for text in line) + " |" for line in (columns, *rows)
-    ]
-    body.insert(1, "| " + " | ".join(sides) + " |")
-    return "\n".join([*body, *([""] * bool(notes)), *(f"- {escape_markdown(visible(note))}" for note in notes)]) + "\n"
+    lines: list[Cells] = [table.columns, *table.rows]
+    rows = [[_cell(text, escape_markdown, "**", "**") for text in line] for line in lines]
+    rows.insert(1, [":--"] * (len(table.columns) - table.numbers) + ["--:"] * table.numbers)
+    notes = [f"- {escape_markdown(visible(note))}" for note in table.notes]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), *([""] * bool(notes)), *notes]) + "\n"
 
 
-def latex(
-    columns: Cells, rows: Sequence[Cells], *, numbers: int, notes: Cells = (), rules: Collection[int] = ()
-) -> str:
-    """A ``tabular`` for the package booktabs, with notes below it; ``rules`` are rows with a line above them."""
+def latex(table: TextTable) -> str:
+    """A ``tabular`` for the package booktabs, with its notes below it."""
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{" + "l" * (len(columns) - numbers) + "r" * numbers + "}",
+        r"\begin{tabular}{" + "l" * (len(table.columns) - table.numbers) + "r" * table.numbers + "}",
         r"\toprule",
-        " & ".join(map(escape_latex, columns)) + r" \\",
+        " & ".join(map(escape_latex, table.columns)) + r" \\",
         r"\midrule",
     ]
-    for number, row in enumerate(rows):
-        lines += [r"\midrule"] * (number in rules)
+    for number, row in enumerate(table.rows):
+        lines += [r"\midrule"] * (number in table.rules)
         lines.append(" & ".join(_cell(text, escape_latex, r"\textbf{", "}") for text in row) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip", r"{\footnotesize"]
-    return "\n".join([*lines, *(f"{escape_latex(visible(note))}\\par" for note in notes), "}"]) + "\n"
+    return "\n".join([*lines, *(f"{escape_latex(visible(note))}\\par" for note in table.notes), "}"]) + "\n"
 
 
-def csv_text(columns: Cells, rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Comma-separated values: numbers unrounded, and no text that a spreadsheet takes for a formula."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row in (columns, *rows):
+    for row in (columns, *([row.get(key) for key in columns] for row in rows)):
         writer.writerow([csv_cell(_one_line(value)) if isinstance(value, str) else finite(value) for value in row])
     return text.getvalue()
 

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from bsap.analysis.comparison import Comparison
-from bsap.reports.formats import csv_text, json_text, latex, markdown
-from bsap.reports.run_formats import shown_p
+from bsap.reports.formats import TextTable, csv_text, json_text, latex, markdown
+from bsap.reports.run_formats import shown_interval, shown_p
 
 COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "wins", "losses", "p", "p (Holm)", "McNemar", "n", "pictures")
-FIELDS = (
-    "metric", "a", "b", "difference", "low", "high", "wins", "losses", "p", "p_holm", "mcnemar", "expressions",
-    "pictures",
-)  # fmt: skip
 
 
 def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, seed: int) -> str:
@@ -31,13 +27,11 @@ def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, 
         items = [{"a": c.a.label, "b": c.b.label, "group": group, "gain": asdict(gain)} for c, group, gain in rows]
         return json_text({"comparisons": items, "resamples": resamples, "seed": seed, "level": 0.95, "notes": notes})
     if form == "csv":
-        values = [[c.a.label, c.b.label, group, *(getattr(gain, name) for name in FIELDS)] for c, group, gain in rows]
-        return csv_text(["run A", "run B", "group", *FIELDS], values)
+        return csv_text([{"run A": c.a.label, "run B": c.b.label, "group": g, **asdict(gain)} for c, g, gain in rows])
     names = len(comparisons) > 1
     groups = any(group != "all" for _, group, _ in rows)
     cells = []
     for c, group, gain in rows:
-        interval = "" if gain.low is None or gain.high is None else f"[{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
         cells.append(
             [
                 *([c.a.label, c.b.label] if names else []),
@@ -46,7 +40,7 @@ def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, 
                 f"{100 * gain.a:.2f}",
                 f"{100 * gain.b:.2f}",
                 f"{100 * gain.difference:+.2f}",
-                interval,
+                shown_interval(gain),
                 str(gain.wins),
                 str(gain.losses),
                 shown_p(gain.p),
@@ -58,7 +52,7 @@ def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, 
         )
     columns = [*(["run A", "run B"] if names else []), *(["group"] if groups else []), *COLUMNS]
     write = latex if form == "latex" else markdown
-    return write(columns, cells, numbers=len(COLUMNS) - 1, notes=notes)
+    return write(TextTable("", columns, cells, len(COLUMNS) - 1, notes))
 
 
 def _notes(comparisons: Sequence[Comparison], resamples: int, seed: int) -> list[str]:

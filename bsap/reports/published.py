@@ -9,28 +9,13 @@ from typing import Any
 
 import yaml
 
-from bsap.reports.run_table import Row, Setting, metric_column, short
+from bsap.reports.run_table import Row, Setting, metric_column, plain, short
 from bsap.runs.saved import SavedRun
 
 
 @dataclass(frozen=True)
 class Published:
-    """A method with its published numbers; ``configs/published.yaml`` describes the fields.
-
-    Attributes:
-        name: of the method.
-        task: ``rec`` or ``ris``.
-        source: where the numbers stand.
-        proposals: the regions to choose from.
-        results: per cent by metric, by ``dataset/split_by/split``.
-        method: what it does that scoring single regions with CLIP does not.
-        expressible: ``yes``, ``in part`` or ``no``: whether bsap can run it.
-        missing: what bsap lacks for it.
-        ground_truth: whether the proposals are the annotated objects.
-        hit: when a box counts as found; None where that is not known.
-        encoders: open_clip's names; empty where not known.
-        views: as in a configuration; empty where not known.
-    """
+    """A method with its published numbers; ``configs/published.yaml`` describes the fields. Empty is not known."""
 
     name: str
     task: str
@@ -74,16 +59,9 @@ def published_rows(runs: Sequence[SavedRun], methods: Sequence[Published] | None
 
 
 def _row(method: Published, split: str, group: Sequence[Mapping[str, Any]]) -> Row:
-    settings = {
-        "split": Setting(split, split.replace("/", " ")),
-        "proposals": Setting(method.proposals, method.proposals),
-    }
-    if method.hit:
-        settings["hit"] = Setting(method.hit, method.hit)
-    if method.encoders:
-        settings["model"] = Setting(method.encoders, short(method.encoders))
-    if method.views:
-        settings["views"] = Setting([method.views], short(method.views))
+    known = {"proposals": method.proposals, "hit": method.hit, "model": method.encoders, "views": method.views}
+    settings = {name: plain(value) for name, value in known.items() if value}
+    settings["split"] = Setting(split, split.replace("/", " "))
     return Row(
         run=method.name,
         scorer="",

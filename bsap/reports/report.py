@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bsap.reports.gallery import gallery
 from bsap.reports.page_tables import breakdowns, prompt_table
 from bsap.reports.plots import bar_plot
 from bsap.reports.published import published_rows
-from bsap.reports.run_formats import table_cells
+from bsap.reports.run_formats import text_table
 from bsap.reports.run_table import make_table, run_names
 from bsap.reports.shown_run import ShownRun
 from bsap.reports.table_gains import with_gains
@@ -93,14 +94,13 @@ def write_report(
 
 def _results(runs: Sequence[SavedRun], opened: Mapping[str, ShownRun]) -> TextTable:
     """All metrics, with gains over the first scorer."""
-    table, notes = make_table(runs, published_rows(runs)), []
+    table = make_table(runs, published_rows(runs))
     try:
         known = {str(shown.folder): shown.records for shown in opened.values()}
-        table = with_gains(table, next(row.scorer for row in table.rows), known=known)
+        table = with_gains(table, table.rows[0].scorer, known=known)
     except BSAPError as error:
-        notes.append(f"Gains are not shown: {error}")
-    columns, rows, numbers, legend = table_cells(table)
-    return TextTable("Results", columns, rows, numbers, [*legend, *notes])
+        table = replace(table, notes=(*table.notes, f"Gains are not shown: {error}"))
+    return text_table(table, "Results")
 
 
 def _measured(

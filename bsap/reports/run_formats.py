@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bsap.reports.formats import Bold, csv_text, json_text, latex, markdown
+from bsap.reports.formats import Bold, TextTable, csv_text, json_text, latex, markdown
 from bsap.reports.run_table import MARKS, Row, RunTable, counts
 
 if TYPE_CHECKING:
@@ -19,40 +19,29 @@ if TYPE_CHECKING:
 SYMBOLS = {"partial": "†", "incomplete": "‡", "transductive": "§", "unchecked": "‖", "ground_truth": "¶"}
 
 
-def to_markdown(table: RunTable) -> str:
-    """A table in GitHub's Markdown, its legend, and the sources of published rows."""
-    columns, rows, numbers = _layout(table)
-    return markdown(columns, rows, numbers=numbers, notes=_notes(table))
-
-
-def to_latex(table: RunTable) -> str:
-    """A ``tabular`` for the package booktabs, with the notes below it."""
-    columns, rows, numbers = _layout(table)
-    sources = [bool(row.source) for row in table.rows]
-    rules = [number for number in range(1, len(rows)) if sources[number] and not sources[number - 1]]
-    return latex(columns, rows, numbers=numbers, notes=_notes(table), rules=rules)
+def text_table(table: RunTable, title: str = "") -> TextTable:
+    """The table as a reader sees it, with its legend, and the sources of published rows."""
+    lines = [_cells(table, row) for row in table.rows]
+    columns = [column for column, _ in lines[0]]
+    rows = [[text for _, text in line] for line in lines]
+    published = [bool(row.source) for row in table.rows]
+    rules = [number for number in range(1, len(rows)) if published[number] and not published[number - 1]]
+    return TextTable(title, columns, rows, len(columns) - 2 - len(table.settings), _notes(table), rules)
 
 
 def to_csv(table: RunTable) -> str:
     """Comma-separated values; marks as words."""
     published = any(row.source for row in table.rows)
-    gains = [f"{name} {what}" for name in table.gains for what in ("gain", "low", "high", "p", "p (Holm)")]
-    columns = [
-        *_text_columns(table),
-        *(f"{name} (%)" for name in table.metrics),
-        *gains,
-        *_count_columns(table),
-        "marks",
-    ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in table.rows:
-        settings = [row.settings[name].text if name in row.settings else "" for name in table.settings]
-        metrics = [row.metrics.get(name) for name in table.metrics]
-        found = [value for name in table.gains for value in _gain_values(row, name)]
-        notes = ["; ".join(row.differs), row.source] if published else []
-        values = [row.run, row.scorer, *settings, *metrics, *found, *_counted(table, row), ", ".join(row.marks), *notes]
-        rows.append(values)
-    return csv_text([*columns, *(["differs", "source"] if published else [])], rows)
+        values: dict[str, Any] = {"run": row.run, "scorer": row.scorer, **_settings(table, row)}
+        values |= {f"{name} (%)": row.metrics.get(name) for name in table.metrics}
+        for name in table.gains:
+            columns = [f"{name} {what}" for what in ("gain", "low", "high", "p", "p (Holm)")]
+            values |= dict(zip(columns, _gain_values(row, name), strict=True))
+        values |= {**_counted(table, row), "marks": ", ".join(row.marks)}
+        rows.append(values | ({"differs": "; ".join(row.differs), "source": row.source} if published else {}))
+    return csv_text(rows)
 
 
 def to_json(table: RunTable) -> str:
@@ -61,7 +50,7 @@ def to_json(table: RunTable) -> str:
         {
             "run": row.run,
             "scorer": row.scorer or None,
-            "settings": {name: row.settings[name].text if name in row.settings else None for name in table.settings},
+            "settings": _settings(table, row, None),
             "metrics": {name: row.metrics.get(name) for name in table.metrics},
             "gains": {name: dict(zip(GAIN, _gain_values(row, name), strict=True)) for name in table.gains},
             "n": _plain_counts(row.n),
@@ -78,29 +67,15 @@ def to_json(table: RunTable) -> str:
 
 
 FORMATS: dict[str, Callable[[RunTable], str]] = {
-    "md": to_markdown,
+    "md": lambda table: markdown(text_table(table)),
     "csv": to_csv,
     "json": to_json,
-    "latex": to_latex,
+    "latex": lambda table: latex(text_table(table)),
 }
 """Format -> what writes it."""
 
 GAIN = ("difference", "low", "high", "p", "p_holm")
 """What CSV and JSON hold of a gain; the first three in per cent."""
-
-
-def _layout(table: RunTable) -> tuple[list[str], list[list[str]], int]:
-    """Columns and rows as a reader sees them, and how many of the columns hold numbers."""
-    numbers = []
-    for name in table.metrics:
-        numbers += [name, f"gain over {table.baseline}"] if name in table.gains else [name]
-    numbers += _count_columns(table)
-    return [*_text_columns(table), *numbers], [_cells(table, row) for row in table.rows], len(numbers)
-
-
-def table_cells(table: RunTable) -> tuple[list[str], list[list[str]], int, list[str]]:
-    """Columns, rows, the number of columns that hold numbers, and notes, as texts for another form."""
-    return *_layout(table), _notes(table)
 
 
 def _gain_values(row: Row, name: str) -> list[float | None]:
@@ -110,16 +85,12 @@ def _gain_values(row: Row, name: str) -> list[float | None]:
     return [*(None if x is None else 100 * x for x in (gain.difference, gain.low, gain.high)), gain.p, gain.p_holm]
 
 
-def _text_columns(table: RunTable) -> list[str]:
-    return ["run", "scorer", *table.settings]
+def _settings(table: RunTable, row: Row, unknown: str | None = "") -> dict[str, Any]:
+    return {name: row.settings[name].text if name in row.settings else unknown for name in table.settings}
 
 
-def _count_columns(table: RunTable) -> list[str]:
-    return ["n", "without proposals"] if table.missing else ["n"]
-
-
-def _counted(table: RunTable, row: Row) -> list[str]:
-    return [counts(row.n), counts(row.missing)] if table.missing else [counts(row.n)]
+def _counted(table: RunTable, row: Row) -> dict[str, str]:
+    return {"n": counts(row.n)} | ({"without proposals": counts(row.missing)} if table.missing else {})
 
 
 def _plain_counts(by_task: dict[str, int]) -> int | dict[str, int] | None:
@@ -128,26 +99,29 @@ def _plain_counts(by_task: dict[str, int]) -> int | dict[str, int] | None:
     return by_task if len(numbers) > 1 else next(iter(numbers), None)
 
 
-def _cells(table: RunTable, row: Row) -> list[str]:
-    """A row as a reader sees it: the marks stand at the scorer, or at the name of a published method."""
+def _cells(table: RunTable, row: Row) -> list[tuple[str, str]]:
+    """Column and text; the marks stand at the scorer, or at the name of a published method."""
     marks = "".join(SYMBOLS[mark] for mark in row.marks)
     name, scorer = (row.run, f"{row.scorer} {marks}") if row.scorer else (f"{row.run} {marks}", "")
-    settings = [row.settings[key].text if key in row.settings else "" for key in table.settings]
-    metrics = []
+    cells = [("run", name.strip()), ("scorer", scorer.strip()), *_settings(table, row).items()]
     for key in table.metrics:
         shown = _shown(row.metrics.get(key), exact=bool(row.source))
-        metrics.append(Bold(shown) if key in row.best else shown)
+        cells.append((key, Bold(shown) if key in row.best else shown))
         if key in table.gains:
-            metrics.append(shown_gain(row.gains[key]) if key in row.gains else "")
-    return [name.strip(), scorer.strip(), *settings, *metrics, *_counted(table, row)]
+            gain = shown_gain(row.gains[key]) if key in row.gains else ""
+            cells.append((f"gain over {table.baseline}", gain))
+    return [*cells, *_counted(table, row).items()]
 
 
 def shown_gain(gain: Gain, *, p: bool = True) -> str:
     """A gain in points with its interval and its corrected p-value."""
-    points = f"{100 * gain.difference:+.2f}"
-    if gain.low is None or gain.high is None:
-        return points
-    return f"{points} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]" + (f", p {shown_p(gain.p_holm)}" if p else "")
+    parts = [f"{100 * gain.difference:+.2f}", shown_interval(gain)]
+    return " ".join(filter(None, parts)) + (f", p {shown_p(gain.p_holm)}" if p and parts[1] else "")
+
+
+def shown_interval(gain: Gain) -> str:
+    """The interval of a gain in points; empty without one."""
+    return "" if gain.low is None or gain.high is None else f"[{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
 
 
 def shown_p(p: float | None) -> str:

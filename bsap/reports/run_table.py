@@ -128,11 +128,8 @@ def make_table(runs: Sequence[SavedRun], published: Sequence[Row] = (), *, metri
     names = run_names(runs)
     own = _once([row for run, name in zip(runs, names, strict=True) for row in rows_of(run, name)])
     rows = [*_with_best(own), *published]
-    settings = [
-        name
-        for name in SETTINGS
-        if len({_frozen(row.settings[name].identity) for row in rows if name in row.settings}) > 1
-    ]
+    found = {name: {repr(row.settings[name].identity) for row in rows if name in row.settings} for name in SETTINGS}
+    settings = [name for name, identities in found.items() if len(identities) > 1]
     columns = list(dict.fromkeys(name for row in rows for name in row.metrics))
     if metrics:
         known = {metric_name(name): name for name in columns}
@@ -149,7 +146,7 @@ def _once(rows: Sequence[Row]) -> list[Row]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         settings = {name: setting.identity for name, setting in row.settings.items()}
-        found.setdefault(_frozen([row.scorer, settings, row.metrics, row.n, row.missing, row.marks]), []).append(row)
+        found.setdefault(repr([row.scorer, settings, row.metrics, row.n, row.missing, row.marks]), []).append(row)
     once = []
     for same in found.values():
         others = len({row.run for row in same}) - 1
@@ -163,22 +160,17 @@ def _with_best(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         for name, value in row.metrics.items():
             best.setdefault((_rivals(row), name), []).append(value)
-    return [
-        replace(
-            row,
-            best=frozenset(
-                name
-                for name, value in row.metrics.items()
-                if len(best[_rivals(row), name]) > 1 and value == max(best[_rivals(row), name])
-            ),
-        )
-        for row in rows
-    ]
+
+    def leads(row: Row, name: str) -> bool:
+        values = best[_rivals(row), name]
+        return len(values) > 1 and row.metrics[name] == max(values)
+
+    return [replace(row, best=frozenset(name for name in row.metrics if leads(row, name))) for row in rows]
 
 
 def _rivals(row: Row) -> str:
     """What rows must share to be compared: the split and the proposals."""
-    return _frozen([row.settings[name].identity for name in ("split", "proposals") if name in row.settings])
+    return repr([row.settings[name].identity for name in ("split", "proposals") if name in row.settings])
 
 
 def rows_of(run: SavedRun, name: str) -> list[Row]:
@@ -267,18 +259,13 @@ def run_names(runs: Sequence[SavedRun]) -> list[str]:
 
 def _distinguished(row: Row, rows: Sequence[Row]) -> Row:
     """The row with details where another row's different setting has the same text."""
-    settings = {}
+    settings = dict(row.settings)
     for name, setting in row.settings.items():
         others = [other.settings[name] for other in rows if name in other.settings]
-        alike = any(f.text == setting.text and _frozen(f.identity) != _frozen(setting.identity) for f in others)
-        settings[name] = (
-            Setting(setting.identity, f"{setting.text} ({setting.detail})") if alike and setting.detail else setting
-        )
+        alike = any(f.text == setting.text and repr(f.identity) != repr(setting.identity) for f in others)
+        if alike and setting.detail:
+            settings[name] = Setting(setting.identity, f"{setting.text} ({setting.detail})")
     return replace(row, settings=settings)
-
-
-def _frozen(value: Any) -> str:
-    return repr(value)
 
 
 # --- the settings -----------------------------------------------------------------------------------------------------
@@ -305,12 +292,13 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def _protocol(*keys: str) -> Callable[[Mapping[str, Any]], Setting | None]:
-    def setting(results: Mapping[str, Any]) -> Setting | None:
-        values = [results["protocol"][key] for key in keys]
-        return Setting(values, " ".join(short(value) for value in values if value is not None))
+def plain(value: Any, none: str = "none") -> Setting:
+    """A setting whose text says all of it; ``none`` stands for None and for nothing at all."""
+    return Setting(value, short(value) if value or value == 0 else none)
 
-    return setting
+
+def _protocol(key: str) -> Callable[[Mapping[str, Any]], Setting]:
+    return lambda results: plain(results["protocol"][key], none="")
 
 
 def _split(results: Mapping[str, Any]) -> Setting | None:
@@ -349,10 +337,6 @@ def _relations(results: Mapping[str, Any]) -> Setting:
     return Setting(value, "yes" if value is True else short(value))
 
 
-def _hit(results: Mapping[str, Any]) -> Setting | None:
-    return Setting(results["protocol"]["hit"], results["protocol"]["hit"]) if "rec" in results["metrics"] else None
-
-
 def _answer(results: Mapping[str, Any]) -> Setting:
     rule = results["protocol"].get("answer") or {"rule": "top"}  # earlier versions knew no other
     if rule["rule"] == "top":
@@ -367,17 +351,9 @@ def _wording(results: Mapping[str, Any]) -> Setting | None:
     return Setting([data["text"], data["lowercase"]], data["text"] + (", lower case" if data["lowercase"] else ""))
 
 
-def _selection(results: Mapping[str, Any]) -> Setting:
-    return Setting(results["selection"], short(results["selection"]) or "all")
-
-
-def _precision(results: Mapping[str, Any]) -> Setting:
-    return Setting(results["precision"]["effective"], results["precision"]["effective"])
-
-
 SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "split": _split,
-    "selection": _selection,
+    "selection": lambda results: plain(results["selection"], none="all"),
     "wording": _wording,
     "proposals": _proposals,
     "model": _model,
@@ -386,13 +362,13 @@ SETTINGS: dict[str, Callable[[Mapping[str, Any]], Setting | None]] = {
     "templates": _protocol("templates"),
     "phrases": _protocol("phrases"),
     "relations": _relations,
-    "transform": lambda results: Setting(value := results["protocol"].get("transform"), short(value)),
+    "transform": lambda results: plain(results["protocol"].get("transform")),
     "region bank": lambda results: Setting(*region_bank_name(results["protocol"].get("region_bank"))),
     "bank": _bank,
     "aggregate": _protocol("aggregate"),
     "answer": _answer,
-    "hit": _hit,
+    "hit": lambda results: plain(results["protocol"]["hit"]) if "rec" in results["metrics"] else None,
     "missing mask": _protocol("missing_mask"),
-    "precision": _precision,
+    "precision": lambda results: plain(results["precision"]["effective"]),
 }
 """Column -> how to read it off ``results.json``; None where it has no meaning there."""
