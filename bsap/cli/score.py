@@ -10,7 +10,8 @@ from rich.table import Table
 
 from bsap.cli.arguments import Arguments, path_text
 from bsap.reports.formats import json_text
-from bsap.reports.terminal import TASKS, percent, results_table
+from bsap.reports.run_table import TASKS
+from bsap.reports.terminal import percent, results_table
 from bsap.reports.text import cell, say
 from bsap.runs.buckets import FIELDS
 from bsap.runs.saved import read_run

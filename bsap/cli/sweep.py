@@ -122,7 +122,8 @@ def tuned_on_test(split: str) -> str:
 
 
 def _table(rows: list[Row], metric: str, *, title: str) -> Table:
-    from bsap.reports.terminal import COUNTS, percent
+    from bsap.reports.run_table import COUNTS
+    from bsap.reports.terminal import percent
     from bsap.reports.text import cell
 
     shown = [name for name in rows[0].metrics if name.split("/")[1] not in COUNTS and "Pr@" not in name]

@@ -17,7 +17,8 @@ from bsap.cli.arguments import write_files
 from bsap.datamodules.files import dump_yaml
 from bsap.errors import ConfigError, check_names
 from bsap.reports.formats import json_text
-from bsap.reports.terminal import COUNTS, percent
+from bsap.reports.run_table import COUNTS
+from bsap.reports.terminal import percent
 from bsap.reports.text import cell, say
 from bsap.runs.saved import SavedRun
 from bsap.scoring import AnswerRule, Scorer

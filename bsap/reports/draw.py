@@ -15,7 +15,8 @@ from bsap.datamodules.picture_files import scene_picture
 from bsap.datamodules.scene import Expression, Scene
 from bsap.metrics.functional import best_overlap
 from bsap.reports.draw_choices import draw_choices, scored
-from bsap.reports.panels import OVERLAP, Mark, PanelRow, overlap, panel
+from bsap.reports.lettering import Mark
+from bsap.reports.panels import OVERLAP, PanelRow, overlap, panel
 from bsap.reports.scene_picture import REFERENT, choice_colour
 from bsap.reports.shown_run import ShownRun, answer_of
 from bsap.runs.overlaps import referent_ious

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 from bsap.reports.formats import csv_text
-from bsap.reports.shown_run import ShownRun, answer_of
+from bsap.reports.shown_run import ShownRun, answer_of, boxes_of
 from bsap.runs.records import read_predictions
 from bsap.runs.saved import SavedRun
 from bsap.runs.schema import Record
@@ -35,17 +35,15 @@ def coco_results(shown: ShownRun, scorer: str | None) -> str:
         ConfigError: if the run does not have the scorer, or has several and none is given.
         DataError: if masks are needed and the data are not there.
     """
-    names = list(shown.records[0]["scorers"]) if shown.records else []
+    names = shown.scorers
     if scorer is None and len(names) > 1:
         raise ConfigError(f"{shown.folder} has several scorers. Choose one with `--scorer`: {', '.join(names)}.")
-    scorer = scorer or (names[0] if names else "")
-    if scorer not in names:
-        raise unknown("scorer", scorer, names)
+    scorer = scorer or names[0]
+    check_names("scorer", [scorer], names)
     results = []
     for record in shown.records:
         choice = record["scorers"][scorer]
-        boxes = choice.get("boxes", [] if choice["box"] is None else [choice["box"]])
-        for region, (x1, y1, x2, y2) in zip(answer_of(choice), boxes, strict=True):
+        for region, (x1, y1, x2, y2) in zip(answer_of(choice), boxes_of(choice), strict=True):
             image_id = record["image_id"]
             result: dict[str, Any] = {
                 "image_id": int(image_id) if image_id.isascii() and image_id.isdigit() else image_id,

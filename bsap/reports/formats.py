@@ -81,8 +81,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    for row in (columns, *([row.get(key) for key in columns] for row in rows)):
-        writer.writerow([csv_cell(_one_line(value)) if isinstance(value, str) else finite(value) for value in row])
+    lines: list[list[Any]] = [columns, *([row.get(key) for key in columns] for row in rows)]
+    for line in lines:
+        writer.writerow([csv_cell(_one_line(value)) if isinstance(value, str) else finite(value) for value in line])
     return text.getvalue()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from bsap.datamodules.picture_files import read_picture
 from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import DataError
-from bsap.reports.shown_run import ShownRun, answer_of, overlap_of, spread
+from bsap.reports.shown_run import ShownRun, answer_of, boxes_of, overlap_of, spread
 from bsap.runs.schema import Record
 
 LONGEST = 480
@@ -30,7 +30,7 @@ def chosen_records(run: ShownRun, count: int) -> dict[str, str]:
     Returns:
         Reasons by expression id, in annotation order.
     """
-    first, *others = list(run.records[0]["scorers"]) if run.records else [""]
+    first, *others = run.scorers
     losses = [r for r in run.records if run.hit(r, first) and any(run.hit(r, name) is False for name in others)]
     reasons = {r["id"]: "random" for r in spread(run.records, count)}
     reasons |= {r["id"]: "scorers differ" for r in spread(run.select(disagree=True), count // 2)}
@@ -57,7 +57,7 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
     columns = [
         (scorer if len(runs) == 1 else f"{name}: {scorer}", name, scorer)
         for name, run in runs.items()
-        for scorer in (run.records[0]["scorers"] if run.records else ())
+        for scorer in run.scorers
     ]
     pictures: dict[str, dict[str, Any]] = {}
     items, left_out, problem = [], 0, ""
@@ -113,7 +113,7 @@ def _choice(
     return {
         "hit": run.hit(record, scorer),
         "regions": answer,
-        "boxes": row["boxes"] if "boxes" in row else [] if row["box"] is None else [row["box"]],
+        "boxes": boxes_of(row),
         "score": row["score"],
         "iou": overlap_of(row),
         "masks": [] if masks is None else [_text(masks[region]) for region in answer],

@@ -1,21 +1,24 @@
-"""Text on pictures: measured, broken into lines, and of letters that the font has."""
+"""Text on pictures: measured, broken into lines, of letters that the font has, and laid out beside pictures."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Colour = tuple[int, int, int]
+Mark = tuple[str, Colour]
 
 PAPER: Colour = (255, 255, 255)
 INK: Colour = (20, 20, 20)
+FAINT: Colour = (100, 100, 100)
 
 
 @functools.cache
@@ -89,3 +92,61 @@ def _has(letter: str) -> bool:
         return letter.isprintable()
     ours, lacking = (font(16).getmask(c) for c in (letter, "\uffff"))
     return ours.size != lacking.size or bytes(ours) != bytes(lacking)
+
+
+class Canvas:
+    """Paper for pictures, and for texts and marks between ``left`` and ``right``; each returns where the next one goes.
+
+    Letters are ``large`` or ``small`` pixels high; small ones may be ``faint``.
+    """
+
+    def __init__(self, left: int, right: int, *, large: int = 16, small: int = 13, faint: Colour = FAINT) -> None:
+        self.left, self.right = left, right
+        self._letters = {False: (large, INK), True: (small, faint)}
+        self._pasted: list[tuple[Image.Image, int, int]] = []
+        self._texts: list[tuple[str, int, int, bool]] = []
+        self._squares: list[tuple[int, int, int, Colour]] = []
+
+    def _height(self, small: bool) -> int:
+        return math.ceil(1.375 * self._letters[small][0])
+
+    def paste(self, image: Image.Image, left: int, top: int) -> int:
+        """A picture as it is."""
+        self._pasted.append((image, left, top))
+        return top + image.height
+
+    def text(
+        self, text: str, top: int, *, left: int | None = None, right: int | None = None, small: bool = False
+    ) -> int:
+        """As many lines as a text needs."""
+        start = self.left if left is None else left
+        for part in wrapped(text, font(self._letters[small][0]), (right or self.right) - start):
+            self._texts.append((part, start, top, small))
+            top += self._height(small)
+        return top
+
+    def marks(self, marks: Sequence[Mark], top: int, *, small: bool = False) -> int:
+        """Coloured squares with their texts, as many to a line as fit."""
+        left, height, letters = self.left, self._height(small), font(self._letters[small][0])
+        side = height - 7
+        for text, colour in ((printable(text), colour) for text, colour in marks):
+            width = side + 6 + math.ceil(letters.getlength(text)) + 14
+            if left > self.left and left + width > self.right:
+                left, top = self.left, top + height
+            self._squares.append((left, top + 3, side, colour))
+            self._texts.append((text, left + side + 6, top, small))
+            left += width
+        return top + height if marks else top
+
+    def finish(self, width: int, height: int) -> Image.Image:
+        """A new RGB picture with all that was put on it."""
+        sheet = Image.new("RGB", (width, height), PAPER)
+        draw = ImageDraw.Draw(sheet)
+        for image, left, top in self._pasted:
+            sheet.paste(image, (left, top))
+        for left, top, side, colour in self._squares:
+            draw.rectangle((left, top, left + side - 1, top + side - 1), fill=colour)
+        for text, left, top, small in self._texts:
+            size, colour = self._letters[small]
+            draw.text((left, top), text, fill=colour, font=font(size))
+        return sheet

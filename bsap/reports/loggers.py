@@ -71,7 +71,7 @@ def _sheet(folder: Path) -> list[Any]:
 
     try:
         shown = ShownRun(folder)
-        return [draw_sheet(shown, spread(shown.records, SHEET))] if shown.records else []
+        return [draw_sheet(shown, spread(shown.records, SHEET))]
     except BSAPError as error:
         print(visible(f"bsap: no sheet of pictures is logged: {error}"), file=sys.stderr)
         return []

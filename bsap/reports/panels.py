@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from bsap.reports.lettering import INK, PAPER, Colour, Font, font, printable, wrapped
+from bsap.reports.lettering import Canvas, Colour, Mark
 
-Mark = tuple[str, Colour]
 Mask = NDArray[np.bool_]
 
 OVERLAP: Mapping[str, Colour] = {
@@ -22,7 +21,6 @@ OVERLAP: Mapping[str, Colour] = {
 }
 """Colours of :func:`overlap`; Okabe and Ito's, which people with any kind of colour vision can tell apart."""
 
-_FAINT: Colour = (100, 100, 100)
 _PAD = 10
 _NARROWEST = 340  # pixels of the rows' side, so that few columns do not squeeze the text
 _LEAST, _MOST = 128, 224  # pixels of a small picture's longer side: smaller ones are enlarged to show their pixels
@@ -76,11 +74,11 @@ def panel(
             raise ValueError(
                 f"Expected argument `rows` to have {len(columns)} pictures each, but got {len(row.images)}."
             )
-    canvas = _Canvas(scene.width + 2 * _PAD)
     images = [[_shown(image) for image in row.images] for row in rows]
     widths = [max(row[n].width for row in images) for n in range(len(columns))] if rows else []
-    lefts = [canvas.left + sum(width + _PAD for width in widths[:n]) for n in range(len(widths))]
-    canvas.right = canvas.left + max(_NARROWEST, sum(widths) + _PAD * (len(widths) - 1)) if rows else scene.width
+    side = scene.width + 2 * _PAD
+    lefts = [side + sum(width + _PAD for width in widths[:n]) for n in range(len(widths))]
+    canvas = Canvas(side, side + max(_NARROWEST, sum(widths) + _PAD * (len(widths) - 1)) if rows else scene.width)
     canvas.paste(scene, 0, 0)
 
     top = _PAD
@@ -98,7 +96,7 @@ def panel(
     top = max(top, scene.height + _PAD)
     for note in notes:
         top = canvas.text(note, top, left=_PAD, small=True)
-    return canvas.finish(top + _PAD)
+    return canvas.finish(canvas.right + _PAD if rows else scene.width, top + _PAD)
 
 
 def overlap(picture: Image.Image, chosen: Mask, referents: Sequence[Mask], *, size: int = _MOST) -> Image.Image:
@@ -128,59 +126,6 @@ def overlap(picture: Image.Image, chosen: Mask, referents: Sequence[Mask], *, si
     cut = Image.fromarray(pixels.round().astype(np.uint8)).crop(window)
     scale = size / max(cut.size)
     return cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.NEAREST)
-
-
-class _Canvas:
-    """Paper that grows downwards; what is put on it returns where the next thing goes."""
-
-    def __init__(self, left: int) -> None:
-        self.left = self.right = left
-        self._pasted: list[tuple[Image.Image, int, int]] = []
-        self._texts: list[tuple[str, int, int, bool, Colour]] = []
-        self._squares: list[tuple[int, int, int, Colour]] = []
-
-    def paste(self, image: Image.Image, left: int, top: int) -> None:
-        self._pasted.append((image, left, top))
-
-    def text(
-        self, text: str, top: int, *, left: int | None = None, right: int | None = None, small: bool = False
-    ) -> int:
-        start = self.left if left is None else left
-        for part in wrapped(text, _font(small), (right or self.right) - start):
-            self._texts.append((part, start, top, small, _FAINT if small else INK))
-            top += _height(small)
-        return top
-
-    def marks(self, marks: Sequence[Mark], top: int, *, small: bool = False) -> int:
-        """Coloured squares with their texts, as many to a line as fit."""
-        left, side = self.left, _height(small) - 7
-        for text, colour in ((printable(text), colour) for text, colour in marks):
-            width = side + 6 + math.ceil(_font(small).getlength(text)) + 14
-            if left > self.left and left + width > self.right:
-                left, top = self.left, top + _height(small)
-            self._squares.append((left, top + 3, side, colour))
-            self._texts.append((text, left + side + 6, top, small, _FAINT if small else INK))
-            left += width
-        return top + _height(small) if marks else top
-
-    def finish(self, height: int) -> Image.Image:
-        sheet = Image.new("RGB", (self.right + _PAD if self.right >= self.left else self.right, height), PAPER)
-        draw = ImageDraw.Draw(sheet)
-        for image, left, top in self._pasted:
-            sheet.paste(image, (left, top))
-        for left, top, side, colour in self._squares:
-            draw.rectangle((left, top, left + side - 1, top + side - 1), fill=colour)
-        for text, left, top, small, colour in self._texts:
-            draw.text((left, top), text, fill=colour, font=_font(small))
-        return sheet
-
-
-def _font(small: bool) -> Font:
-    return font(13 if small else 16)
-
-
-def _height(small: bool) -> int:
-    return 18 if small else 22
 
 
 def _shown(image: Image.Image) -> Image.Image:

@@ -59,12 +59,12 @@ def write_report(
     scorers = {
         (scorer if len(runs) == 1 else f"{name}: {scorer}"): (run, scorer)
         for name, run in opened.items()
-        for scorer in run.records[0]["scorers"]
+        for scorer in run.scorers
     }
     bias, prompts, without = _measured(runs, opened)
     groups = []
     for name, run in zip(names, runs, strict=True):
-        sides = {scorer: Side(run, scorer, opened[name].records) for scorer in opened[name].records[0]["scorers"]}
+        sides = {scorer: Side(run, scorer, opened[name].records) for scorer in opened[name].scorers}
         if len(sides) > 1:
             groups += breakdowns(name, sides, by)
     items = gallery(opened, pictures, int(megabytes * 1e6))

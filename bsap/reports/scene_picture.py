@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from bsap.reports.lettering import INK, PAPER, Colour, font, printable, wrapped
+from bsap.reports.lettering import INK, PAPER, Canvas, Colour, Mark, font
 
 Box = tuple[float, float, float, float]
 
@@ -185,33 +184,14 @@ def _tab(draw: ImageDraw.ImageDraw, number: str, box: Box, colour: Colour) -> No
     draw.text((box[0] + 10, box[1] + 9), number, fill=INK, font=font(11), anchor="mm")
 
 
-def _framed(view: Image.Image, title: str, entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
+def _framed(view: Image.Image, title: str, entries: Sequence[Mark], width: int) -> Image.Image:
     """The picture with its title above and the legend below, both as high as their text needs.
 
     The letters go by ``width``, the usual one, which is the least that title and legend have.
     """
-    size, small_size = max(12, width // 26), max(11, width // 32)
-    width = max(width, view.width)
-    large, small = font(size), font(small_size)
-    line, row = math.ceil(size * 1.25), math.ceil(small_size * 1.4)
-    lines = wrapped(title, large, width - 2 * _PAD)
-    entries = [(printable(label), colour) for label, colour in entries]
-    places: list[tuple[float, int]] = []
-    x, y = float(_PAD), 0
-    for label, _ in entries:
-        length = row + small.getlength(label) + 2 * _PAD
-        if x > _PAD and x + length > width:
-            x, y = float(_PAD), y + row
-        places.append((x, y))
-        x += length
-    head, foot = len(lines) * line + _PAD, (y + row + _PAD) if entries else 0
-    frame = Image.new("RGB", (width, head + view.height + foot), PAPER)
-    frame.paste(view, (0, head))
-    draw = ImageDraw.Draw(frame)
-    for n, text in enumerate(lines):
-        draw.text((_PAD, _PAD // 2 + n * line), text, fill=INK, font=large)
-    for (label, colour), (left, down) in zip(entries, places, strict=True):
-        top = head + view.height + _PAD // 2 + down
-        draw.rectangle((left, top + row * 0.15, left + row * 0.7, top + row * 0.85), fill=colour)
-        draw.text((left + row, top), label, fill=INK, font=small)
-    return frame
+    whole = max(width, view.width)
+    canvas = Canvas(_PAD, whole - _PAD, large=max(12, width // 26), small=max(11, width // 32), faint=INK)
+    top = canvas.paste(view, 0, canvas.text(title, _PAD // 2) + _PAD // 2)
+    if entries:
+        top = canvas.marks(entries, top + _PAD // 2, small=True) + _PAD // 2
+    return canvas.finish(whole, top)

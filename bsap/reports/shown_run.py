@@ -11,7 +11,7 @@ from typing import Any
 
 from bsap.datamodules.scene import Expression, Scene
 from bsap.datamodules.split_reader import SplitReader
-from bsap.errors import ConfigError, DataError, unknown
+from bsap.errors import ConfigError, DataError, check_names
 from bsap.runs.records import read_predictions, target_count
 from bsap.runs.saved import read_run, unfinished
 from bsap.runs.schema import Choice, Record
@@ -47,6 +47,11 @@ class ShownRun:
         self._data = {**run.settings["data"], **{key: value for key, value in moved.items() if value is not None}}
         self._scenes: dict[str, tuple[Scene, Expression]] | None = None
 
+    @property
+    def scorers(self) -> list[str]:
+        """The names of the run's scorers."""
+        return list(self.records[0]["scorers"])
+
     def find(self, names: Sequence[str]) -> list[Record]:
         """Records by whole ids, or by their keys.
 
@@ -61,9 +66,9 @@ class ShownRun:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=3)
                 hint = f"Did you mean {' or '.join(near)}? " if near else ""
-                example = self.records[0]["id"] if self.records else "nothing"
                 raise DataError(
-                    f"{self.folder} has no expression {name!r}. {hint}Its {len(self.records)} ids look like {example}."
+                    f"{self.folder} has no expression {name!r}. {hint}Its {len(self.records)} ids look like "
+                    f"{self.records[0]['id']}."
                 )
             if len(known[name]) > 1:
                 ids = ", ".join(record["id"] for record in known[name][:5])
@@ -80,9 +85,7 @@ class ShownRun:
         if disagree:
             chosen = [r for r in chosen if len({tuple(sorted(answer_of(row))) for row in r["scorers"].values()}) > 1]
         if wrong is not None:
-            scorers = list(self.records[0]["scorers"]) if self.records else []
-            if wrong not in scorers:
-                raise unknown("scorer", wrong, scorers)
+            check_names("scorer", [wrong], self.scorers)
             chosen = [r for r in chosen if self.hit(r, wrong) is False]
         return chosen
 
@@ -148,6 +151,11 @@ def overlap_of(row: Choice) -> float | None:
 def answer_of(row: Choice) -> list[int]:
     """The regions of an answer: the chosen one, or all where answers are sets."""
     return row["regions"] if "regions" in row else [] if row["region"] is None else [row["region"]]
+
+
+def boxes_of(row: Choice) -> list[list[float]]:
+    """The boxes of :func:`answer_of`."""
+    return row["boxes"] if "boxes" in row else [] if row["box"] is None else [row["box"]]
 
 
 def spread(records: Sequence[Record], count: int) -> list[Record]:

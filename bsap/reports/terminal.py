@@ -12,13 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bsap.reports.run_table import COUNTS, TASKS
+from bsap.reports.shown_run import answer_of, boxes_of
 from bsap.reports.text import cell, say
 
 if TYPE_CHECKING:
     from bsap.runs.schema import Metrics, Record
 
-TASKS = {"rec": "REC", "ris": "RIS"}
-COUNTS = ("n", "missing")
 CLASSES = {"N-acc": "without", "T-acc": "with"}
 """What the metrics of one class of expressions are about."""
 
@@ -98,10 +98,8 @@ def print_choices(records: Sequence[Record]) -> None:
         for number, (scorer, row) in enumerate(record["scorers"].items()):
             picture = "" if record["image_id"] == above else record["image_id"]
             texts = [*([picture] if several else []), "" if number else record["text"], scorer]
-            regions = row.get("regions", [] if row["region"] is None else [row["region"]])
-            boxes = row.get("boxes", [] if row["box"] is None else [row["box"]])
-            lines = "\n".join(", ".join(f"{x:g}" for x in box) for box in boxes)
+            lines = "\n".join(", ".join(f"{x:g}" for x in box) for box in boxes_of(row))
             score = "" if row["score"] is None else f"{row['score']:.4f}"
-            table.add_row(*map(cell, texts), "\n".join(map(str, regions)) or "none", score, lines)
+            table.add_row(*map(cell, texts), "\n".join(map(str, answer_of(row))) or "none", score, lines)
             above = record["image_id"]
     Console().print(table)
