@@ -96,18 +96,14 @@ def _centre(thing: Thing) -> tuple[float, float]:
 def _sides(thing: Thing, rivals: Sequence[Thing]) -> list[str]:
     """The places in which a thing stands clearly apart from its rivals."""
     (x, y), others = _centre(thing), [_centre(other) for other in rivals]
-    sides = []
-    if all(x < other - 20 for other, _ in others):
-        sides.append("left")
-    if all(x > other + 20 for other, _ in others):
-        sides.append("right")
-    if all(y < other - 30 for _, other in others):
-        sides.append("top")
-    if all(y > other + 30 for _, other in others):
-        sides.append("bottom")
-    if len(others) == 2 and min(o for o, _ in others) < x - 20 and max(o for o, _ in others) > x + 20:
-        sides.append("middle")
-    return sides
+    apart = {
+        "left": all(x < other - 20 for other, _ in others),
+        "right": all(x > other + 20 for other, _ in others),
+        "top": all(y < other - 30 for _, other in others),
+        "bottom": all(y > other + 30 for _, other in others),
+        "middle": len(others) == 2 and min(others)[0] < x - 20 and max(others)[0] > x + 20,
+    }
+    return [side for side, stands in apart.items() if stands]
 
 
 def _placed(index: int, things: Sequence[Thing], attributes: Sequence[str], rng: np.random.Generator) -> str:

@@ -42,13 +42,11 @@ BANK, OTHERS = "coco_categories", RegionBankConfig("train", size=400)
 
 @dataclass(frozen=True)
 class Rejection:
-    """What rejecting by one value gives on the test split, in per cent with 95 % intervals over scenes.
+    """What rejecting by one value gives on the test split.
 
     Attributes:
-        scorer: the scorer.
-        over: what its threshold is set over.
         threshold: chosen on val, with the best mean of N-acc and T-acc there.
-        measures: AUROC, N-acc and T-acc, each with the ends of its interval.
+        measures: AUROC, N-acc and T-acc, shares, each with the ends of its 95 % interval over scenes.
         expressions: expressions without, and with a target.
     """
 

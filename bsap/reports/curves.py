@@ -22,13 +22,10 @@ Scorers = Mapping[str, tuple[ShownRun, str]]
 def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
     """Title, SVG and description of every curve."""
     hits = {label: hit_table(run, scorer) for label, (run, scorer) in scorers.items()}
-    found = [
-        (
-            "Accuracy over the threshold",
-            line_plot({label: _over_threshold(*one) for label, one in scorers.items()}, x="IoU at least", y="share"),
-            "The share of expressions whose chosen region overlaps the referent at least so much.",
-        )
-    ]
+    confidence = {label: _confidence(scorer, *hits[label]) for label, (_, scorer) in scorers.items()}
+    shares = {n: pair for n, pair in confidence.items() if len(pair[0]) and pair[0].min() >= 0 and pair[0].max() <= 1}
+    errors = ", ".join(f"{name} {calibration_error(*pair):.3f}" for name, pair in shares.items())
+    groups = []
     for title, key in (
         ("Accuracy over the number of words", FIELDS["words"]),
         ("Accuracy over the size of the referent", FIELDS["size"]),
@@ -37,9 +34,14 @@ def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
         names = sorted({key(record) for known, _ in hits.values() for record in known}, key=group_order)
         lines = {label: _by_group(names, key, *hits[label]) for label in scorers}
         svg = line_plot(lines, x=title.partition(" over the ")[2], y="share right", ticks=names)
-        found.append((title, svg, f"The share of right choices for {', '.join(names)}."))
-    confidence = {label: _confidence(scorer, *hits[label]) for label, (_, scorer) in scorers.items()}
-    found.append(
+        groups.append((title, svg, f"The share of right choices for {', '.join(names)}."))
+    return [
+        (
+            "Accuracy over the threshold",
+            line_plot({label: _over_threshold(*one) for label, one in scorers.items()}, x="IoU at least", y="share"),
+            "The share of expressions whose chosen region overlaps the referent at least so much.",
+        ),
+        *groups,
         (
             "Accuracy over coverage",
             line_plot(
@@ -48,21 +50,14 @@ def figures(scorers: Scorers) -> list[tuple[str, str, str]]:
                 y="share right",
             ),
             "The share of right choices if only the most confident expressions are answered.",
-        )
-    )
-    shares = {
-        name: pair for name, pair in confidence.items() if len(pair[0]) and pair[0].min() >= 0 and pair[0].max() <= 1
-    }
-    errors = ", ".join(f"{name} {calibration_error(*pair):.3f}" for name, pair in shares.items())
-    found.append(
+        ),
         (
             "Calibration",
             line_plot({n: calibration(*c) for n, c in shares.items()}, x="score", y="share right", diagonal=True),
             f"The share of right choices by score, in {BINS} bins; a calibrated scorer lies on the diagonal. "
             f"Expected calibration error: {errors or 'no scorer has scores between 0 and 1'}.",
-        )
-    )
-    return found
+        ),
+    ]
 
 
 def hit_table(run: ShownRun, scorer: str) -> tuple[Sequence[Record], np.ndarray]:

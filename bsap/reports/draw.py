@@ -34,15 +34,7 @@ _INSIDE = {
 
 @dataclass(frozen=True)
 class SeenView:
-    """One way in which a run's models saw regions.
-
-    Attributes:
-        label: for people.
-        view: the view.
-        size: (h, w) of the encoder's input.
-        fill: the encoder's mean colour, 0..255.
-        interpolation: how the encoder's input is resized.
-    """
+    """One way in which a run's models saw regions: ``size`` (h, w) and mean colour (``fill``, 0..255) of the input."""
 
     label: str
     view: View
@@ -62,14 +54,8 @@ def looks_of(run: ShownRun) -> list[SeenView]:
         for part, drawn in _INSIDE.get(view.kind, (("", view),))
     ]
     return [
-        SeenView(
-            label=name if len(seen) == 1 else f"{name}, {label}",
-            view=view,
-            size=size,
-            fill=(255 * mean[0], 255 * mean[1], 255 * mean[2]),
-            interpolation=interpolation,
-        )
-        for (size, mean, interpolation), label in seen.items()
+        SeenView(name if len(seen) == 1 else f"{name}, {label}", view, size, (255 * r, 255 * g, 255 * b), interpolation)
+        for (size, (r, g, b), interpolation), label in seen.items()
         for name, view in views
     ]
 

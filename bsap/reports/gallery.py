@@ -13,7 +13,7 @@ from PIL import Image
 from bsap.datamodules.picture_files import read_picture
 from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import DataError
-from bsap.reports.shown_run import ShownRun, answer_of, boxes_of, overlap_of, spread
+from bsap.reports.shown_run import ShownRun, answer_of, boxes_of, by_label, overlap_of, spread
 from bsap.runs.schema import Record
 
 LONGEST = 480
@@ -54,11 +54,7 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
     """
     main = next(iter(runs))
     records = {name: {record["id"]: record for record in run.records} for name, run in runs.items()}
-    columns = [
-        (scorer if len(runs) == 1 else f"{name}: {scorer}", name, scorer)
-        for name, run in runs.items()
-        for scorer in run.scorers
-    ]
+    labels = by_label({name: run.scorers for name, run in runs.items()})
     pictures: dict[str, dict[str, Any]] = {}
     items, left_out, problem = [], 0, ""
     for id, reason in chosen_records(runs[main], count).items():
@@ -93,13 +89,12 @@ def gallery(runs: Mapping[str, ShownRun], count: int, room: int) -> dict[str, An
                 "referent_masks": [_text(mask) for mask in masks if mask is not None],
                 "choices": [
                     {"scorer": label, **_choice(runs[name], records[name][id], scorer, found.get(name), scene)}
-                    for label, name, scorer in columns
+                    for label, (name, scorer) in labels.items()
                     if id in records[name]
                 ],
             }
         )
-    labels = [label for label, *_ in columns]
-    return {"items": items, "pictures": pictures, "scorers": labels, "left_out": left_out, "problem": problem}
+    return {"items": items, "pictures": pictures, "scorers": list(labels), "left_out": left_out, "problem": problem}
 
 
 def _choice(

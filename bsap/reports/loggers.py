@@ -42,21 +42,19 @@ class LogResults(Callback):
             return
         run = read_run(folder.path)
         metrics = run.finished()["metrics"]
-        values = {
-            f"{task}/{scorer}/{name}": value
-            for task, scorers in metrics.items()
-            for scorer, row in scorers.items()
-            for name, value in row.items()
-        }
-        names = {task: next(iter(scorers.values())) for task, scorers in metrics.items()}
-        columns = [(task, name) for task, row in names.items() for name in row]
-        scorers = dict.fromkeys(scorer for rows in metrics.values() for scorer in rows)
-        table = [[scorer, *(values.get(f"{task}/{scorer}/{name}") for task, name in columns)] for scorer in scorers]
+        values: dict[str, float] = {}
+        rows: dict[str, dict[str, float]] = {}
+        for task, scorers in metrics.items():
+            for scorer, row in scorers.items():
+                values |= {f"{task}/{scorer}/{name}": value for name, value in row.items()}
+                rows.setdefault(scorer, {}).update({f"{task}/{name}": value for name, value in row.items()})
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        table = [[scorer, *map(row.get, columns)] for scorer, row in rows.items()]
         sheet: list[Any] | None = None
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             if hasattr(logger, "log_table"):
-                logger.log_table(key="results", columns=["scorer", *map("/".join, columns)], data=table)
+                logger.log_table(key="results", columns=["scorer", *columns], data=table)
             if hasattr(logger, "log_image"):
                 sheet = _sheet(run.folder) if sheet is None else sheet
                 if sheet:

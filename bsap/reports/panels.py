@@ -28,13 +28,7 @@ _LEAST, _MOST = 128, 224  # pixels of a small picture's longer side: smaller one
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One row beside the scene.
-
-    Attributes:
-        title: its heading.
-        marks: notes below the heading, each with a colour.
-        images: a picture for each column.
-    """
+    """One row beside the scene: a heading, notes below it, each with a colour, and a picture for each column."""
 
     title: str
     marks: Sequence[Mark]

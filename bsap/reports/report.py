@@ -25,7 +25,7 @@ from bsap.reports.plots import bar_plot
 from bsap.reports.published import published_rows
 from bsap.reports.run_formats import text_table
 from bsap.reports.run_table import make_table, run_names
-from bsap.reports.shown_run import ShownRun
+from bsap.reports.shown_run import ShownRun, by_label
 from bsap.reports.table_gains import with_gains
 from bsap.runs.saved import SavedRun, read_run
 from bsap.scoring import make_scorer, scorer_name
@@ -56,11 +56,8 @@ def write_report(
     runs = [read_run(folder) for folder in folders]
     names = run_names(runs)
     opened = {name: ShownRun(run.folder, root=root, images=images) for name, run in zip(names, runs, strict=True)}
-    scorers = {
-        (scorer if len(runs) == 1 else f"{name}: {scorer}"): (run, scorer)
-        for name, run in opened.items()
-        for scorer in run.scorers
-    }
+    labels = by_label({name: run.scorers for name, run in opened.items()})
+    scorers = {label: (opened[name], scorer) for label, (name, scorer) in labels.items()}
     bias, prompts, without = _measured(runs, opened)
     groups = []
     for name, run in zip(names, runs, strict=True):
@@ -128,11 +125,8 @@ def _bias_figures(bias: Mapping[str, Bias]) -> Iterator[tuple[str, Markup, str]]
         "wrong_on_popular": "The share of wrong choices that fall on the region that every text likes most.",
         "correction": "The rank correlation of a region's popularity and of what the scorer adds to it.",
     }.items():
-        bars = {
-            (scorer if len(bias) == 1 else f"{name}: {scorer}"): float(getattr(values, key))
-            for name, of_run in bias.items()
-            for scorer, values in of_run.scorers.items()
-        }
+        labels = by_label({name: of_run.scorers for name, of_run in bias.items()})
+        bars = {label: float(getattr(bias[name].scorers[scorer], key)) for label, (name, scorer) in labels.items()}
         title = SCORER_COLUMNS[key].capitalize()
         yield title, Markup(bar_plot(bars, x=title.lower())), f"{text} The numbers stand in the table."
 

@@ -83,13 +83,13 @@ def draw_scene(
     for box in regions * scale:
         draw.rectangle(_inside(box, view.size), outline=_PROPOSAL, width=max(1, stroke // 2))
     # The referent's frame lies outside the choices' so that neither hides the other.
-    for box in np.asarray([] if referent is None else referent, np.float64).reshape(-1, 4) * scale:
+    targets = np.asarray([] if referent is None else referent, np.float64).reshape(-1, 4)
+    for box in targets * scale:
         _dashed(draw, _inside(box + np.array([-1, -1, 1, 1]) * stroke, view.size), stroke)
     depth: dict[int, int] = {}
     numbered = len(choices) > len(CHOICES)
     numbers: list[tuple[str, Box, Colour]] = []
-    meant = "referent" if np.size([] if referent is None else referent) else "no target"
-    entries = [(meant, REFERENT)] if referent is not None else []
+    entries = [] if referent is None else [("referent" if len(targets) else "no target", REFERENT)]
     for n, (name, answer) in enumerate(answers.items()):
         colour, chosen = choice_colour(n), [choice for choice in answer if choice >= 0]
         entries.append((f"{n + 1}  " * numbered + _label(name, chosen, hits), colour))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bsap.analysis.comparison import read_records
 from bsap.datamodules.scene import Expression, Scene
 from bsap.datamodules.split_reader import SplitReader
 from bsap.errors import ConfigError, DataError, check_names
-from bsap.runs.records import read_predictions, target_count
-from bsap.runs.saved import read_run, unfinished
+from bsap.runs.records import target_count
+from bsap.runs.saved import read_run
 from bsap.runs.schema import Choice, Record
 
 
@@ -38,9 +39,7 @@ class ShownRun:
     def __init__(self, folder: Path, *, root: str | None = None, images: str | None = None) -> None:
         run = read_run(folder)
         self.folder, self.results = folder, run.finished()
-        if not (folder / "predictions.jsonl").exists():
-            raise unfinished(folder, "predictions.jsonl")
-        self.records = read_predictions(folder / "predictions.jsonl")
+        self.records = read_records(run)
         self.model: Mapping[str, Any] = run.settings["model"]
         self.tasks: list[str] = list(self.model["tasks"])
         moved = {"root": root, "images": images}
@@ -167,6 +166,16 @@ def spread(records: Sequence[Record], count: int) -> list[Record]:
     """
     count = min(count, len(records))
     return [records[n * len(records) // count] for n in range(count)]
+
+
+def by_label(scorers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
+    """Run and scorer by a label, which names the run where there are several.
+
+    Args:
+        scorers: the scorers of each run, by the run's name.
+    """
+    pairs = [(run, scorer) for run, names in scorers.items() for scorer in names]
+    return {scorer if len(scorers) == 1 else f"{run}: {scorer}": (run, scorer) for run, scorer in pairs}
 
 
 def key_of(id: str) -> str:

@@ -52,10 +52,8 @@ def with_gains(
         if base is None:
             raise unknown("scorer", baseline, own)
         side = own[row.scorer]
-        if side.label == base.label:
-            continue
         metrics = [name for name in map(metric_name, columns) if name in side.metrics and name in base.metrics]
-        if not metrics:
+        if side.label == base.label or not metrics:
             continue
         try:
             found[number] = compare_sides(base, side, metrics=metrics, resamples=RESAMPLES)

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bsap.reports.run_table import COUNTS, TASKS
-from bsap.reports.shown_run import answer_of, boxes_of
 from bsap.reports.text import cell, say
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ def print_results(metrics: Metrics, *, folder: Path | None = None, title: str | 
 
 def print_choices(records: Sequence[Record]) -> None:
     """Print the choice of every scorer for every expression, with the picture where there are several."""
+    from bsap.reports.shown_run import answer_of, boxes_of  # reads data, which the help of `bsap score` need not
+
     several = len({record["image_id"] for record in records}) > 1
     table = Table(*(["picture"] if several else []))
     for column in ("expression", "scorer", "region", "score", "box (xyxy)"):
