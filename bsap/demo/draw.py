@@ -53,7 +53,7 @@ class Thing:
     @property
     def area(self) -> int:
         """Visible pixels."""
-        return int(self.mask.sum())
+        return int(np.count_nonzero(self.mask))
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -107,10 +107,10 @@ def _shade(colour: Colour, rng: np.random.Generator) -> Colour:
     return red, green, blue
 
 
-def _attributes(rng: np.random.Generator, earlier: list[tuple[str, str, str]]) -> tuple[str, str, str]:
+def _attributes(rng: np.random.Generator, earlier: list[Thing]) -> tuple[str, str, str]:
     """Category, colour and pattern; often of a category that the scene has already, as in RefCOCO."""
     if earlier and rng.random() < 0.45:
-        category = earlier[int(rng.integers(len(earlier)))][0]
+        category = earlier[int(rng.integers(len(earlier)))].category
     else:
         category = CATEGORIES[int(rng.choice(len(CATEGORIES), p=_CATEGORY_WEIGHTS / _CATEGORY_WEIGHTS.sum()))]
     colour = tuple(PALETTE)[int(rng.choice(len(PALETTE), p=_COLOURS_OF[category]))]
@@ -135,14 +135,11 @@ def draw_scene(*seed: int) -> DrawnScene:
     width, height = _SIZES[int(rng.integers(len(_SIZES)))]
     canvas = _ground(rng, width, height)
     wanted = int(rng.integers(4, 11))
-    attributes: list[tuple[str, str, str]] = []
-    masks: list[Mask] = []
-    areas: list[int] = []
-    wholes: list[int] = []
+    things: list[Thing] = []
     for _ in range(4 * wanted):
-        if len(masks) == wanted:
+        if len(things) == wanted:
             break
-        category, colour, pattern = _attributes(rng, attributes)
+        category, colour, pattern = _attributes(rng, things)
         stamp = draw_object(
             category,
             _shade(PALETTE[colour], rng),
@@ -157,17 +154,18 @@ def draw_scene(*seed: int) -> DrawnScene:
         left, top = int(rng.integers(width - stamp.width + 1)), int(rng.integers(height - stamp.height + 1))
         shape = np.asarray(stamp.getchannel("A")) > 127
         window = np.s_[top : top + stamp.height, left : left + stamp.width]
-        rests = [area - int((mask[window] & shape).sum()) for area, mask in zip(areas, masks, strict=True)]
-        hidden = any(rest < max(_MIN_AREA, _MIN_VISIBLE * whole) for rest, whole in zip(rests, wholes, strict=True))
-        if hidden or shape.sum() < _MIN_AREA:
+        whole = int(shape.sum())
+        hides = any(
+            thing.area - int((thing.mask[window] & shape).sum()) < max(_MIN_AREA, _MIN_VISIBLE * thing.whole)
+            for thing in things
+        )
+        if hides or whole < _MIN_AREA:
             continue
         # Pasted as a hard shape, so that each pixel belongs to exactly one thing and masks are exact.
         canvas.paste(stamp.convert("RGB"), (left, top), Image.fromarray(shape))
-        for mask in masks:
-            mask[window] &= ~shape
-        masks.append(np.zeros((height, width), bool))
-        masks[-1][window] = shape
-        attributes.append((category, colour, pattern))
-        areas, wholes = [*rests, int(shape.sum())], [*wholes, int(shape.sum())]
-    things = (Thing(*named, mask, whole) for named, mask, whole in zip(attributes, masks, wholes, strict=True))
+        for thing in things:
+            thing.mask[window] &= ~shape
+        mask = np.zeros((height, width), bool)
+        mask[window] = shape
+        things.append(Thing(category, colour, pattern, mask, whole))
     return DrawnScene(canvas, tuple(things))
