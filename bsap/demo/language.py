@@ -129,11 +129,6 @@ def expressions(index: int, things: Sequence[Thing], rng: np.random.Generator) -
     Most expressions describe what the thing looks like. Where it stands is added when looks do not tell it from the
     others, and sometimes when they do.
 
-    Args:
-        index: which thing is meant.
-        things: all things of the scene.
-        rng: chooses among the possible expressions.
-
     Example:
         >>> from bsap.demo.draw import draw_scene
         >>> things = draw_scene(0, 1, 5).things
@@ -170,10 +165,6 @@ def set_expressions(things: Sequence[Thing], rng: np.random.Generator) -> list[t
 
     Half of those that mean nothing name a category that the scene does not have, half one that it has, in another
     colour. Those that mean several describe what two or more things look like, or join two descriptions by "and".
-
-    Args:
-        things: all things of the scene.
-        rng: chooses among the possible expressions.
 
     Example:
         >>> from bsap.demo.draw import draw_scene

@@ -30,10 +30,6 @@ def detect(scene: DrawnScene, rng: np.random.Generator) -> list[Detection]:
     Boxes and masks have independent errors. Small and hidden things are missed more often, some are found twice, and
     one or two regions in a scene show no object.
 
-    Args:
-        scene: the scene.
-        rng: random generator of the errors.
-
     Example:
         >>> from bsap.demo.draw import draw_scene
         >>> found = detect(draw_scene(3, 0), np.random.default_rng(0))

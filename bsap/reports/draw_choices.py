@@ -14,14 +14,7 @@ from bsap.runs.schema import Record
 
 
 def draw_choices(run: ShownRun, record: Record, *, title: str | None = None, width: int = 480) -> Image.Image:
-    """The scene with its proposals, the referent, and every scorer's choice with its score.
-
-    Args:
-        run: the run.
-        record: one of its records.
-        title: by default the expression.
-        width: of the picture, in pixels.
-    """
+    """The scene, its proposals, the referent and every choice with its score; the title is the text by default."""
     scene, _ = run.scene(record)
     choices: dict[str, list[int]] = {}
     hits: dict[str, bool] = {}

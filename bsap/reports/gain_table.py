@@ -13,13 +13,9 @@ COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "wins", "losses", "p", 
 
 
 def gain_table(comparisons: Sequence[Comparison], form: str, *, resamples: int, seed: int) -> str:
-    """Comparisons as ``md``, ``csv``, ``json`` or ``latex``.
+    """Comparisons, corrected together, as ``md``, ``csv``, ``json`` or ``latex``; the notes name the resamples.
 
-    Args:
-        comparisons: corrected together.
-        form: the format. CSV and JSON hold shares, the others per cent with two digits.
-        resamples: what the comparisons were made with, for the notes.
-        seed: of those resamples.
+    CSV and JSON hold shares, the others per cent with two digits.
     """
     notes = _notes(comparisons, resamples, seed)
     rows = [(c, group, gain) for c in comparisons for group, gains in c.gains.items() for gain in gains]

@@ -38,10 +38,7 @@ def prompt_table(run: str, bank: str, scorer: str, meanings: Sequence[PromptMean
 def breakdowns(run: str, sides: Mapping[str, Side], by: Sequence[str]) -> list[TextTable]:
     """A table for each field that is known: each scorer's main metric in each group, and its gain over the first one.
 
-    Args:
-        run: the run's name.
-        sides: its scorers, at least two.
-        by: fields of :data:`bsap.analysis.comparison.FIELDS`.
+    A run of at least two scorers, by fields of :data:`bsap.analysis.comparison.FIELDS`.
     """
     first, *others = sides.values()
     metric = next(name for name in MAIN if name in first.metrics)

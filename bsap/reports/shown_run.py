@@ -169,11 +169,7 @@ def spread(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def by_label(scorers: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, str]]:
-    """Run and scorer by a label, which names the run where there are several.
-
-    Args:
-        scorers: the scorers of each run, by the run's name.
-    """
+    """Run and scorer by a label, which names the run where there are several."""
     pairs = [(run, scorer) for run, names in scorers.items() for scorer in names]
     return {scorer if len(scorers) == 1 else f"{run}: {scorer}": (run, scorer) for run, scorer in pairs}
 
