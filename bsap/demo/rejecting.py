@@ -68,8 +68,7 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
     Returns:
         Nothing where the limit leaves no expression that means something, or none that means nothing.
     """
-    model = load_model("demo")
-    ensemble = Ensemble([model], [make_view("crop")], store=store)
+    ensemble = Ensemble([load_model("demo")], [make_view("crop")], store=store)
     data = [
         RefCOCODataModule(
             str(root), ProposalConfig("ground_truth"), dataset=DATASET, split_by=SETS, split=split, limit=limit
@@ -78,7 +77,7 @@ def rejections(root: Path, store: Path, *, limit: int | None = None) -> list[Rej
     ]
     scenes = [module.load_split(module.split) for module in data]
     for part in scenes:
-        encode_region_bank(draw_region_bank(part, RegionBankConfig(size=None)), ensemble, model.device)
+        encode_region_bank(draw_region_bank(part, RegionBankConfig(size=None)), ensemble)
     ensemble.fit(None, draw_region_bank(data[0].load_split(OTHERS.split, unfiltered=True), OTHERS))
     ensemble.flush()
     val, test = (_outcomes(part, ensemble) for part in scenes)

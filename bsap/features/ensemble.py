@@ -17,9 +17,9 @@ from bsap.errors import ConfigError
 from bsap.features.bank_texts import bank_rows, bank_texts, scene_bank_mask
 from bsap.features.cache import FeatureCache
 from bsap.features.member import Member
-from bsap.features.packed_regions import PackedRegions, Submission
 from bsap.features.pairs import count_pairs, pair_similarities
 from bsap.features.region_bank import RegionBank, RegionBankFeatures, encode_region_bank
+from bsap.features.region_encoder import RegionEncoder, Submission
 from bsap.features.regions import pad
 from bsap.features.stored_model import StoredModel
 from bsap.features.texts import TextCache
@@ -38,7 +38,7 @@ Encoded = tuple[Submission, Pairs]
 """A batch whose regions are encoded."""
 
 
-class Ensemble:
+class Ensemble(RegionEncoder):
     """Models x views, with their templates, noun phrases, caches and feature store: regions and texts in, cosines out.
 
     Nothing else connects encoders, views and caches. Banks and scorers stay outside.
@@ -86,14 +86,13 @@ class Ensemble:
         check_pictures: bool = False,
         transform: Transform | None = None,
     ) -> None:
-        self.resize, self.pack, self.precision = resize, pack, precision
-        self.cache = None
+        cache = None
         if store is not None:
-            self.cache = FeatureCache(store, precision=precision, resize=resize, by_content=check_pictures)
+            cache = FeatureCache(store, precision=precision, resize=resize, by_content=check_pictures)
         wording = Wording(phrases)
-        self.members: list[Member] = []
+        members: list[Member] = []
         for encoder in encoders:
-            texts = TextCache(encoder, precision=precision, cache=self.cache)
+            texts = TextCache(encoder, precision=precision, cache=cache)
             if isinstance(encoder, PairScorer) and phrases.weight:
                 raise ConfigError(
                     f"Model {encoder.label!r} scores pairs of regions and texts, and noun phrases are joined with the "
@@ -102,18 +101,18 @@ class Ensemble:
             for view in views:
                 # A view that draws on the picture may speak of what it drew.
                 own = templates if view.template is None else Templates(view.template, view.template)
-                self.members.append(Member(encoder, view, texts, own, wording, transform))
-        labels = [member.label for member in self.members]
+                members.append(Member(encoder, view, texts, own, wording, transform))
+        labels = [member.label for member in members]
         if len(set(labels)) < len(labels):
             raise ConfigError(f"The members of an ensemble must differ, but got {', '.join(labels)}.")
-        for member in self.members:
+        for member in members:
             if not isinstance(member.encoder, StoredModel):
                 member.view.check(member.encoder, resize=resize)
+        super().__init__(members, resize=resize, pack=pack, precision=precision, cache=cache)
         self._views = len(views)
         self.tau = torch.tensor([member.encoder.tau for member in self.members])
         self.transform = transform
         self.region_bank: RegionBankFeatures | None = None
-        self._regions = PackedRegions(self.members, resize=resize, pack=pack, precision=precision, cache=self.cache)
         self._waiting: list[Encoded] = []
 
     def fit(self, bank: Bank | None, region_bank: RegionBank | None) -> None:
@@ -133,8 +132,7 @@ class Ensemble:
                 f"{', '.join(pairs)} scores pairs of regions and texts and has no features, which region banks and "
                 "transforms need. Remove the transform and the scorers that need a region bank, or use another model."
             )
-        device, stored = self.members[0].encoder.device, isinstance(self.members[0].encoder, StoredModel)
-        others = None if region_bank is None else encode_region_bank(region_bank, self, device, stored_only=stored)
+        others = None if region_bank is None else encode_region_bank(region_bank, self)
         rows = [None for _ in self.members] if others is None else others.rows
         self.members = [member.fit(bank, few) for member, few in zip(self.members, rows, strict=True)]
         self.region_bank = others if region_bank is not None and region_bank.compared else None
@@ -148,45 +146,13 @@ class Ensemble:
             batch: B scenes on the encoders' device.
             bank: the auxiliary prompts, which models that score pairs read together with the regions.
         """
-        self._waiting.append((self._regions.submit(batch), self._pairs(batch, bank)))
+        self._waiting.append((self._submission(batch), self._pairs(batch, bank)))
 
     def complete(self) -> list[Encoded]:
-        """The submitted batches of which all packs are encoded by now, each once."""
+        """The submitted batches of which all packs are encoded by now, each once; after :meth:`finish`, all."""
         found = [item for item in self._waiting if item[0].complete]
         self._waiting = [item for item in self._waiting if not item[0].complete]
         return found
-
-    def finish(self) -> None:
-        """Encode the regions that wait for others to fill their pack, which is filled up."""
-        self._regions.finish()
-
-    def regions(self, batch: SceneBatch) -> list[Tensor]:
-        """The region features of a batch, from the store where it has them, from the encoder otherwise.
-
-        Args:
-            batch: B scenes on the encoders' device.
-
-        Returns:
-            For each member (sum of R, D) float32 unit vectors, scene after scene; D is 0 for a model that scores pairs.
-        """
-        return self._regions.join(self._regions.at_once(batch))
-
-    def stored_regions(self, scene: Scene) -> list[Tensor] | None:
-        """The stored features of a scene's regions, (R, D) for each member; None unless all members' are stored."""
-        return self._regions.stored(scene)
-
-    def is_stored(self, scene: Scene) -> bool:
-        """Whether a scene's features are stored for all members, so that its picture need not be opened."""
-        return self._regions.is_stored(scene)
-
-    def keep(self) -> None:
-        """Hand new features to the store; after they were compared, which finds those that are not finite."""
-        self._regions.keep()
-
-    def flush(self) -> None:
-        """Write what is new in the store to disk."""
-        if self.cache is not None:
-            self.cache.flush()
 
     # --- texts ------------------------------------------------------------------------------------------------------
 
@@ -220,12 +186,12 @@ class Ensemble:
             Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members; bank (B, N, E, K, R)
             for a bank of the query.
         """
-        return self.joined((self._regions.at_once(batch), self._pairs(batch, bank)), bank)
+        return self.joined((self._at_once(batch), self._pairs(batch, bank)), bank)
 
     def joined(self, encoded: Encoded, bank: Bank | None) -> Similarities:
         """As :meth:`similarities`, of a batch that :meth:`complete` gave."""
         submission, pairs = encoded
-        flat = self._regions.join(submission)
+        flat = self._join(submission)
         with torch.autocast(flat[0].device.type, enabled=False):
             padded = [pad(rows, submission.counts) for rows in flat]
             regions = [rows for rows, _ in padded]

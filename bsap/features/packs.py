@@ -21,21 +21,32 @@ class Promise:
     Args:
         count: how many regions.
         size: of the packs that are to encode them.
+
+    Attributes:
+        missing: how many are not encoded yet.
+        size: of the packs; 0 where not all had the same.
+        places: for each of the features its place among the encoded regions, where some of them are the same.
     """
 
     def __init__(self, count: int, size: int) -> None:
         self.missing, self.size = count, size
+        self.places: list[int] | None = None
         self._parts: list[Tensor] = []
 
     def add(self, features: Tensor, size: int) -> None:
         """Take the features of the next regions, and the size of the pack that encoded them."""
         self.missing -= len(features)
         self._parts.append(features)
-        self.size = size if self.size == size else 0  # 0: not all alike
+        self.size = size if self.size == size else 0
 
     def features(self) -> Tensor:
-        """(count, D) float32 unit vectors."""
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+        """(count, D) float32 unit vectors, or one for each of ``places``."""
+        return repeated(self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts), self.places)
+
+
+def repeated(features: Tensor, places: list[int] | None) -> Tensor:
+    """The features at ``places``, in their order; None: all as they are."""
+    return features if places is None else features[torch.tensor(places, device=features.device)]
 
 
 class PackQueue:

@@ -6,18 +6,19 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bsap.datamodules.base import SceneDataModule
-from bsap.datamodules.batch import SceneBatch, collate
+from bsap.datamodules.batch import collate
 from bsap.datamodules.scene import Proposals, Scene
 from bsap.errors import ConfigError, DataError, check_number
 from bsap.features.cache import regions_digest
-from bsap.features.member import Member
+from bsap.features.region_encoder import RegionEncoder
+from bsap.features.stored_model import StoredModel
 from bsap.features.transforms import Transform
 from bsap.models.precision import autocast, not_finite
 from bsap.scoring import Scorer
@@ -139,28 +140,6 @@ def draw_region_bank(
     return RegionBank(config, kept, tuple(map(tuple, places.values())), total, shared)
 
 
-class RegionEncoder(Protocol):
-    """What encodes regions: :class:`~bsap.features.ensemble.Ensemble`."""
-
-    precision: str
-
-    @property
-    def members(self) -> Sequence[Member]:
-        """Models and views."""
-
-    def regions(self, batch: SceneBatch) -> list[Tensor]:
-        """The features of all regions of a batch, for each member."""
-
-    def stored_regions(self, scene: Scene) -> list[Tensor] | None:
-        """The stored features of a scene's regions, for each member."""
-
-    def is_stored(self, scene: Scene) -> bool:
-        """Whether they are stored."""
-
-    def keep(self) -> None:
-        """Hand new features to the store."""
-
-
 @dataclass(frozen=True, eq=False)
 class RegionBankFeatures:
     """The encoded region bank.
@@ -223,9 +202,7 @@ def load_region_bank(
 
 
 @torch.no_grad()
-def encode_region_bank(
-    bank: RegionBank, encoder: RegionEncoder, device: torch.device, *, stored_only: bool = False
-) -> RegionBankFeatures:
+def encode_region_bank(bank: RegionBank, encoder: RegionEncoder) -> RegionBankFeatures:
     """The features of the drawn regions, from the store where it has them, from the encoders otherwise.
 
     A picture whose regions are all stored is not opened. Of any other only the drawn regions are encoded, and kept.
@@ -233,13 +210,12 @@ def encode_region_bank(
     Args:
         bank: the region bank.
         encoder: the ensemble.
-        device: where its models are.
-        stored_only: whether its models are known from a stored run only.
 
     Raises:
         DataError: features are missing that cannot be made.
         ModelError: features are not finite.
     """
+    device = encoder.device
     rows: dict[int, list[Tensor]] = {}
     todo: list[tuple[int, Scene]] = []
     for number, (scene, places) in enumerate(zip(bank.scenes, bank.drawn, strict=True)):
@@ -250,7 +226,7 @@ def encode_region_bank(
             rows[number] = [features.to(device) for features in encoder.stored_regions(part) or ()]
         else:
             todo.append((number, part))
-    if todo and stored_only:
+    if todo and isinstance(encoder.members[0].encoder, StoredModel):
         raise DataError(
             f"The features of the region bank are not stored for {len(todo)} of {len(bank.scenes)} pictures, first "
             f"{todo[0][1].path.name}. Make them with `bsap test` and `--run.overwrite true`."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import RLE, Proposals
-from bsap.features.packs import PackQueue, Promise
+from bsap.features.packs import PackQueue, Promise, repeated
 from bsap.views import View
 from bsap.views.packing import ImageEncoder, within_memory
 
@@ -60,42 +60,24 @@ def region_features(
         (sum of R, D) float32 unit vectors, scene after scene.
     """
     boxes, masks, places = _distinct(batch, view)
-    return _repeated(view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack), places)
+    return repeated(view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack), places)
 
 
-class QueuedRegions:
-    """The features of all regions of a batch through one view, known once their packs are encoded.
+def promised_features(batch: SceneBatch, queue: PackQueue, view: View, *, resize: str) -> Promise:
+    """As :func:`region_features`, in packs with the regions of other batches and views.
 
-    Args:
-        batch: B scenes on the encoder's device.
-        queue: of the model.
-        view: how it is shown a region. A view that looks into the model encodes at once, beside the packs.
-        resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
+    A view that looks into the model encodes at once, beside the packs.
     """
-
-    def __init__(self, batch: SceneBatch, queue: PackQueue, view: View, *, resize: str = "squash") -> None:
-        boxes, masks, self._places = _distinct(batch, view)
-        counts = [len(regions) for regions in boxes]
-        if view.draws:
-            self._promise = queue.add(counts, view.drawer(queue.encoder, batch.pictures, boxes, masks, resize=resize))
-        else:
-            encode = partial(view.features, queue.encoder, batch.pictures, boxes, masks, resize=resize)
-            self._promise = Promise(sum(counts), queue.size)
-            self._promise.add(within_memory(queue.encoder, queue.size, lambda size: encode(pack=size)), queue.size)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all packs are encoded."""
-        return self._promise.missing == 0
-
-    @property
-    def pack(self) -> int:
-        """The size of the packs, or 0 where not all had the same."""
-        return self._promise.size
-
-    def features(self) -> Tensor:
-        """(sum of R, D) float32 unit vectors, scene after scene."""
-        return _repeated(self._promise.features(), self._places)
+    boxes, masks, places = _distinct(batch, view)
+    counts = [len(regions) for regions in boxes]
+    if view.draws:
+        promise = queue.add(counts, view.drawer(queue.encoder, batch.pictures, boxes, masks, resize=resize))
+    else:
+        encode = partial(view.features, queue.encoder, batch.pictures, boxes, masks, resize=resize)
+        promise = Promise(sum(counts), queue.size)
+        promise.add(within_memory(queue.encoder, queue.size, lambda size: encode(pack=size)), queue.size)
+    promise.places = places
+    return promise
 
 
 def _distinct(batch: SceneBatch, view: View) -> tuple[list[Tensor], list[list[RLE] | None], list[int] | None]:
@@ -112,10 +94,6 @@ def _distinct(batch: SceneBatch, view: View) -> tuple[list[Tensor], list[list[RL
         places += [base + i for i in inverse]
         base += len(first)
     return boxes, masks, None if base == len(places) else places
-
-
-def _repeated(features: Tensor, places: list[int] | None) -> Tensor:
-    return features if places is None else features[torch.tensor(places, device=features.device)]
 
 
 def pad(flat: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
