@@ -11,33 +11,17 @@ import sys
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from bsap.datamodules.scene import RLE, Scene
 from bsap.features.store import FeatureStore, PictureDigests, make_key
+from bsap.features.stored_model import Model
 from bsap.views import View
 
 RENDERING = 2
 """Raised whenever a view or the resampling draws other pixels than before."""
-
-
-class CachedModel(Protocol):
-    """What the keys need to know of a model: what its features depend on."""
-
-    label: str
-    weights_sha256: str
-    architecture_sha256: str
-    quickgelu: bool
-    context_length: int
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    dim: int
-    tau: float
-    truncated: set[str]
 
 
 class FeatureCache:
@@ -57,7 +41,7 @@ class FeatureCache:
         self.hits = self.misses = 0
         self._region_keys: dict[tuple[Any, ...], str] = {}
 
-    def region_key(self, scene: Scene, encoder: CachedModel, view: View, pack: int) -> str:
+    def region_key(self, scene: Scene, encoder: Model, view: View, pack: int) -> str:
         """Key of the (R, D) features of a scene's regions, encoded in packs of ``pack`` regions."""
         # Asked for twice, by the loader and by the encoder: comparing its parts is cheaper than making the key again.
         masks = tuple(mask["counts"] for mask in scene.proposals.masks or ()) if view.needs_masks else ()
@@ -75,7 +59,7 @@ class FeatureCache:
             self._region_keys[parts] = self._region_key(scene, encoder, view, pack)
         return self._region_keys[parts]
 
-    def _region_key(self, scene: Scene, encoder: CachedModel, view: View, pack: int) -> str:
+    def _region_key(self, scene: Scene, encoder: Model, view: View, pack: int) -> str:
         return make_key(
             **_encoder_parts(encoder),
             preprocess=[*encoder.size, *encoder.mean, *encoder.std, encoder.interpolation],
@@ -90,7 +74,7 @@ class FeatureCache:
             regions=regions_digest(scene, with_masks=view.needs_masks),
         )
 
-    def text_key(self, text: str, encoder: CachedModel, *, normalize: bool = True) -> str:
+    def text_key(self, text: str, encoder: Model, *, normalize: bool = True) -> str:
         """Key of the (D,) feature of a text, template applied."""
         return make_key(**_encoder_parts(encoder), precision=self.precision, text=text, unit=normalize)
 
@@ -139,7 +123,7 @@ def masks_bytes(mask: RLE) -> bytes:
     return f"{mask['size'][0]}x{mask['size'][1]}:".encode() + mask["counts"] + b";"
 
 
-def _encoder_parts(encoder: CachedModel) -> dict[str, object]:
+def _encoder_parts(encoder: Model) -> dict[str, object]:
     return {
         "weights": encoder.weights_sha256,
         "architecture": encoder.architecture_sha256,

@@ -21,10 +21,10 @@ from bsap.features.pairs import count_pairs, pair_similarities
 from bsap.features.region_bank import RegionBank, RegionBankFeatures, encode_region_bank
 from bsap.features.region_encoder import RegionEncoder, Submission
 from bsap.features.regions import pad
-from bsap.features.stored_model import StoredModel
+from bsap.features.stored_model import Model, StoredModel
 from bsap.features.texts import TextCache
 from bsap.features.transforms import Transform
-from bsap.models.interface import DualEncoder, PairScorer
+from bsap.models.interface import PairScorer
 from bsap.models.precision import not_finite
 from bsap.prompts.banks import Bank
 from bsap.prompts.phrases import Wording
@@ -74,7 +74,7 @@ class Ensemble(RegionEncoder):
 
     def __init__(
         self,
-        encoders: Sequence[DualEncoder | PairScorer | StoredModel],
+        encoders: Sequence[Model],
         views: Sequence[View],
         *,
         resize: str = "squash",

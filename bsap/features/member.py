@@ -9,10 +9,9 @@ from torch import Tensor
 
 from bsap.datamodules.scene import Expression
 from bsap.errors import ConfigError
-from bsap.features.stored_model import StoredModel
+from bsap.features.stored_model import Model
 from bsap.features.texts import TextCache, text_features
 from bsap.features.transforms import Fitted, Transform
-from bsap.models.interface import DualEncoder, PairScorer
 from bsap.prompts.banks import Bank
 from bsap.prompts.phrases import Wording
 from bsap.prompts.templates import Templates
@@ -36,7 +35,7 @@ class Member:
         ConfigError: the statistics are those of another model.
     """
 
-    encoder: DualEncoder | PairScorer | StoredModel
+    encoder: Model
     view: View
     texts: TextCache
     templates: Templates

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bsap.errors import ConfigError
 from bsap.models.config import EncoderConfig
-from bsap.models.interface import DualEncoder
+from bsap.models.interface import DualEncoder, PairScorer
 from bsap.models.load import load_model
 
 
@@ -88,3 +88,7 @@ class StoredModel:
             encoder.drop_image_tower()
             self._encoder = encoder
         return self._encoder.encode_text(texts, normalize=normalize)
+
+
+Model: TypeAlias = DualEncoder | PairScorer | StoredModel
+"""What an ensemble is made of."""

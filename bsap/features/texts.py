@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from bsap.features.cache import CachedModel, FeatureCache
-from bsap.features.shared_texts import encode_together
+from bsap.features.cache import FeatureCache
+from bsap.features.stored_model import Model
 from bsap.models.precision import autocast
-
-
-class TextEncoder(CachedModel, Protocol):
-    """The text side of an encoder, such as :class:`bsap.models.interface.DualEncoder`."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where features are made."""
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids of N texts; notes the texts that are longer than the context."""
-
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
-        """(N, D) float32 features of N texts."""
 
 
 class TextCache:
@@ -40,7 +27,7 @@ class TextCache:
         cache: the feature store, or None.
     """
 
-    def __init__(self, encoder: TextEncoder, *, precision: str = "32-true", cache: FeatureCache | None = None) -> None:
+    def __init__(self, encoder: Model, *, precision: str = "32-true", cache: FeatureCache | None = None) -> None:
         self.encoder, self.precision, self.cache = encoder, precision, cache
         self._tables = {True: _Table(), False: _Table()}
 
@@ -54,9 +41,8 @@ class TextCache:
             texts: N sentences, templates already applied.
             normalize: unit vectors; otherwise the lengths that the text tower gives, for features that are summed.
         """
-        table, device = self._tables[normalize], self.encoder.device
-        self._add(texts, normalize, lambda new: self.encoder.encode_text(new, normalize=normalize))
-        return table.take(texts, self.encoder.dim, device)
+        self._add(texts, normalize)
+        return self._tables[normalize].take(texts, self.encoder.dim, self.encoder.device)
 
     def prepare(self, texts: Sequence[str], *, normalize: bool = True) -> None:
         """Encode the texts of all processes, each in one of them; to be called by all processes.
@@ -68,28 +54,21 @@ class TextCache:
         Raises:
             SystemExit: another process could not encode its share.
         """
-        encoder = self.encoder
+        self._add(texts, normalize, together=True)
 
-        def together(new: Sequence[str]) -> Tensor:
-            encode = partial(encoder.encode_text, normalize=normalize)
-            return encode_together(new, encode, encoder.dim, encoder.device, encoder.truncated)
-
-        self._add(texts, normalize, together, always=True)
-
-    def _add(
-        self, texts: Sequence[str], normalize: bool, encode: Callable[[Sequence[str]], Tensor], *, always: bool = False
-    ) -> None:
-        """Put the texts that are new into memory; ``always`` calls ``encode`` even for none."""
+    def _add(self, texts: Sequence[str], normalize: bool, *, together: bool = False) -> None:
+        """Put the texts that are new into memory."""
         table = self._tables[normalize]
         new = [text for text in dict.fromkeys(texts) if text not in table.rows]
-        if new or always:
+        if new or together:  # the other processes count on this one, even if it has no new text
             # Ordinary tensors even inside Lightning's inference mode: validation fills a cache that training reads.
             with torch.inference_mode(False), torch.no_grad(), autocast(self.precision, self.encoder.device):
-                table.append(new, self._stored_or(encode, new, normalize, always))
+                table.append(new, self._stored_or_encoded(new, normalize, together))
 
-    def _stored_or(
-        self, encode: Callable[[Sequence[str]], Tensor], texts: Sequence[str], normalize: bool, always: bool
-    ) -> Tensor:
+    def _stored_or_encoded(self, texts: Sequence[str], normalize: bool, together: bool) -> Tensor:
+        encode: Callable[[Sequence[str]], Tensor] = partial(self.encoder.encode_text, normalize=normalize)
+        if together:
+            encode = partial(encode_together, encode=encode, encoder=self.encoder)
         if self.cache is None:
             return encode(texts)
         keys = [self.cache.text_key(text, self.encoder, normalize=normalize) for text in texts]
@@ -98,7 +77,7 @@ class TextCache:
         if len(todo) < len(texts):
             # Tokenised all the same: a text that is cut at the context length is reported, stored or not.
             self.encoder.tokenize([text for text, feature in zip(texts, found, strict=True) if feature is not None])
-        if todo or always:
+        if todo or together:
             new = encode([texts[index] for index in todo])
             for index, feature in zip(todo, new.cpu(), strict=True):
                 found[index] = feature
@@ -158,3 +137,53 @@ def text_features(cache: TextCache, sentences: Sequence[str], phrases: Sequence[
         raise ValueError(f"Expected argument `weight` to be in [0, 1], but got {weight}.")
     both = cache.features([*sentences, *phrases], normalize=False)
     return F.normalize(weight * both[: len(sentences)] + (1 - weight) * both[len(sentences) :], dim=-1)
+
+
+def encode_together(texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], encoder: Model) -> Tensor:
+    """The features of a process's texts, of which each process encodes a share; to be called by all processes.
+
+    Args:
+        texts: N distinct texts; other processes may have other ones.
+        encode: gives the (M, D) float32 features of M texts.
+        encoder: the model; takes the texts that lost their end in other processes into its own.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        SystemExit: on processes that encoded their share, if another one could not.
+        Exception: what ``encode`` raised, after the others were told.
+    """
+    nothing = torch.zeros(0, encoder.dim, device=encoder.device)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return encode(texts) if texts else nothing
+    rank, world = dist.get_rank(), dist.get_world_size()
+    # By length, so that shares take equally long.
+    every = sorted({text for some in _from_all(list(texts)) for text in some}, key=lambda text: (len(text), text))
+    if not every:
+        return nothing
+    longest = -(-len(every) // world)
+    share, failure = nothing.new_zeros(longest, encoder.dim), None
+    try:
+        mine = every[rank::world]
+        share[: len(mine)] = encode(mine)
+    except Exception as error:
+        failure = error
+    states = _from_all((failure is None, encoder.truncated.intersection(every)))
+    if failure is not None:
+        raise failure
+    if not all(good for good, _ in states):
+        raise SystemExit(2)
+    own = set(texts)
+    encoder.truncated.update(text for _, some in states for text in some if text in own)
+    shares = [torch.empty_like(share) for _ in range(world)]
+    dist.all_gather(shares, share)
+    place = {text: index for index, text in enumerate(every)}
+    rows = torch.tensor([place[text] for text in texts], dtype=torch.long, device=encoder.device)
+    return torch.stack(shares, dim=1).flatten(0, 1)[rows]
+
+
+def _from_all(value: Any) -> list[Any]:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
