@@ -34,6 +34,7 @@ from bsap.prompts.banks import load_bank  # noqa: E402
 from bsap.runs.saved import read_run  # noqa: E402
 from bsap.sweep.sweep import Sweep, scorer_grid  # noqa: E402
 from bsap.views import make_view  # noqa: E402
+from bsap.views.packing import default_pack  # noqa: E402
 
 IMPORTS = time.perf_counter() - START
 SCENES, REGIONS, EXPRESSIONS, WIDTH = 1500, 10, 10834, 512
@@ -140,12 +141,13 @@ def store_features(folder: Path, settings: dict[str, Any], model: dict[str, Any]
     data.setup("test")
     torch.manual_seed(0)
     for scene in data.scenes:
-        cache.put(cache.region_key(scene, identity, view), F.normalize(torch.randn(REGIONS, WIDTH), dim=-1))
+        key = cache.region_key(scene, identity, view, default_pack(identity.device))
+        cache.store.put(key, F.normalize(torch.randn(REGIONS, WIDTH), dim=-1))
     for text in dict.fromkeys(texts):
-        cache.put(cache.text_key(f"a photo of {text}", identity), F.normalize(torch.randn(WIDTH), dim=-1))
+        cache.store.put(cache.text_key(f"a photo of {text}", identity), F.normalize(torch.randn(WIDTH), dim=-1))
     for bank in ("coco_categories", "generic", "colours", "positions"):
         for prompt in load_bank(bank).prompts:
-            cache.put(cache.text_key(f"a photo of {prompt}", identity), F.normalize(torch.randn(WIDTH), dim=-1))
+            cache.store.put(cache.text_key(f"a photo of {prompt}", identity), F.normalize(torch.randn(WIDTH), dim=-1))
     cache.flush()
 
 

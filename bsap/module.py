@@ -18,7 +18,7 @@ from bsap.errors import ConfigError, unknown
 from bsap.features.ensemble import Encoded, Ensemble
 from bsap.features.member import Member
 from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
-from bsap.features.side_stream import SideStream
+from bsap.features.transfer import SideStream
 from bsap.features.transforms import make_transform
 from bsap.models.config import EncoderConfig
 from bsap.models.interface import DualEncoder, PairScorer

@@ -13,8 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bsap.datamodules.scene import RLE, Scene
 from bsap.features.store import FeatureStore, PictureDigests, make_key
 from bsap.features.stored_model import Model
@@ -38,58 +36,33 @@ class FeatureCache:
         self.store = FeatureStore(folder)
         self.pictures = PictureDigests(folder, by_content=by_content)
         self.precision, self.resize = precision, resize
-        self.hits = self.misses = 0
         self._region_keys: dict[tuple[Any, ...], str] = {}
 
     def region_key(self, scene: Scene, encoder: Model, view: View, pack: int) -> str:
         """Key of the (R, D) features of a scene's regions, encoded in packs of ``pack`` regions."""
         # Asked for twice, by the loader and by the encoder: comparing its parts is cheaper than making the key again.
         masks = tuple(mask["counts"] for mask in scene.proposals.masks or ()) if view.needs_masks else ()
-        parts = (
-            id(encoder),
-            id(view),
-            pack,
-            scene.path,
-            scene.width,
-            scene.height,
-            scene.proposals.boxes.tobytes(),
-            masks,
-        )
+        regions = (scene.path, scene.width, scene.height, scene.proposals.boxes.tobytes(), masks)
+        parts = (id(encoder), id(view), pack, *regions)
         if parts not in self._region_keys:
-            self._region_keys[parts] = self._region_key(scene, encoder, view, pack)
+            self._region_keys[parts] = make_key(
+                **_encoder_parts(encoder),
+                preprocess=[*encoder.size, *encoder.mean, *encoder.std, encoder.interpolation],
+                precision=self.precision,
+                pack=pack,  # kernels round by shape
+                resize=self.resize,
+                rendering=RENDERING,
+                view=json.loads(view.key),
+                code=view_code(view),
+                picture=self.pictures(scene.path),
+                shape=[scene.width, scene.height],  # decides whether a picture is turned as its EXIF data say
+                regions=regions_digest(scene, with_masks=view.needs_masks),
+            )
         return self._region_keys[parts]
-
-    def _region_key(self, scene: Scene, encoder: Model, view: View, pack: int) -> str:
-        return make_key(
-            **_encoder_parts(encoder),
-            preprocess=[*encoder.size, *encoder.mean, *encoder.std, encoder.interpolation],
-            precision=self.precision,
-            pack=pack,  # kernels round by shape
-            resize=self.resize,
-            rendering=RENDERING,
-            view=json.loads(view.key),
-            code=view_code(view),
-            picture=self.pictures(scene.path),
-            shape=[scene.width, scene.height],  # decides whether a picture is turned as its EXIF data say
-            regions=regions_digest(scene, with_masks=view.needs_masks),
-        )
 
     def text_key(self, text: str, encoder: Model, *, normalize: bool = True) -> str:
         """Key of the (D,) feature of a text, template applied."""
         return make_key(**_encoder_parts(encoder), precision=self.precision, text=text, unit=normalize)
-
-    def get(self, key: str) -> Tensor | None:
-        """A stored feature, counted as hit or miss."""
-        found = self.store.get(key)
-        if found is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-        return found
-
-    def put(self, key: str, feature: Tensor) -> None:
-        """Keep a feature."""
-        self.store.put(key, feature)
 
     def flush(self) -> None:
         """Write what is new."""

@@ -62,7 +62,7 @@ def pair_scores(
             regions = cache.region_key(scene, encoder, view, pack_size(encoder, pack))
             for text in dict.fromkeys(texts[index]):
                 keys[index][text] = make_key(pair=regions, text=text)
-                if (found := cache.get(keys[index][text])) is not None:
+                if (found := cache.store.get(keys[index][text])) is not None:
                     known[index][text] = found.to(device)
     missing = [
         [text for text in dict.fromkeys(some) if text not in have] for some, have in zip(texts, known, strict=True)
@@ -79,7 +79,7 @@ def pair_scores(
             for text, row in zip(missing[index], rows, strict=True):
                 known[index][text] = row
                 if cache is not None:
-                    cache.put(keys[index][text], row.cpu())
+                    cache.store.put(keys[index][text], row.cpu())
     return [
         torch.stack([have[text] for text in some]) if some and count else torch.zeros(len(some), count, device=device)
         for some, have, count in zip(texts, known, batch.counts, strict=True)

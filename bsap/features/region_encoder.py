@@ -97,7 +97,7 @@ class RegionEncoder:
         """The stored features of a scene's regions, (R, D) for each member; None unless all members' are stored."""
         if self.cache is None:
             return None
-        found = [self.cache.get(self._key(self.cache, scene, member)) for member in self.members]
+        found = [self.cache.store.get(self._key(self.cache, scene, member)) for member in self.members]
         kept = [features for features in found if features is not None]
         return kept if len(kept) == len(found) else None
 
@@ -129,7 +129,7 @@ class RegionEncoder:
         for keys, counts, copy in new:
             for key, features in zip(keys, copy.wait().split(counts), strict=True):
                 if self.cache is not None:
-                    self.cache.put(key, features)
+                    self.cache.store.put(key, features)
 
     def flush(self) -> None:
         """Write what is new in the store to disk."""
@@ -149,7 +149,7 @@ class RegionEncoder:
         found: list[Tensor | None] = [None] * len(batch.scenes)
         if self.cache is not None:
             keys = [self._key(self.cache, scene, member) for scene in batch.scenes]
-            found = [self.cache.get(key) for key in keys]
+            found = [self.cache.store.get(key) for key in keys]
         todo = [index for index, features in enumerate(found) if features is None]
         if not todo:
             return MemberRegions(found, keys)

@@ -72,7 +72,7 @@ class TextCache:
         if self.cache is None:
             return encode(texts)
         keys = [self.cache.text_key(text, self.encoder, normalize=normalize) for text in texts]
-        found = [self.cache.get(key) for key in keys]
+        found = [self.cache.store.get(key) for key in keys]
         todo = [index for index, feature in enumerate(found) if feature is None]
         if len(todo) < len(texts):
             # Tokenised all the same: a text that is cut at the context length is reported, stored or not.
@@ -81,7 +81,7 @@ class TextCache:
             new = encode([texts[index] for index in todo])
             for index, feature in zip(todo, new.cpu(), strict=True):
                 found[index] = feature
-                self.cache.put(keys[index], feature)
+                self.cache.store.put(keys[index], feature)
             if len(todo) == len(found):
                 return new
         return torch.stack([feature for feature in found if feature is not None]).to(self.encoder.device)

@@ -295,7 +295,7 @@ def records_of(found: BSAPModule, planted: Any, accelerator: str = "cpu", batch_
 
 def test_on_a_gpu_the_host_is_one_batch_behind(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the stream beside the packs makes it, here without a GPU."""
-    from bsap.features.side_stream import SideStream
+    from bsap.features.transfer import SideStream
 
     at_once = records_of(module(planted, region_batch=1), planted)
     monkeypatch.setattr(SideStream, "exists", True)

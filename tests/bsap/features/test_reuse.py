@@ -75,12 +75,14 @@ def test_a_finished_run_does_not_empty_the_data_module(planted: Planted, tmp_pat
 
 def test_another_precision_finds_no_features(planted: Planted, tmp_path: Path) -> None:
     model = module(planted, store=str(tmp_path / "features"))
-    trainer(precision="32-true").test(model, data(planted), verbose=False)
-    trainer(precision="bf16-mixed").test(model, data(planted), verbose=False)
-    assert model.ensemble is not None
-    assert model.ensemble.cache is not None
-    assert model.ensemble.cache.precision == "bf16-mixed"
-    assert model.ensemble.cache.hits == 0
+    stored = []
+    for precision in ("32-true", "bf16-mixed"):
+        trainer(precision=precision).test(model, data(planted), verbose=False)
+        assert model.ensemble is not None
+        assert model.ensemble.cache is not None
+        assert model.ensemble.cache.precision == precision
+        stored.append(len(model.ensemble.cache.store))
+    assert stored[1] == 2 * stored[0]
 
 
 def test_a_model_without_a_store_opens_the_pictures_of_one_with(planted: Planted, tmp_path: Path) -> None:
