@@ -14,7 +14,7 @@ from torch import nn
 from bsap.datamodules.base import scene_data
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Scene
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 from bsap.features.ensemble import Encoded, Ensemble
 from bsap.features.member import Member
 from bsap.features.region_bank import RegionBank, RegionBankConfig, load_region_bank
@@ -115,47 +115,22 @@ class BSAPModule(LightningModule):
         store: str | None = "auto",
         check_pictures: bool = False,
     ) -> None:
+        left_out = ("self", "compile", "run", "__class__")  # the models' settings hold `compile`
+        given = {name: value for name, value in locals().items() if name not in left_out}
         super().__init__()
         self.region_bank_config = RegionBankConfig.of(region_bank)
         answer = AnswerRule.of(answer)
         tasks, views, scorers = some("task", tasks), some("view", views), some("scorer", scorers)
-        given = some("encoder", (OPENAI,) if encoders is None else encoders)
-        self._built = [item if isinstance(item, (DualEncoder, PairScorer)) else None for item in given]
-        models = [
-            EncoderConfig.of(item if built is None else built.config)
-            for item, built in zip(given, self._built, strict=True)
-        ]
+        self._given = some("encoder", (OPENAI,) if encoders is None else encoders)
+        models = [EncoderConfig.of(item.config if _is_loaded(item) else item) for item in self._given]
         if compile:
             models = [replace(model, compile=compile) for model in models]
-        self.settings = plain(
-            {
-                "tasks": tasks,
-                "encoders": models,
-                "views": views,
-                "resize": resize,
-                "templates": templates,
-                "phrases": phrases,
-                "relations": relation_settings(relations) or False,
-                "bank": bank,
-                "bank_seed": bank_seed,
-                "region_bank": self.region_bank_config,
-                "transform": transform,
-                "scorers": scorers,
-                "aggregate": aggregate,
-                "answer": answer,
-                "strict": strict,
-                "missing_mask": missing_mask,
-                "region_batch": region_batch,
-                "store": store,
-                "check_pictures": check_pictures,
-            }
-        )
+        given |= {"tasks": tasks, "encoders": models, "views": views, "scorers": scorers, "answer": answer}
+        given |= {"relations": relation_settings(relations) or False, "region_bank": self.region_bank_config}
+        self.settings = plain(given)
         self.tasks: list[Task] = tasks
-        for task in self.tasks:
-            if task not in ("rec", "ris"):
-                raise unknown("task", str(task), ("rec", "ris"))
-        if missing_mask not in ("error", "skip"):
-            raise unknown("policy for referents without a mask (`missing_mask`)", str(missing_mask), ("error", "skip"))
+        check_names("task", tasks, ("rec", "ris"))
+        check_names("policy for referents without a mask (`missing_mask`)", [missing_mask], ("error", "skip"))
         if not (
             isinstance(templates, Templates) and isinstance(phrases, Phrases) and isinstance(bank, (str, list, tuple))
         ):
@@ -212,10 +187,8 @@ class BSAPModule(LightningModule):
 
     def _load(self) -> None:
         def load() -> list[DualEncoder | PairScorer]:
-            return [
-                load_model(config) if built is None else built
-                for config, built in zip(self.encoder_configs, self._built, strict=True)
-            ]
+            pairs = zip(self._given, self.encoder_configs, strict=True)
+            return [item if _is_loaded(item) else load_model(config) for item, config in pairs]
 
         self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, load))
 
@@ -387,3 +360,7 @@ class BSAPModule(LightningModule):
 
 def _to_score(batch: SceneBatch) -> bool:
     return bool(sum(batch.counts)) and any(scene.expressions for scene in batch.scenes)
+
+
+def _is_loaded(model: Any) -> bool:
+    return isinstance(model, (DualEncoder, PairScorer))

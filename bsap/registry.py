@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 
 T = TypeVar("T")
 _KEYS = ("class_path", "init_args")
@@ -47,24 +47,19 @@ class Registry(Generic[T]):
             self._check_fields(type(spec))
             return spec
         if isinstance(spec, str) and "." not in spec:
-            if spec not in self.named:
-                raise unknown(self.what, spec, self.named)
+            check_names(self.what, [spec], self.named)
             return self.named[spec]
         settings: object = {"class_path": spec} if isinstance(spec, str) else spec
         if not isinstance(settings, Mapping) or not isinstance(settings.get("class_path"), str):
             raise ConfigError(f"A {self.what} is a name or `class_path` with `init_args`, but got {spec!r}.")
-        for key in settings:
-            if key not in _KEYS:
-                raise unknown(f"key of a {self.what}", key, _KEYS)
+        check_names(f"key of a {self.what}", settings, _KEYS)
         return self._build(self._class(settings["class_path"]), settings.get("init_args") or {})
 
     def _build(self, cls: type[T], arguments: object) -> T:
         self._check_fields(cls)
         if not isinstance(arguments, Mapping):
             raise ConfigError(f"`init_args` of {self.what} {cls.__name__} must be a mapping, but got {arguments!r}.")
-        for key in arguments:
-            if key not in (known := _arguments(cls)):
-                raise unknown(f"argument of {self.what} {cls.__name__}", key, known)
+        check_names(f"argument of {self.what} {cls.__name__}", arguments, _arguments(cls))
         try:
             return cls(**arguments)
         except (ArithmeticError, TypeError, ValueError) as error:  # a whole number may be too large for a float
@@ -73,8 +68,7 @@ class Registry(Generic[T]):
     def _class(self, path: str) -> type[T]:
         module, _, name = path.rpartition(".")
         if "." not in path:
-            if name not in self.classes:
-                raise unknown(f"{self.what} class", name, self.classes)
+            check_names(f"{self.what} class", [name], self.classes)
             return self.classes[name]
         try:
             cls = getattr(importlib.import_module(module), name)

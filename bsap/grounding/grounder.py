@@ -16,7 +16,7 @@ from PIL import Image
 
 from bsap.datamodules.batch import SceneBatch
 from bsap.datamodules.scene import Expression, Referent, Scene
-from bsap.errors import ConfigError, unknown
+from bsap.errors import ConfigError, check_names
 from bsap.features.ensemble import Ensemble
 from bsap.grounding.inputs import to_pixels, to_proposals
 from bsap.models.config import EncoderConfig
@@ -148,8 +148,7 @@ class Grounder:
         device: torch.device | str | None = None,
     ) -> None:
         check_precision(precision)
-        if resize not in ("squash", "longest", "shortest"):
-            raise unknown("resize", resize, ("squash", "longest", "shortest"))
+        check_names("resize", [resize], ("squash", "longest", "shortest"))
         self.scorer, self.name, self.precision = make_scorer(scorer), scorer_name(scorer), precision
         if self.scorer.needs_region_bank:
             raise ConfigError(

@@ -33,8 +33,7 @@ def step_names(entity: Entity) -> list[str]:
         >>> step_names(Entity("dog", (Relation("left", (Entity("cat"),)),), ("bigger",)))
         ['sentence', 'dog', 'left: cat', 'most bigger']
     """
-    joined = [f"{relation.name}: {' and '.join(map(str, relation.others))}" for relation in entity.relations]
-    return ["sentence", entity.text, *joined, *(f"most {name}" for name in entity.superlatives)]
+    return ["sentence", entity.text, *entity.joins()]
 
 
 def combine(

@@ -78,10 +78,14 @@ class Entity:
             yield from (relation.name for relation in entity.relations)
             yield from (f"most {name}" for name in entity.superlatives)
 
+    def joins(self) -> list[str]:
+        """Each relation with its other entities, then each superlative as ``most NAME``."""
+        joined = [f"{relation.name}: {' and '.join(map(str, relation.others))}" for relation in self.relations]
+        return joined + [f"most {name}" for name in self.superlatives]
+
     def __str__(self) -> str:
-        parts = [f"{relation.name}: {' and '.join(map(str, relation.others))}" for relation in self.relations]
-        parts += [f"most {name}" for name in self.superlatives]
-        return f"{self.text} ({', '.join(parts)})" if parts else self.text
+        parts = ", ".join(self.joins())
+        return f"{self.text} ({parts})" if parts else self.text
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,6 @@ class RelationReader:
     def _english(self) -> bool:
         return self.sentences.pipeline["language"] == "en"
 
-    def prepare(self, scenes: Sequence[Scene]) -> None:
-        """Parse all sentences of scenes, in batches."""
-        if self._english:
-            self.sentences.prepare(expression.text for scene in scenes for expression in scene.expressions)
-
     def meaning(self, text: str) -> Meaning:
         """What is understood of a sentence."""
         if not self._english:
@@ -73,17 +68,19 @@ class RelationReader:
     def describe(self, text: str) -> Understood:
         """What is understood of a sentence, as plain values for its record."""
         meaning = self.meaning(text)
-        entity = meaning.entity
+        if (entity := meaning.entity) is None:
+            return {"status": meaning.status, "entities": [], "found": [], "steps": []}
         return {
             "status": meaning.status,
-            "entities": [] if entity is None else [part.text for part in entity.all()],
-            "found": [] if entity is None else list(entity.names()),
-            "steps": [] if entity is None else step_names(entity),
+            "entities": [part.text for part in entity.all()],
+            "found": list(entity.names()),
+            "steps": step_names(entity),
         }
 
     def asked(self, scenes: Sequence[Scene]) -> tuple[Scene, ...]:
         """The same scenes with the entities of their sentences as further expressions, which no metric counts."""
-        self.prepare(scenes)
+        if self._english:  # parse all sentences, in batches
+            self.sentences.prepare(expression.text for scene in scenes for expression in scene.expressions)
         found = []
         for scene in scenes:
             parts = [
