@@ -34,6 +34,7 @@ from bsap.views import View
 
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
 """Of each model that scores pairs, by its place among the members: (B, E, R) and (B, K, R)."""
+NO_PAIRS: Pairs = MappingProxyType({})
 Encoded = tuple[Submission, Pairs]
 """A batch whose regions are encoded."""
 
@@ -126,7 +127,7 @@ class Ensemble(RegionEncoder):
             ConfigError: a model scores pairs, and has no features; or the transform cannot be fitted.
             DataError: a model is known from a stored run only, and the features are not stored.
         """
-        pairs = [member.label for member in self.members if isinstance(member.encoder, PairScorer)]
+        pairs = self._pair_scorers
         if pairs and (region_bank is not None or self.transform is not None):
             raise ConfigError(
                 f"{', '.join(pairs)} scores pairs of regions and texts and has no features, which region banks and "
@@ -198,23 +199,12 @@ class Ensemble(RegionEncoder):
             return self.compare(submission.scenes, regions, padded[0][1], bank, pairs=pairs)
 
     def _pairs(self, batch: SceneBatch, bank: Bank | None) -> Pairs:
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for place, member in enumerate(self.members):
-            if not isinstance(member.encoder, PairScorer):
-                continue
-            found[place] = pair_similarities(
-                batch,
-                bank,
-                member.encoder,
-                member.view,
-                sentence=member.sentence,
-                template=(bank and bank.template) or member.templates.bank,
-                resize=self.resize,
-                pack=self.pack,
-                precision=self.precision,
-                cache=self.cache,
-            )
-        return found
+        options = {"resize": self.resize, "pack": self.pack, "precision": self.precision, "cache": self.cache}
+        return {
+            place: pair_similarities(batch, bank, member, **options)
+            for place, member in enumerate(self.members)
+            if isinstance(member.encoder, PairScorer)
+        }
 
     def cost(self, scenes: Sequence[Scene], bank: Bank | None) -> str | None:
         """What models that score pairs will cost, in a sentence; None where there is none.
@@ -223,14 +213,17 @@ class Ensemble(RegionEncoder):
             scenes: the scenes of a run.
             bank: the auxiliary prompts, or None.
         """
-        members = [member for member in self.members if isinstance(member.encoder, PairScorer)]
-        if not members:
+        if not (members := self._pair_scorers):
             return None
         pairs = count_pairs(scenes, bank)
         return (
-            f"{', '.join(member.label for member in members)}: at most {pairs * len(members):,} pairs of region and "
-            f"text to score, {pairs / max(sum(len(scene.expressions) for scene in scenes), 1):,.0f} for each expression"
+            f"{', '.join(members)}: at most {pairs * len(members):,} pairs of region and text to score, "
+            f"{pairs / max(sum(len(scene.expressions) for scene in scenes), 1):,.0f} for each expression"
         )
+
+    @property
+    def _pair_scorers(self) -> list[str]:
+        return [member.label for member in self.members if isinstance(member.encoder, PairScorer)]
 
     def compare(
         self,
@@ -240,7 +233,7 @@ class Ensemble(RegionEncoder):
         bank: Bank | None,
         *,
         query: Tensor | None = None,
-        pairs: Pairs = MappingProxyType({}),
+        pairs: Pairs = NO_PAIRS,
     ) -> Similarities:
         """As :meth:`similarities`, from region features.
 
@@ -293,12 +286,7 @@ class Ensemble(RegionEncoder):
             **beyond,
         )
 
-    def queries(
-        self,
-        scenes: Sequence[Scene],
-        regions: Sequence[Tensor],
-        pairs: Pairs = MappingProxyType({}),
-    ) -> Tensor:
+    def queries(self, scenes: Sequence[Scene], regions: Sequence[Tensor], pairs: Pairs = NO_PAIRS) -> Tensor:
         """Cosines of all expressions with all regions of their scene: (B, N, E, R) float32."""
         counts = [len(scene.expressions) for scene in scenes]
         expressions = [expression for scene in scenes for expression in scene.expressions]
@@ -312,11 +300,7 @@ class Ensemble(RegionEncoder):
         return torch.stack(found, dim=1)
 
     def prompts(
-        self,
-        scenes: Sequence[Scene],
-        regions: Sequence[Tensor],
-        bank: Bank | None,
-        pairs: Pairs = MappingProxyType({}),
+        self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None, pairs: Pairs = NO_PAIRS
     ) -> Tensor:
         """Cosines of all auxiliary prompts with all regions: (B, N, K, R) float32; K is 0 without a bank.
 

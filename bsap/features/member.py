@@ -102,7 +102,7 @@ class Member:
     def prepare(self, expressions: Sequence[Expression], prompts: Sequence[str], template: str | None) -> None:
         """Encode the texts of expressions and prompts together with the other processes, which call it too."""
         sentences, phrases = self._query_texts(expressions)
-        bank = self._prompt_texts(prompts, template)
+        bank = self.prompt_texts(prompts, template)
         if self.wording.weight:
             self.texts.prepare([*sentences, *phrases], normalize=False)
             sentences = []
@@ -120,7 +120,8 @@ class Member:
 
     def prompts(self, texts: Sequence[str], template: str | None = None) -> Tensor:
         """(K, D) features of K auxiliary prompts; ``template`` is the bank's own."""
-        return self.texts.features(self._prompt_texts(texts, template))
+        return self.texts.features(self.prompt_texts(texts, template))
 
-    def _prompt_texts(self, texts: Sequence[str], template: str | None) -> list[str]:
+    def prompt_texts(self, texts: Sequence[str], template: str | None) -> list[str]:
+        """What the text tower reads of auxiliary prompts."""
         return [(template or self.templates.bank).format(text) for text in texts]

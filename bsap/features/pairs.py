@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bsap.datamodules.batch import SceneBatch
-from bsap.datamodules.scene import Expression, Scene
+from bsap.datamodules.scene import Scene
 from bsap.errors import ConfigError
 from bsap.features.bank_texts import bank_texts, nested
 from bsap.features.cache import FeatureCache
+from bsap.features.member import Member
 from bsap.features.regions import region_features
 from bsap.features.store import make_key
 from bsap.models.interface import PairScorer
@@ -55,18 +56,16 @@ def pair_scores(
         ModelError: a score is not finite.
     """
     device = batch.boxes.device
-    known: list[dict[str, Tensor]] = [{} for _ in batch.scenes]
-    keys: list[dict[str, str]] = [{} for _ in batch.scenes]
+    known: dict[tuple[int, str], Tensor] = {}
+    keys: dict[tuple[int, str], str] = {}
     if cache is not None:
         for index, scene in enumerate(batch.scenes):
             regions = cache.region_key(scene, encoder, view, pack_size(encoder, pack))
             for text in dict.fromkeys(texts[index]):
-                keys[index][text] = make_key(pair=regions, text=text)
-                if (found := cache.store.get(keys[index][text])) is not None:
-                    known[index][text] = found.to(device)
-    missing = [
-        [text for text in dict.fromkeys(some) if text not in have] for some, have in zip(texts, known, strict=True)
-    ]
+                keys[index, text] = make_key(pair=regions, text=text)
+                if (found := cache.store.get(keys[index, text])) is not None:
+                    known[index, text] = found.to(device)
+    missing = [[text for text in dict.fromkeys(some) if (n, text) not in known] for n, some in enumerate(texts)]
     todo = [index for index, some in enumerate(missing) if some and len(batch.scenes[index].proposals)]
     if every := list(dict.fromkeys(text for some in texts for text in some)):
         encoder.tokenize(every)  # a text that is cut at the context length is reported, stored or not
@@ -77,34 +76,24 @@ def pair_scores(
             scores = _all_pairs(states, rest.counts, [missing[index] for index in todo], encoder, pack)
         for index, rows in zip(todo, scores, strict=True):
             for text, row in zip(missing[index], rows, strict=True):
-                known[index][text] = row
+                known[index, text] = row
                 if cache is not None:
-                    cache.store.put(keys[index][text], row.cpu())
+                    cache.store.put(keys[index, text], row.cpu())
     return [
-        torch.stack([have[text] for text in some]) if some and count else torch.zeros(len(some), count, device=device)
-        for some, have, count in zip(texts, known, batch.counts, strict=True)
+        torch.stack([known[index, text] for text in some])
+        if some and count
+        else torch.zeros(len(some), count, device=device)
+        for index, (some, count) in enumerate(zip(texts, batch.counts, strict=True))
     ]
 
 
-def pair_similarities(
-    batch: SceneBatch,
-    bank: Bank | None,
-    encoder: PairScorer,
-    view: View,
-    *,
-    sentence: Callable[[Expression], str],
-    template: str,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
+def pair_similarities(batch: SceneBatch, bank: Bank | None, member: Member, **options: Any) -> tuple[Tensor, Tensor]:
     """Scores of a batch's expressions and of the auxiliary prompts, as an ensemble joins them.
 
     Args:
         batch: B scenes on the model's device.
         bank: the auxiliary prompts, or None.
-        encoder: the model.
-        view: how it is shown a region.
-        sentence: what the model reads of an expression.
-        template: the sentence around an auxiliary prompt.
+        member: a model that scores pairs, and its view.
         options: of :func:`pair_scores`.
 
     Returns:
@@ -114,15 +103,19 @@ def pair_similarities(
         ConfigError: the bank holds features.
         ModelError: a score is not finite.
     """
+    encoder = member.encoder
+    assert isinstance(encoder, PairScorer)
     if bank is not None and bank.features is not None:
         raise ConfigError(
             f"Bank {bank.name!r} holds learned features, and model {encoder.label!r} scores pairs of regions and "
             "texts. Use a bank of texts."
         )
-    queries = [[sentence(expression) for expression in scene.expressions] for scene in batch.scenes]
+    queries = [[member.sentence(expression) for expression in scene.expressions] for scene in batch.scenes]
     lists = [bank_texts(scene, bank) for scene in batch.scenes]
-    banks = [[template.format(text) for texts in some for text in texts] for some in lists]
-    scores = pair_scores(batch, [[*q, *b] for q, b in zip(queries, banks, strict=True)], encoder, view, **options)
+    template = None if bank is None else bank.template
+    banks = [member.prompt_texts([text for texts in some for text in texts], template) for some in lists]
+    texts = [[*q, *b] for q, b in zip(queries, banks, strict=True)]
+    scores = pair_scores(batch, texts, encoder, member.view, **options)
     split = [row.split([len(q), len(b)]) for row, q, b in zip(scores, queries, banks, strict=True)]
     found, prompts = _padded([rows for rows, _ in split]), [rows for _, rows in split]
     if bank is None or bank.of_query is None:
