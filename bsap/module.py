@@ -115,8 +115,8 @@ class BSAPModule(LightningModule):
         store: str | None = "auto",
         check_pictures: bool = False,
     ) -> None:
-        left_out = ("self", "compile", "run", "__class__")  # the models' settings hold `compile`
-        given = {name: value for name, value in locals().items() if name not in left_out}
+        # The settings of the models hold `compile`.
+        given = {key: value for key, value in locals().items() if key not in ("self", "compile", "run", "__class__")}
         super().__init__()
         self.region_bank_config = RegionBankConfig.of(region_bank)
         answer = AnswerRule.of(answer)
