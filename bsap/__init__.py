@@ -11,37 +11,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "AnswerRule": "bsap.scoring",
-    "BSAP": "bsap.scoring",
-    "BSAPH": "bsap.scoring",
-    "CLIP": "bsap.scoring",
-    "BSAPError": "bsap.errors",
-    "BSAPModule": "bsap.module",
-    "Balanced": "bsap.grounding.balance",
-    "Bank": "bsap.prompts.banks",
-    "DualEncoder": "bsap.models.interface",
-    "Encoder": "bsap.models.encoder",
-    "EncoderConfig": "bsap.models.encoder",
-    "Ensemble": "bsap.features.ensemble",
-    "Grounder": "bsap.grounding.grounder",
-    "Grounding": "bsap.grounding.grounder",
-    "PairScorer": "bsap.models.interface",
-    "PictureDataModule": "bsap.datamodules",
-    "ProposalConfig": "bsap.datamodules",
-    "RECAccuracy": "bsap.metrics",
-    "RISScores": "bsap.metrics",
-    "RefCOCODataModule": "bsap.datamodules",
-    "Relations": "bsap.relations.settings",
-    "RunConfig": "bsap.runs.settings",
-    "SceneDataModule": "bsap.datamodules",
-    "Scorer": "bsap.scoring",
-    "Similarities": "bsap.scoring",
-    "Templates": "bsap.prompts.templates",
-    "View": "bsap.views",
-    "balance": "bsap.grounding.balance",
-    "load_model": "bsap.models.load",
+_NAMES = {
+    "bsap.datamodules": ("PictureDataModule", "ProposalConfig", "RefCOCODataModule", "SceneDataModule"),
+    "bsap.errors": ("BSAPError",),
+    "bsap.features.ensemble": ("Ensemble",),
+    "bsap.grounding.balance": ("Balanced", "balance"),
+    "bsap.grounding.grounder": ("Grounder", "Grounding"),
+    "bsap.metrics": ("RECAccuracy", "RISScores"),
+    "bsap.models.encoder": ("Encoder", "EncoderConfig"),
+    "bsap.models.interface": ("DualEncoder", "PairScorer"),
+    "bsap.models.load": ("load_model",),
+    "bsap.module": ("BSAPModule",),
+    "bsap.prompts.banks": ("Bank",),
+    "bsap.prompts.templates": ("Templates",),
+    "bsap.relations.settings": ("Relations",),
+    "bsap.runs.settings": ("RunConfig",),
+    "bsap.scoring": ("AnswerRule", "BSAP", "BSAPH", "CLIP", "Scorer", "Similarities"),
+    "bsap.views": ("View",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 """Where each public name lives. Names are imported when they are asked for: torch and Lightning take seconds."""
 
 __all__ = sorted([*_HOME, "__version__"])
