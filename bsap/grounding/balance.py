@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,16 +81,14 @@ def balance(
     tau = _plain(tau)
     check_number("tau", tau, above=True)
     made = make_scorer(scorer)
-    given = {"transform": transform, "region_bank": region_bank}
-    if regions is None and any(value is not None for value in given.values()):
-        name = next(name for name, value in given.items() if value is not None)
-        raise ConfigError(f"`{name}` works on features, but similarities were given: pass embeddings and `regions`.")
-    found = {"query": _tensor("query", query), "bank": _tensor("bank", bank)}
-    if regions is not None:
-        found["regions"] = _tensor("regions", regions)
-        width, what = found["query"].shape[-1], "D"
-    else:
-        width, what = found["query"].shape[-1], "R"
+    for name, value in (("transform", transform), ("region_bank", region_bank)):
+        if regions is None and value is not None:
+            raise ConfigError(
+                f"`{name}` works on features, but similarities were given: pass embeddings and `regions`."
+            )
+    given = {"query": query, "bank": bank, **({} if regions is None else {"regions": regions})}
+    found = {name: _tensor(name, value) for name, value in given.items()}
+    width, what = found["query"].shape[-1], "R" if regions is None else "D"
     own = found["bank"].ndim > found["query"].ndim
     for name, rows in found.items():
         lead = found["query"].shape[: -1 if own and name == "bank" else -2]
@@ -105,12 +102,12 @@ def balance(
             )
     if not (found["query"] if regions is None else found["regions"]).shape[-1 if regions is None else -2]:
         raise ValueError("Expected at least one region to choose from, but got none.")
-    device, dtype = found["query"].device, torch.float32
-    if any(rows.dtype == torch.float64 for rows in found.values()):
-        dtype = torch.float64
+    device = found["query"].device
+    dtype = torch.float64 if any(rows.dtype == torch.float64 for rows in found.values()) else torch.float32
     found = {name: rows.to(dtype) for name, rows in found.items()}
     q, b = found["query"], found["bank"].to(device)
     b = b if own else b.expand(*q.shape[:-2], *b.shape[-2:])
+    scale = torch.tensor([float(tau)], device=device)
     beyond: dict[str, Any] = {}
     if regions is not None:
         x, q, b = (F.normalize(rows, dim=-1) for rows in (found["regions"].to(device), q, b))
@@ -125,11 +122,15 @@ def balance(
         elif transform is not None:
             prompts = F.normalize(found["bank"].to(device), dim=-1).flatten(0, -2)
             fitted = make_transform(transform).fit(prompts, others)
-        compare = partial(_compared, fitted)
-        texts = (q, b)
-        q, b = compare(q, x), compare(b, x.unsqueeze(-3) if own else x)
+
+        def compare(texts: Tensor, them: Tensor) -> Tensor:
+            them, texts = (them, texts) if fitted is None else fitted.apply(them, texts)
+            return texts @ them.mT
+
         if others is not None:
-            beyond["region_bank"] = tuple(compare(rows, others) for rows in texts)
+            far_query, far_bank = compare(q, others), compare(b, others)
+            beyond["region_bank"] = Similarities(far_query.unsqueeze(-3), far_bank.unsqueeze(q.ndim - 2), scale)
+        q, b = compare(q, x), compare(b, x.unsqueeze(-3) if own else x)
     for name, values in (("query", q), ("bank", b)):
         if transform is None and values.numel() and float(values.detach().abs().max()) > 1 + _ROUNDING:
             low, high = float(values.detach().min()), float(values.detach().max())
@@ -137,22 +138,12 @@ def balance(
                 f"Expected argument `{name}` to hold cosines in [-1, 1], but got values from {low:.4g} to {high:.4g}. "
                 "Divide logits by the logit scale, or pass embeddings and `regions`."
             )
-    scale = torch.tensor([float(tau)], device=device)
-    if "region_bank" in beyond:
-        far_query, far_bank = beyond["region_bank"]
-        beyond["region_bank"] = Similarities(far_query.unsqueeze(-3), far_bank.unsqueeze(q.ndim - 2), scale)
     similarities = Similarities(q.unsqueeze(-3), b.unsqueeze(q.ndim - 2), scale, **beyond)
     scores = made(similarities)
     parts = (scores.rank, scores.choice, scores.value)
     if not isinstance(query, Tensor):
         return Balanced(*(part.numpy() for part in parts))
     return Balanced(*parts)
-
-
-def _compared(fitted: Fitted | None, texts: Tensor, regions: Tensor) -> Tensor:
-    if fitted is not None:
-        regions, texts = fitted.apply(regions, texts)
-    return texts @ regions.mT
 
 
 def _region_bank(value: Any, width: int) -> Tensor:
