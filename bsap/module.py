@@ -182,15 +182,12 @@ class BSAPModule(LightningModule):
     def configure_model(self) -> None:
         """Load the encoders; called once in every process, on each node first in one of them."""
         if not len(self.encoders):
-            self._load()
+            self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, self._load))
         self._connect()
 
-    def _load(self) -> None:
-        def load() -> list[DualEncoder | PairScorer]:
-            pairs = zip(self._given, self.encoder_configs, strict=True)
-            return [item if _is_loaded(item) else load_model(config) for item, config in pairs]
-
-        self.encoders = nn.ModuleList(local_rank_zero_first(self._trainer, load))
+    def _load(self) -> list[DualEncoder | PairScorer]:
+        pairs = zip(self._given, self.encoder_configs, strict=True)
+        return [item if _is_loaded(item) else load_model(config) for item, config in pairs]
 
     def _connect(self) -> None:
         """Make the ensemble, for each Trainer again: its precision and its data may be others."""
@@ -237,8 +234,12 @@ class BSAPModule(LightningModule):
     @property
     def members(self) -> list[Member]:
         """The ensemble: every encoder with every view."""
+        return self._connected.members
+
+    @property
+    def _connected(self) -> Ensemble:
         assert self.ensemble is not None, "configure_model has not run"
-        return self.ensemble.members
+        return self.ensemble
 
     def setup(self, stage: str) -> None:
         """Check the precision and the masks, load the bank, forget an earlier test."""
@@ -271,8 +272,7 @@ class BSAPModule(LightningModule):
         Returns:
             Similarities padded over scenes: query (B, N, E, R), bank (B, N, K, R), for N members.
         """
-        assert self.ensemble is not None, "configure_model has not run"
-        return self.ensemble.similarities(batch, self.bank)
+        return self._connected.similarities(batch, self.bank)
 
     def predict_scenes(self, batch: SceneBatch) -> list[Record]:
         """One record for each expression of a batch, in order: what every scorer chose."""
@@ -281,14 +281,13 @@ class BSAPModule(LightningModule):
         return self._records(to_score.scenes, similarities)
 
     def _records(self, scenes: Sequence[Scene], similarities: Similarities | None) -> list[Record]:
-        assert self.ensemble is not None, "configure_model has not run"
         options: Any = {"aggregate": self.aggregate, "rule": self.answer, "relations": self.relations}
         all_scores = self.run is not None and self.run.all_scores
         choices = Choices(scenes, self.scorers, similarities, all_scores=all_scores, **options)
-        options = {"tasks": self.tasks, "missing_mask": self.missing_mask, "is_cut": self.ensemble.is_cut}
+        options = {"tasks": self.tasks, "missing_mask": self.missing_mask, "is_cut": self._connected.is_cut}
         understand = None if self.relations is None else self.relations.describe
         records = make_records(choices, understand=understand, **options)
-        self.ensemble.keep()
+        self._connected.keep()
         return records
 
     # --- Lightning's steps ------------------------------------------------------------------------------------------
@@ -307,30 +306,28 @@ class BSAPModule(LightningModule):
 
     def test_step(self, batch: SceneBatch, batch_idx: int) -> Mapping[str, Any]:
         """Encode a batch; score and count those that are complete, for packs reach over several batches."""
-        assert self.ensemble is not None, "configure_model has not run"
+        ensemble = self._connected
         self._side.mark()
-        complete = self.ensemble.complete()
+        complete = ensemble.complete()
         if _to_score(batch):
-            self.ensemble.submit(replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank)
+            ensemble.submit(replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank)
         if not self._side.exists:  # a GPU works on this batch while the host makes records of earlier ones
-            complete += self.ensemble.complete()
+            complete += ensemble.complete()
         records = self._count(complete, () if _to_score(batch) else batch.scenes)
         last = self.trainer.test_loop.batch_progress.is_last_batch
         return {"records": [*records, *self.finish()] if last else records}
 
     def finish(self) -> list[Record]:
         """Count the scenes that wait for their packs, which are filled up; called at the end, also at an early one."""
-        assert self.ensemble is not None, "configure_model has not run"
-        self.ensemble.finish()
+        self._connected.finish()
         self._side.mark()
-        return self._count(self.ensemble.complete())
+        return self._count(self._connected.complete())
 
     def _count(self, complete: Sequence[Encoded], empty: Sequence[Scene] = ()) -> list[Record]:
-        assert self.ensemble is not None, "configure_model has not run"
         records = self._records(empty, None)
         with self._side.after_mark():
             for encoded in complete:
-                records += self._records(encoded[0].scenes, self.ensemble.joined(encoded, self.bank))
+                records += self._records(encoded[0].scenes, self._connected.joined(encoded, self.bank))
         if records:
             self.metrics.update(records)
         return records

@@ -77,13 +77,11 @@ class Registry(Generic[T]):
                 f"{self.what.capitalize()} class {path!r} cannot be imported ({error}). Give the full import path of "
                 f"a class."
             ) from error
-        if not (isinstance(cls, type) and issubclass(cls, self.base) and self._is_complete(cls)):
+        complete = getattr(cls, self.needs, None) is not getattr(self.base, self.needs, None)
+        if not (isinstance(cls, type) and issubclass(cls, self.base) and complete):
             base = f"{self.base.__module__.rpartition('.')[0]}.{self.base.__name__}"
             raise ConfigError(f"{path!r} is not a subclass of {base} with a `{self.needs}` of its own.")
         return cls
-
-    def _is_complete(self, cls: type[T]) -> bool:
-        return getattr(cls, self.needs, None) is not getattr(self.base, self.needs, None)
 
     def _check_fields(self, cls: type[Any]) -> None:
         """Refuse parameters that are no fields: names and keys of stored results would not hold them."""
