@@ -179,9 +179,7 @@ class _Reader:
     def entity(self, word: int, *, apart: int | None = None) -> Entity | None:
         """The entity of a word in a noun phrase; of a predicate whose first dependent is in one, that one's.
 
-        Args:
-            word: where it starts.
-            apart: a word of another entity that stands beside this one, and is no part of it.
+        The entity of the word ``apart`` stands beside this one and is no part of it.
         """
         chunk = self.sentence.chunk(word)
         if chunk is None:
@@ -226,12 +224,9 @@ class _Reader:
         return None if first is None or second is None else Relation(BETWEEN, (first, second))
 
     def _found(self, word: int, own: int, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int | None]]:
-        """Ways down the tree from an entity: to another entity's word, or to where a way ends, with None.
+        """Ways down the tree from a word of an entity: to another entity's word, or to where a way ends, with None.
 
-        Args:
-            word: where we are.
-            own: the noun phrase that we come from.
-            path: the words on the way that may name a relation.
+        ``own`` is the noun phrase of the entity, and ``path`` the words on the way that may name a relation.
         """
         chunk, text = self.sentence.chunk(word), self.words[word]
         passes = text in _RELATION_WORDS or text in NOTHING

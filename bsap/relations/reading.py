@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from bsap.datamodules.scene import Scene
 from bsap.prompts.banks import Bank
 from bsap.prompts.sentences import Sentences
-from bsap.relations.combine import Combined, combine, step_names
+from bsap.relations.combine import combine, step_names
 from bsap.relations.entities import Meaning, Understood, understand
 from bsap.relations.settings import Relations
 from bsap.scoring import Scores, log_softmax_regions
@@ -120,7 +120,9 @@ class RelationReader:
                     whole, *parts = log_softmax_regions(rank[b, rows, :count]).exp().numpy()
                     found = combine(entity, whole, parts, scene.proposals.boxes, published=self.settings.published)
                     steps[b, e] = found.steps
-                    _put(joined, b, e, found)
+                    joined.value[b, e, :count] = torch.from_numpy(found.weights)
+                    with np.errstate(divide="ignore"):
+                        joined.rank[b, e, :count] = torch.from_numpy(np.log(found.weights))
         return joined, steps
 
 
@@ -159,10 +161,3 @@ def parsers_of(reader: RelationReader | None, bank: Bank | None) -> dict[str, Se
         "bank": None if bank is None else bank.sentences,
     }
     return {name: sentences for name, sentences in found.items() if sentences is not None}
-
-
-def _put(scores: Scores, scene: int, expression: int, found: Combined) -> None:
-    weights = torch.from_numpy(found.weights)
-    scores.value[scene, expression, : len(weights)] = weights
-    with np.errstate(divide="ignore"):
-        scores.rank[scene, expression, : len(weights)] = torch.from_numpy(np.log(found.weights))
