@@ -14,12 +14,7 @@ from bsap.prompts.equal_texts import bank_mask
 
 
 def bank_texts(scene: Scene, bank: Bank | None) -> list[Sequence[str]]:
-    """The prompts of a scene: one list that its expressions share, or, of a bank of the query, one for each expression.
-
-    Args:
-        scene: the scene.
-        bank: a bank of texts, or None.
-    """
+    """The prompts of a scene: one list for all its expressions, or, of a bank of the query, one for each."""
     if bank is None:
         return [()]
     if bank.of_query is not None:
@@ -53,12 +48,7 @@ def nested(flat: Tensor, counts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def bank_rows(scenes: Sequence[Scene], bank: Bank, encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
-    """The features of the prompts of scenes.
-
-    Args:
-        scenes: B scenes.
-        bank: a bank of texts.
-        encode: gives the (N, D) features of N prompts.
+    """The features of the prompts of B scenes; ``encode`` gives the (N, D) features of N prompts.
 
     Returns:
         (K, D) where all scenes share the prompts, (B, K, D) where the expressions of each scene do, (B, E, K, D) for a
@@ -73,15 +63,11 @@ def bank_rows(scenes: Sequence[Scene], bank: Bank, encode: Callable[[Sequence[st
 
 
 def scene_bank_mask(scenes: Sequence[Scene], bank: Bank | None) -> Tensor | None:
-    """Which prompts count for which expression, on the CPU.
+    """Which prompts count for which expression of B scenes, on the CPU.
 
     An expression is never an auxiliary prompt of itself, nor of a part of itself: a bank drawn from the expressions
     under test leaves out the texts equal to the query or to the sentence that the query is part of. A bank that saw no
     test text needs no mask.
-
-    Args:
-        scenes: B scenes.
-        bank: the auxiliary prompts, or None.
 
     Returns:
         (B, E, K) bool, or None where all prompts count.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -207,12 +207,7 @@ class Ensemble(RegionEncoder):
         }
 
     def cost(self, scenes: Sequence[Scene], bank: Bank | None) -> str | None:
-        """What models that score pairs will cost, in a sentence; None where there is none.
-
-        Args:
-            scenes: the scenes of a run.
-            bank: the auxiliary prompts, or None.
-        """
+        """What models that score pairs will cost in a run over scenes, in a sentence; None where there is none."""
         if not (members := self._pair_scorers):
             return None
         pairs = count_pairs(scenes, bank)
@@ -249,11 +244,13 @@ class Ensemble(RegionEncoder):
         Raises:
             ModelError: a model gave features that are not finite.
         """
-        mask = scene_bank_mask(scenes, bank)
         query = self.queries(scenes, regions, pairs) if query is None else query
         prompts = self.prompts(scenes, regions, bank, pairs)
+        mask = scene_bank_mask(scenes, bank)
+        mask = None if mask is None else mask.to(query.device)
+        make = partial(Similarities, tau=self.tau.to(query.device), bank_mask=mask, views=self._views)
         try:
-            return self._similarities(query, prompts, mask, valid, **self._beyond(scenes, regions, bank, mask))
+            return make(query, prompts, valid=valid, **self._beyond(scenes, regions, bank, make))
         except ValueError:
             for place, member in enumerate(self.members):
                 if not bool(query[:, place].isfinite().all() & prompts[:, place].isfinite().all()):
@@ -261,30 +258,16 @@ class Ensemble(RegionEncoder):
             raise
 
     def _beyond(
-        self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None, mask: Tensor | None
+        self, scenes: Sequence[Scene], regions: Sequence[Tensor], bank: Bank | None, make: Callable[..., Similarities]
     ) -> dict[str, Any]:
-        """What similarities hold of the region bank."""
+        """What similarities hold of the region bank; ``make`` makes those with its regions."""
         if self.region_bank is None:
             return {}
         others = [rows[None] for rows in self.region_bank.rows]
         query, prompts = self.queries(scenes, others), self.prompts(scenes, others, bank)
         prompts = prompts.expand(len(query), *prompts.shape[1:])
         pairs = torch.stack([rows @ flat.mT for rows, flat in zip(others, regions, strict=True)], dim=1)
-        inside = self._similarities(query, prompts, mask, self.region_bank.others(scenes))
-        return {"region_bank": inside, "region_pairs": pairs}
-
-    def _similarities(
-        self, query: Tensor, prompts: Tensor, mask: Tensor | None, valid: Tensor | None, **beyond: Any
-    ) -> Similarities:
-        return Similarities(
-            query=query,
-            bank=prompts,
-            tau=self.tau.to(query.device),
-            bank_mask=None if mask is None else mask.to(query.device),
-            valid=valid,
-            views=self._views,
-            **beyond,
-        )
+        return {"region_bank": make(query, prompts, valid=self.region_bank.others(scenes)), "region_pairs": pairs}
 
     def queries(self, scenes: Sequence[Scene], regions: Sequence[Tensor], pairs: Pairs = NO_PAIRS) -> Tensor:
         """Cosines of all expressions with all regions of their scene: (B, N, E, R) float32."""

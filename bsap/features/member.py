@@ -77,11 +77,7 @@ class Member:
         return texts @ regions.mT
 
     def fit(self, bank: Bank | None, region_bank: Tensor | None) -> Member:
-        """The same member with its transform fitted.
-
-        Args:
-            bank: the auxiliary prompts, or None.
-            region_bank: (G, D) features of the region bank, or None.
+        """The same member with its transform fitted to a bank and to (G, D) features of a region bank.
 
         Raises:
             ConfigError: the transform needs prompts that are the same for all pictures, or more prompts or regions.

@@ -38,16 +38,8 @@ def pair_scores(
     """Score all regions of each scene with texts.
 
     Pairs of all scenes are scored in common packs. A picture whose pairs are all stored is neither opened nor encoded.
-
-    Args:
-        batch: B scenes on the model's device.
-        texts: the T texts of each scene, templates already applied; T may differ from scene to scene.
-        encoder: the model.
-        view: how it is shown a region.
-        resize: how a region becomes the model's square, see :mod:`bsap.views`.
-        pack: the most regions or pairs that are computed at once; None: by the device.
-        precision: Lightning's name of the precision in which pairs are scored, whatever surrounds the call.
-        cache: the feature store, or None.
+    ``texts`` are the T texts of each scene, templates already applied; T may differ from scene to scene. ``pack`` is
+    the most regions or pairs that are computed at once. The options are those of an ensemble.
 
     Returns:
         For each scene (T, R) float32 log-odds.
@@ -90,11 +82,7 @@ def pair_scores(
 def pair_similarities(batch: SceneBatch, bank: Bank | None, member: Member, **options: Any) -> tuple[Tensor, Tensor]:
     """Scores of a batch's expressions and of the auxiliary prompts, as an ensemble joins them.
 
-    Args:
-        batch: B scenes on the model's device.
-        bank: the auxiliary prompts, or None.
-        member: a model that scores pairs, and its view.
-        options: of :func:`pair_scores`.
+    The options are those of :func:`pair_scores`.
 
     Returns:
         (B, E, R) and (B, K, R) float32, with zeros in the padding; (B, E, K, R) for a bank of the query.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -95,9 +95,7 @@ class RegionBank:
         for scene, places in zip(self.scenes, self.drawn, strict=True):
             digest.update(f"{scene.image_id} {places} {regions_digest(scene, with_masks=True)}\n".encode())
         return {
-            "split": self.config.split,
-            "size": self.config.size,
-            "seed": self.config.seed,
+            **asdict(self.config),
             "regions": len(self),
             "available": self.available,
             "pictures": len(self.scenes),
@@ -109,13 +107,9 @@ class RegionBank:
 def draw_region_bank(
     scenes: Sequence[Scene], config: RegionBankConfig, *, tested: Sequence[Scene] = (), same_split: bool = False
 ) -> RegionBank:
-    """Draw regions from the proposals of a split.
+    """Draw regions from the proposals of the scenes of a split.
 
-    Args:
-        scenes: the split.
-        config: how many, and the seed.
-        tested: the scenes under test: a region bank that shares a picture with them is transductive.
-        same_split: whether the split is the one under test, so that it is transductive in any case.
+    The region bank is transductive if it shares a picture with the scenes ``tested``, or is of the ``same_split``.
 
     Raises:
         ConfigError: the split has no regions.
@@ -169,12 +163,7 @@ def load_region_bank(
 ) -> RegionBank | None:
     """The region bank of a run, or None where nothing needs one.
 
-    Args:
-        data: after ``setup``.
-        config: which regions, or None.
-        scorers: by name.
-        others: what else is compared with a region bank.
-        transform: may learn from it.
+    Scorers and ``others`` are compared with it, by the names given; a transform may learn from it.
 
     Raises:
         ConfigError: something needs a region bank and there is none, or not the one it needs.
@@ -206,10 +195,6 @@ def encode_region_bank(bank: RegionBank, encoder: RegionEncoder) -> RegionBankFe
     """The features of the drawn regions, from the store where it has them, from the encoders otherwise.
 
     A picture whose regions are all stored is not opened. Of any other only the drawn regions are encoded, and kept.
-
-    Args:
-        bank: the region bank.
-        encoder: the ensemble.
 
     Raises:
         DataError: features are missing that cannot be made.

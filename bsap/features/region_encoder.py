@@ -57,15 +57,7 @@ class Submission:
 
 
 class RegionEncoder:
-    """Models x views: regions in, features out, with one queue of packs for each model and the feature store.
-
-    Args:
-        members: models and views.
-        resize: how a region becomes the encoder's square.
-        pack: the regions of a pack; None: by the device.
-        precision: Lightning's name of the encoders' precision.
-        cache: the keys and the store, or None.
-    """
+    """Models x views: regions in, features out, with one queue of packs for each model and the feature store."""
 
     def __init__(
         self, members: list[Member], *, resize: str, pack: int | None, precision: str, cache: FeatureCache | None

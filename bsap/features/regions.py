@@ -16,11 +16,7 @@ from bsap.views.packing import ImageEncoder, within_memory
 
 
 def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[int], list[int]]:
-    """Which regions to encode, and which of those each proposal is.
-
-    Args:
-        proposals: R candidate regions.
-        with_masks: whether the view looks at the mask too, so that two masks in one box differ.
+    """Which regions to encode, and which of those each proposal is; ``with_masks``, two masks in one box differ.
 
     Returns:
         The indices of the U distinct regions, and for each of the R proposals its place among them.
@@ -47,17 +43,9 @@ def distinct_regions(proposals: Proposals, *, with_masks: bool) -> tuple[list[in
 def region_features(
     batch: SceneBatch, encoder: ImageEncoder, view: View, *, resize: str = "squash", pack: int | None = None
 ) -> Tensor:
-    """Encode all regions of a batch.
+    """The features of all regions of a batch: (sum of R, D) float32 unit vectors, scene after scene.
 
-    Args:
-        batch: B scenes on the encoder's device.
-        encoder: the model.
-        view: how it is shown a region.
-        resize: how a region becomes the encoder's square, see :mod:`bsap.views`.
-        pack: the most regions that are drawn and encoded at once; bounds the memory. None: by the device.
-
-    Returns:
-        (sum of R, D) float32 unit vectors, scene after scene.
+    For ``resize`` and ``pack`` see :meth:`bsap.views.View.features`.
     """
     boxes, masks, places = _distinct(batch, view)
     return repeated(view.features(encoder, batch.pictures, boxes, masks, resize=resize, pack=pack), places)

@@ -103,11 +103,11 @@ class FeatureStore:
 
     def _add(self, path: Path) -> None:
         self._shards.add(path)
-        for key, place in self._index(path):
-            self._where[key] = (*self._where.get(key, ()), place)
+        for place in self._index(path):
+            self._where[place.key] = (*self._where.get(place.key, ()), place)
 
-    def _index(self, path: Path) -> list[tuple[str, _Place]]:
-        """Keys and places from a shard's header, after a check that the file is as long as the header says."""
+    def _index(self, path: Path) -> list[_Place]:
+        """The places from a shard's header, after a check that the file is as long as the header says."""
         try:
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
@@ -125,7 +125,7 @@ class FeatureStore:
             places = []
             for key, entry in header.items():
                 start, stop = (8 + length + at for at in entry["data_offsets"])
-                places.append((key, _Place(key, path, start, stop, checksums[key], entry["dtype"], entry["shape"])))
+                places.append(_Place(key, path, start, stop, checksums[key], entry["dtype"], entry["shape"]))
             return places
         except OSError as error:
             _warn(f"Feature shard {path} cannot be read ({error}); what it holds is left out.")

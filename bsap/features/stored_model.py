@@ -45,11 +45,7 @@ class StoredModel:
 
     @classmethod
     def of(cls, description: Mapping[str, Any], config: Mapping[str, Any] | str) -> StoredModel:
-        """The model that one entry of ``models`` in ``results.json`` describes.
-
-        Args:
-            description: the entry.
-            config: the model's settings in the same run.
+        """The model that an entry of ``models`` in ``results.json`` describes, with its settings in the same run.
 
         Raises:
             ConfigError: the model scores pairs and has no features that could be stored.

@@ -45,11 +45,7 @@ class TextCache:
         return self._tables[normalize].take(texts, self.encoder.dim, self.encoder.device)
 
     def prepare(self, texts: Sequence[str], *, normalize: bool = True) -> None:
-        """Encode the texts of all processes, each in one of them; to be called by all processes.
-
-        Args:
-            texts: sentences that :meth:`features` of this process will be asked for.
-            normalize: as for :meth:`features`.
+        """Encode what :meth:`features` will be asked for, each text of all processes in one of them; all call it.
 
         Raises:
             SystemExit: another process could not encode its share.
@@ -140,15 +136,9 @@ def text_features(cache: TextCache, sentences: Sequence[str], phrases: Sequence[
 
 
 def encode_together(texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], encoder: Model) -> Tensor:
-    """The features of a process's texts, of which each process encodes a share; to be called by all processes.
+    """(N, D) features of a process's N distinct texts, of which each process encodes a share; all call it.
 
-    Args:
-        texts: N distinct texts; other processes may have other ones.
-        encode: gives the (M, D) float32 features of M texts.
-        encoder: the model; takes the texts that lost their end in other processes into its own.
-
-    Returns:
-        (N, D) float32.
+    The encoder takes over which of its texts lost their end in other processes.
 
     Raises:
         SystemExit: on processes that encoded their share, if another one could not.

@@ -205,12 +205,7 @@ class InvGC(Transform):
 
 @dataclass(frozen=True, kw_only=True)
 class _Covariance(Transform):
-    """What needs the inverse of the region bank's covariance.
-
-    Args:
-        shrink: move the covariance towards a multiple of the identity by Ledoit and Wolf's estimate (2004), which goes
-            to 0 as regions become many; without it there must be more regions than D.
-    """
+    """What needs the inverse of the region bank's covariance; for ``shrink`` see :class:`GDA`."""
 
     least_regions: ClassVar[int] = 2
 
