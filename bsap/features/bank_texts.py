@@ -79,12 +79,12 @@ def scene_bank_mask(scenes: Sequence[Scene], bank: Bank | None) -> Tensor | None
     longest = max((len(texts) for some in lists for texts in some), default=0)
     mask = torch.zeros(len(scenes), most, max(longest, 1 if bank.of_query is not None else 0), dtype=torch.bool)
     for index, (scene, some) in enumerate(zip(scenes, lists, strict=True)):
+        queries = [expression.text for expression in scene.expressions]
         if bank.of_query is not None:
-            for row, (expression, prompts) in enumerate(zip(scene.expressions, some, strict=True)):
-                mask[index, row, : len(prompts)] = bank_mask([expression.text], prompts)[0]
+            for row, (query, prompts) in enumerate(zip(queries, some, strict=True)):
+                mask[index, row, : len(prompts)] = bank_mask([query], prompts)[0]
             continue
         (prompts,) = some
-        queries = [expression.text for expression in scene.expressions]
         wholes = [expression.part_of or expression.text for expression in scene.expressions]
         mask[index, : len(queries), : len(prompts)] = bank_mask(queries, prompts) & bank_mask(wholes, prompts)
     return mask

@@ -143,9 +143,7 @@ class Ensemble(RegionEncoder):
     def submit(self, batch: SceneBatch, bank: Bank | None = None) -> None:
         """Draw the regions of a batch, and encode the packs that are full; :meth:`complete` gives the batch back.
 
-        Args:
-            batch: B scenes on the encoders' device.
-            bank: the auxiliary prompts, which models that score pairs read together with the regions.
+        The bank is for models that score pairs, which read the prompts together with the regions.
         """
         self._waiting.append((self._submission(batch), self._pairs(batch, bank)))
 
@@ -167,9 +165,7 @@ class Ensemble(RegionEncoder):
             bank: the auxiliary prompts, or None.
         """
         expressions = [expression for scene in scenes for expression in scene.expressions]
-        prompts: dict[str, None] = {}
-        if bank is not None and bank.features is None:
-            prompts = {text: None for scene in scenes for texts in bank_texts(scene, bank) for text in texts}
+        prompts = dict.fromkeys(text for scene in scenes for texts in bank_texts(scene, bank) for text in texts)
         for member in self.members:
             if not isinstance(member.encoder, PairScorer):  # which reads texts together with pictures
                 member.prepare(expressions, list(prompts), None if bank is None else bank.template)
@@ -238,8 +234,7 @@ class Ensemble(RegionEncoder):
             valid: (B, R) bool, False in the padding.
             bank: the auxiliary prompts, or None.
             query: what :meth:`queries` gave for these scenes, if it is known.
-            pairs: for each model that scores pairs, by its place among the members, its scores of expressions
-                (B, E, R) and of prompts (B, K, R).
+            pairs: the scores of models that score pairs.
 
         Raises:
             ModelError: a model gave features that are not finite.

@@ -18,12 +18,8 @@ from bsap.views.packing import ImageEncoder, Segment, encode_filled, pack_size, 
 class Promise:
     """The features of some regions, known once all packs with them are encoded.
 
-    Args:
-        count: how many regions.
-        size: of the packs that are to encode them.
-
     Attributes:
-        missing: how many are not encoded yet.
+        missing: how many are not encoded yet, at first the ``count`` of all.
         size: of the packs; 0 where not all had the same.
         places: for each of the features its place among the encoded regions, where some of them are the same.
     """

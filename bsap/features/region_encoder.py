@@ -106,11 +106,7 @@ class RegionEncoder:
         )
 
     def finish(self, *, fill: bool = True) -> None:
-        """Encode the regions that wait for others to fill their pack.
-
-        Args:
-            fill: fill the last packs up, so that they round as all others.
-        """
+        """Encode the regions that wait for others; ``fill`` their packs up, so that they round as all others."""
         for queue in self._queues.values():
             with torch.no_grad(), autocast(self.precision, queue.encoder.device):
                 queue.finish(fill=fill)

@@ -111,13 +111,7 @@ class _Table:
 
 
 def text_features(cache: TextCache, sentences: Sequence[str], phrases: Sequence[str], *, weight: float = 0.5) -> Tensor:
-    """Sentences ensembled with their noun phrases, as Global-Local CLIP does.
-
-    Args:
-        cache: of the encoder.
-        sentences: N sentences.
-        phrases: N noun phrases, see :func:`bsap.prompts.phrases.phrase_of`.
-        weight: of the sentence.
+    """N sentences ensembled with their N noun phrases, as Global-Local CLIP does.
 
     Returns:
         (N, D) float32 unit vectors of weight * sentence + (1 - weight) * phrase.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bsap.datamodules.batch import SceneBatch
+from bsap.datamodules.batch import collate
 from bsap.datamodules.scene import Expression, Referent, Scene
 from bsap.errors import ConfigError, check_names
 from bsap.features.ensemble import Ensemble
@@ -219,8 +219,7 @@ class Grounder:
             _scene(image, some, sentences, n)
             for n, (image, some, sentences) in enumerate(zip(pixels, regions, texts, strict=True))
         ]
-        boxes = torch.cat([torch.from_numpy(scene.proposals.boxes) for scene in scenes])
-        batch = SceneBatch(tuple(scenes), tuple(pixels), boxes).to(self.device)
+        batch = collate(list(zip(scenes, pixels, strict=True))).to(self.device)
         with autocast(self.precision, self.device):
             similarities = self.ensemble.similarities(
                 replace(batch, scenes=asked(batch.scenes, self.relations)), self.bank

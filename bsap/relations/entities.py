@@ -118,11 +118,7 @@ class Understood(TypedDict):
 
 
 def understand(sentence: Sentence | None, settings: Relations = Relations()) -> Meaning:  # noqa: B008 - frozen
-    """Find what a sentence is about, its relations and superlatives.
-
-    Args:
-        sentence: the parse; None where the pipeline failed.
-        settings: what counts.
+    """Find what a parsed sentence is about, its relations and superlatives; None is what the pipeline failed on.
 
     Example:
         >>> words = ("dog", "left", "of", "cat")
