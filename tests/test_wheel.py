@@ -118,9 +118,7 @@ def _install(file: Path, folder: Path) -> Path:
 
 
 def _run(command: list[str], cwd: Path, target: Path | None = None) -> str:
-    environment = dict(os.environ, BSAP_CACHE=str(cwd / "cache"))
-    if target is not None:
-        environment["PYTHONPATH"] = str(target)
+    environment = os.environ | ({} if target is None else {"PYTHONPATH": str(target)})
     finished = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout
