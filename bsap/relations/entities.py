@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 from bsap.prompts.sentences import Sentence
 from bsap.relations.settings import Relations
@@ -102,19 +102,6 @@ class Meaning:
 
     status: Status
     entity: Entity | None = None
-
-
-class Understood(TypedDict):
-    """What a record says of the relations of its sentence.
-
-    ``entities``: the noun phrases that were scored. ``found``: names of relations, and of superlatives as
-    ``most NAME``. ``steps``: what joined, first the sentence itself.
-    """
-
-    status: str
-    entities: list[str]
-    found: list[str]
-    steps: list[str]
 
 
 def understand(sentence: Sentence | None, settings: Relations = Relations()) -> Meaning:  # noqa: B008 - frozen

@@ -14,8 +14,9 @@ from bsap.datamodules.scene import Scene
 from bsap.prompts.banks import Bank
 from bsap.prompts.sentences import Sentences
 from bsap.relations.combine import combine, step_names
-from bsap.relations.entities import Meaning, Understood, understand
+from bsap.relations.entities import Meaning, understand
 from bsap.relations.settings import Relations
+from bsap.relations.understood import Understood
 from bsap.scoring import Scores, log_softmax_regions
 
 Place = tuple[int, int]

@@ -13,7 +13,7 @@ from torch import Tensor
 from bsap.datamodules.scene import RLE, Expression, Scene
 from bsap.errors import ConfigError, DataError
 from bsap.metrics.functional import best_overlap
-from bsap.relations.entities import Understood
+from bsap.relations.understood import Understood
 from bsap.runs.answered import CHOOSES_A_MASK, add_answer
 from bsap.runs.choices import Choices, Chosen
 from bsap.runs.overlaps import referent_ious

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from typing_extensions import NotRequired
 
-from bsap.relations.entities import Understood
+from bsap.relations.understood import Understood
 
 Task = Literal["rec", "ris"]
 TASKS: tuple[Task, ...] = get_args(Task)
