@@ -12,6 +12,8 @@ BIN := .venv/bin
 demo: .venv/.installed  ## install, then run the main job on the embedded drawn world
 	$(BIN)/bsap demo
 
+# The many processes that tests start do not compile the same files again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
