@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lowest docs dist lint format types help-text demo-model clean
+.PHONY: demo test slurm lowest docs dist lint format types help-text demo-model clean
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,6 +16,9 @@ demo: .venv/.installed  ## install, then run the main job on the embedded drawn 
 test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
+
+slurm: .venv/.installed  ## the tests of the job scripts, on a one-node SLURM that they start; needs root and Debian's packages
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lowest: .venv/.installed  ## a fast part of the tests on the lowest versions promised, in an environment of its own
 	.ci/lowest

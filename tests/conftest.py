@@ -23,7 +23,6 @@ settings.load_profile("bsap")
 
 FIRST = (
     "test_wheel.py",
-    "test_scripts.py",
     "test_fused.py",
     "test_reproduce.py",
     "test_resume.py",
@@ -37,7 +36,7 @@ FIRST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: some tests wait for a cluster or for other processes, and leave a core idle."""
+    """One worker more than cores: some tests wait for other processes, and leave a core idle."""
     return (os.cpu_count() or 1) + 1
 
 

@@ -35,8 +35,10 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_runs_from_the_wheel_installed_elsewhere(dist: Path, tmp_path: Path) -> None:
     target = _install(next(dist.glob("bsap-*.whl")), tmp_path)
-    code = "import bsap.metrics, bsap.datamodules, bsap.configs; print(bsap.metrics.__file__)"
-    assert str(target) in _run([sys.executable, "-c", code], tmp_path, target)
+    code = "import bsap, importlib.util as u; print(*(u.find_spec(f'bsap.{n}').origin for n in sys.argv[1:]))"
+    rooms = ["metrics", "datamodules", "configs"]
+    found = _run([sys.executable, "-c", code.replace("import", "import sys,", 1), *rooms], tmp_path, target)
+    assert found.count(str(target)) == len(rooms)
     output = _run([sys.executable, "-m", "bsap", "demo", "--limit", "5", "--output", "out"], tmp_path, target)
     assert "no benchmark" in output
     assert "coco_categories" in output

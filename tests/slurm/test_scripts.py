@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -231,21 +230,3 @@ def test_a_stray_checkpoint_is_refused(cluster: Any, planted: Planted, tmp_path:
     assert state["JobState"] == "FAILED"
     assert state["ExitCode"] == "2:0"
     assert "hpc_ckpt_1.ckpt would be loaded into the model" in (tmp_path / f"bsap-{job}.log").read_text()
-
-
-def test_scripts_share_one_body() -> None:
-    """Everything from the trap on, apart from what the array adds."""
-    bodies = {}
-    for path in sorted(SCRIPTS.glob("*.sh")):
-        text = path.read_text()
-        subprocess.run(["bash", "-n", str(path)], check=True)
-        assert "#SBATCH --requeue\n#SBATCH --signal=USR1@120\n" in text
-        body = text[text.index("\ntrap ") :]
-        bodies[path.name] = body.replace(
-            '\\\n  --data.dataset "$dataset" --data.split_by "$split_by" --data.split "$split" ', ""
-        ).replace(
-            'bsap reproduce "$recipe" --index "$task" --devices "$tasks"',
-            'bsap test -c "$config" --trainer.devices "$tasks" --trainer.num_nodes "$SLURM_JOB_NUM_NODES"',
-        )
-    assert set(bodies) == {"array.sh", "multinode.sh", "node.sh", "recipe.sh", "single.sh"}
-    assert len(set(bodies.values())) == 1
