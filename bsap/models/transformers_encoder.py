@@ -71,7 +71,9 @@ def _measure(processor: Any, label: str) -> dict[str, Any]:
     # The file's own numbers where they are what was measured: float32 has rounded them on the way.
     stated = [getattr(processor, name, None) for name in ("image_mean", "image_std")]
     exact = [
-        tuple(map(float, own)) if own is not None and np.allclose(own, seen, atol=1e-4) else tuple(seen.tolist())
+        tuple(np.broadcast_to(np.asarray(own, float), 3).tolist())
+        if own is not None and np.allclose(own, seen, atol=1e-4)
+        else tuple(seen.tolist())
         for own, seen in zip(stated, (mean, std), strict=True)
     ]
     resample = int(getattr(processor, "resample", None) or 0)
@@ -154,13 +156,19 @@ class _Transformers(VisionLanguageModel):
     def _tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the tokenizer gives, as the model was trained with it; on the CPU."""
         whole = self.family.whole_context
-        found = self._tokenizer(
-            list(texts),
-            padding="max_length" if whole else "longest",
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        )
+        try:
+            found = self._tokenizer(
+                list(texts),
+                padding="max_length" if whole else "longest",
+                truncation=True,
+                max_length=self.context_length,
+                return_tensors="pt",
+            )
+        except Exception as error:  # tokenizers raise what they like
+            raise ModelError(
+                f"The tokenizer of model {self.label!r} fails: {short(error)}. Put the model's own tokenizer into its "
+                "folder."
+            ) from error
         ids: Tensor = found["input_ids"]
         self._check_ids(ids, "Put the model's own tokenizer into its folder.")
         if ids.shape[1] >= self.context_length:

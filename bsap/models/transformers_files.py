@@ -119,12 +119,17 @@ def load_tokenizer(found: ModelFolder) -> Any:
             f"Model folder {found.folder} has no tokenizer. Put one of {', '.join(_TOKENIZERS)} there, for example by "
             "`tokenizer.save_pretrained(FOLDER)`."
         )
-    check_tokenizer_files(found.folder)
     try:
+        check_tokenizer_files(found.folder)
         with quiet_loading():
-            return AutoTokenizer.from_pretrained(str(found.folder), local_files_only=True, trust_remote_code=False)
+            read: Any = AutoTokenizer.from_pretrained
+            tokenizer = read(str(found.folder), local_files_only=True, trust_remote_code=False)
+        int(tokenizer.model_max_length)  # `transformers` takes anything for it, and fails at the first text
+    except ModelError:
+        raise
     except Exception as error:  # tokenizers raise what they like
         raise ModelError(f"Tokenizer files in {found.folder} cannot be read: {short(error)}") from error
+    return tokenizer
 
 
 def load_image_processor(found: ModelFolder) -> Any:

@@ -274,6 +274,9 @@ def pickled(folder):
         (lambda f: edit(f / "config.json", projection_dim=1 << 40), "`projection_dim` .* at most"),
         (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
         (lambda f: edit(f / "tokenizer_config.json", auto_map={"AutoTokenizer": "x.Y"}), "auto_map"),
+        (lambda f: (f / "tokenizer_config.json").write_text('{"pad_'), "Tokenizer files in .* cannot be read"),
+        (lambda f: edit(f / "tokenizer_config.json", model_max_length=[16]), "Tokenizer files in .* cannot be read"),
+        (lambda f: edit(f / "tokenizer_config.json", pad_token=None), "tokenizer of model .*fails: .*pad"),
         (lambda f: edit(f / "preprocessor_config.json", size={}, crop_size={}), "preprocessing .*fails|cannot be read"),
         (lambda f: edit(f / "preprocessor_config.json", crop_size={"height": 48, "width": 48}), "32 x 32 pixels, but"),
         (lambda f: edit(f / "preprocessor_config.json", resample=0), "`resample: 0`"),
@@ -284,6 +287,12 @@ def test_a_damaged_folder_is_one_clear_error(folder, change, message):
     with pytest.raises(ModelError, match=message) as caught:
         load_model(f"hf:{folder}")
     assert str(folder) in str(caught.value) or "'clip'" in str(caught.value)
+
+
+def test_one_mean_for_all_colours(folder):
+    edit(folder / "preprocessor_config.json", image_mean=0.5, image_std=[0.25, 0.25, 0.25])
+    encoder = load_model(f"hf:{folder}")
+    assert (encoder.mean, encoder.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.mark.parametrize(
