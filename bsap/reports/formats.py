@@ -88,8 +88,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def json_text(document: Any) -> str:
-    """JSON with None for NaN, which JSON does not have."""
-    return json.dumps(finite(document), indent=2, ensure_ascii=False) + "\n"
+    """JSON with None for NaN, which JSON does not have; bytes of a file's name that are no UTF-8 are escaped."""
+    text = json.dumps(finite(document), indent=2, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def finite(value: Any) -> Any:

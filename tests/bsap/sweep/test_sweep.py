@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import sys
 import warnings
 from itertools import product
 from pathlib import Path
@@ -134,6 +137,16 @@ def test_from_inside_of_the_run_folder(stored: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(stored)
     assert main(["sweep", ".", "--scorers", "clip", "--output", str(tmp_path / "out")]) == 0
     assert not (stored / "features").exists()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_a_folder_whose_name_is_not_utf8(stored: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stored, tmp_path / os.fsdecode(b"run\xff"))
+    shutil.copytree(stored.parent / "features", tmp_path / "features")
+    assert main(["sweep", str(run), "--scorers", "clip", "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))["run"] == str(run)
+    assert main(["explain", str(run), "--bank", "generic"]) == 0
+    assert json.loads((run / "explain.json").read_text(encoding="utf-8"))["run"] == str(run)
 
 
 @pytest.mark.parametrize(
