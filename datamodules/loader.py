@@ -56,6 +56,8 @@ def _end_workers() -> None:
 
     The interpreter would send them SIGTERM, which they ignore (:func:`leave_signals`), and wait for ever.
     """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise an error for each of them
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
