@@ -170,7 +170,7 @@ def _own_picture(line: Record) -> PictureRecord:
     for n, item in enumerate(line.items("objects"), start=1):
         _only(Record(item, f"{line.where}, objects {n}"), _OBJECT)
     complete = line.get("objects_complete")
-    if complete not in (None, True, False):
+    if not isinstance(complete, (bool, type(None))):  # 0 equals False
         raise DataError(f"{line.where}: 'objects_complete' must be true or false, but got {shown(complete)}.")
     return PictureRecord(
         where=line.where,

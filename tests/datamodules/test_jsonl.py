@@ -140,6 +140,8 @@ MALFORMED_OWN: list[tuple[list[Any], object, str]] = [
     (["split"], ["val", "test"], "line 1: 'split' must be a text"),
     (["split"], "", "line 1: 'split' must be a text that is not empty"),
     (["objects"], {}, "line 1: 'objects' must be a list"),
+    (["objects_complete"], 0, "line 1: 'objects_complete' must be true or false, but got 0"),
+    (["objects_complete"], "false", "line 1: 'objects_complete' must be true or false"),
     (["objects", 0, "bbox"], KeyError, "objects 1: an object needs a 'bbox'"),
     (["objects", 0, "box"], [1, 2, 3, 4], "objects 1: unknown field 'box'"),
     (["objects", 0, "category"], 3, "objects 1: 'category' must be a text"),
