@@ -115,8 +115,9 @@ class BSAPModule(LightningModule):
         store: str | None = "auto",
         check_pictures: bool = False,
     ) -> None:
+        given = dict(locals())  # a copy: under a debugger the comprehension below would change what it goes through
         # The settings of the models hold `compile`.
-        given = {key: value for key, value in locals().items() if key not in ("self", "compile", "run", "__class__")}
+        given = {key: value for key, value in given.items() if key not in ("self", "compile", "run", "__class__")}
         super().__init__()
         self.region_bank_config = RegionBankConfig.of(region_bank)
         answer = AnswerRule.of(answer)

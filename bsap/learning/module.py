@@ -96,7 +96,8 @@ class PromptLearner(LightningModule):
         run: RunConfig | None = RunConfig(),  # noqa: B008 - frozen
         store: str | None = "auto",
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "run", "__class__")}
+        given = dict(locals())  # a copy: under a debugger the comprehension below would change what it goes through
+        given = {name: value for name, value in given.items() if name not in ("self", "run", "__class__")}
         super().__init__()
         models = [encoders] if isinstance(encoders, (str, Mapping)) else (OPENAI,) if encoders is None else encoders
         views = given["views"] = [views] if isinstance(views, (str, Mapping)) else views

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,19 @@ def test_only_the_scenes_that_are_left_are_assigned(planted: Any) -> None:
     data.skip([expression.id for expression in done.expressions])
     data.test_dataloader()
     assert {scene.image_id for scene in data.assigned} == {scene.image_id for scene in rest}
+
+
+def test_settings_are_found_under_a_debugger() -> None:
+    """Python 3.12 lets a comprehension change what `locals()` gave while something traces it."""
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        _ = frame.f_locals
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        traced = BSAPModule(encoders=["demo"])
+    finally:
+        sys.settrace(before)
+    assert traced.settings == BSAPModule(encoders=["demo"]).settings
