@@ -14,7 +14,7 @@ demo: .venv/.installed  ## install, then run the main job on the embedded drawn 
 
 # The many processes that tests start do not compile the same files again.
 test: export PYTHONDONTWRITEBYTECODE =
-test: .venv/.installed  ## install, then run every test that needs neither minutes nor a GPU
+test: .venv/.installed  ## install, then run every test that needs no minutes, no GPU and no cluster
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 15
 
 slurm: .venv/.installed  ## the tests of the job scripts, on a one-node SLURM that they start; needs root and Debian's packages
